@@ -1,0 +1,111 @@
+//! The maps as the reconciler sees them. Three implementations: the kernel's, an in-memory fake, and a faulty one
+//! that fails with a given probability.
+
+use lb_common::abi::{Address, Backend, Config, Frontend, FrontendKey, Service, ServiceName};
+
+/// How many elements each table of one family holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// `FRONTENDS*`.
+    pub frontends: u32,
+    /// `SERVICES*`.
+    pub services: u32,
+    /// `SLOTS*`.
+    pub slots: u32,
+    /// `BACKENDS*`.
+    pub backends: u32,
+}
+
+/// What was done to a map when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A lookup, or a walk over all elements.
+    Read,
+    /// An update.
+    Write,
+    /// A deletion.
+    Remove,
+}
+
+/// A map operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation:?} of map {map}: {source}")]
+pub struct MapError {
+    /// Name of the map.
+    pub map: &'static str,
+    /// What was tried.
+    pub operation: Operation,
+    /// What the kernel said.
+    pub source: std::io::Error,
+}
+
+impl MapError {
+    /// Whether the table was full (`E2BIG` for hash maps, `ENOMEM` or `ENOSPC` otherwise): trying again will not help
+    /// until something is removed.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(nix::libc::E2BIG | nix::libc::ENOMEM | nix::libc::ENOSPC))
+    }
+}
+
+/// Everything that the maps of one family hold, as an agent finds it that starts on pinned maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Existing<A> {
+    /// `FRONTENDS*`.
+    pub frontends: Vec<(FrontendKey<A>, Frontend)>,
+    /// `SERVICE_NAMES*` with the element of `SERVICES*` of each.
+    pub services: Vec<(u32, ServiceName, Service)>,
+    /// `SLOTS*`: the backends of every slot in the ranges of `services`, by slot.
+    pub slots: Vec<(u32, u32)>,
+    /// `BACKENDS*`: every element whose generation is not 0.
+    pub backends: Vec<(u32, Backend<A>)>,
+    /// `NODE_ADDRESSES*`.
+    pub node_addresses: Vec<(u32, A)>,
+    /// `NODEPORT_ADDRS*`.
+    pub node_port_addresses: Vec<(A, u32)>,
+}
+
+/// The maps of one IP family. Every operation is idempotent: writing what is there, and removing what is not, succeed.
+pub trait FamilyMaps<A: Address> {
+    /// Sizes of the tables.
+    fn capacities(&self) -> Capacities;
+
+    /// Reads everything.
+    fn existing(&self) -> Result<Existing<A>, MapError>;
+
+    /// Writes an element of `FRONTENDS*`.
+    fn set_frontend(&mut self, key: &FrontendKey<A>, value: Frontend) -> Result<(), MapError>;
+    /// Removes an element of `FRONTENDS*`.
+    fn remove_frontend(&mut self, key: &FrontendKey<A>) -> Result<(), MapError>;
+
+    /// Writes an element of `SERVICES*`: each of its 8-byte words changes at once.
+    fn set_service(&mut self, index: u32, value: Service) -> Result<(), MapError>;
+    /// Writes an element of `SERVICE_NAMES*`.
+    fn set_service_name(&mut self, index: u32, name: &ServiceName) -> Result<(), MapError>;
+    /// Removes an element of `SERVICE_NAMES*`.
+    fn remove_service_name(&mut self, index: u32) -> Result<(), MapError>;
+
+    /// Writes consecutive elements of `SLOTS*`.
+    fn set_slots(&mut self, first: u32, backends: &[u32]) -> Result<(), MapError>;
+
+    /// Writes an element of `BACKENDS*`. To take a free element into use, see
+    /// [`Backend`] for the order of writes.
+    fn set_backend(&mut self, index: u32, value: Backend<A>) -> Result<(), MapError>;
+
+    /// Writes an element of `NODE_ADDRESSES*`.
+    fn set_node_address(&mut self, interface: u32, address: A) -> Result<(), MapError>;
+    /// Removes an element of `NODE_ADDRESSES*`.
+    fn remove_node_address(&mut self, interface: u32) -> Result<(), MapError>;
+
+    /// Writes an element of `NODEPORT_ADDRS*`.
+    fn set_node_port_address(&mut self, address: A, flags: u32) -> Result<(), MapError>;
+    /// Removes an element of `NODEPORT_ADDRS*`.
+    fn remove_node_port_address(&mut self, address: A) -> Result<(), MapError>;
+}
+
+/// The maps of both families.
+pub trait DataplaneMaps: FamilyMaps<[u8; 4]> + FamilyMaps<[u8; 16]> {
+    /// Reads `CONFIG`.
+    fn config(&self) -> Result<Config, MapError>;
+    /// Writes `CONFIG`.
+    fn set_config(&mut self, config: &Config) -> Result<(), MapError>;
+}

@@ -1,0 +1,13 @@
+//! The node agent: watches Services, EndpointSlices and its own Node, compiles them into BPF maps, and loads the
+//! programs that balance traffic by them.
+//!
+//! ```text
+//! source::kubernetes ┐
+//!                    ├─> model::Inputs ──> model::DesiredState ──> dataplane::Reconciler ──> dataplane::Maps
+//! source::manifests  ┘        (reduced objects)     (pure)         (difference, allocation)  (Kernel | Fake | Faulty)
+//! ```
+//!
+//! Only [`loader`] and [`dataplane::kernel`] touch the kernel. Everything before them runs, and is tested, anywhere.
+
+pub mod dataplane;
+pub mod model;

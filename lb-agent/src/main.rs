@@ -1,0 +1,2 @@
+//! `lb-agent`: see `lb-agent --help`.
+fn main() {}

@@ -1,0 +1,208 @@
+//! Kubernetes' objects, reduced to the fields in use. Sources reduce objects as they arrive; nothing else is kept.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+pub use lb_common::abi::Protocol;
+
+/// Namespace and name of an object. A Node has no namespace: it is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// A key from its parts.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// The kinds of object that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ObjectKind {
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `v1` Node, this node's own.
+    Node,
+}
+
+impl ObjectKind {
+    /// The kind as manifests spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        }
+    }
+}
+
+/// `spec.type` of a Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ServiceType {
+    /// Cluster IP only.
+    #[default]
+    ClusterIp,
+    /// And a port on every node.
+    NodePort,
+    /// And addresses of a load balancer.
+    LoadBalancer,
+    /// A DNS name; not ours.
+    ExternalName,
+}
+
+/// `internalTrafficPolicy` and `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TrafficPolicy {
+    /// All endpoints of the cluster.
+    #[default]
+    Cluster,
+    /// Endpoints of this node.
+    Local,
+}
+
+/// A Service that has cluster IPs. Services that are not served at all (headless, `ExternalName`, labelled for another
+/// proxy) are deletions to the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// `spec.type`.
+    pub service_type: ServiceType,
+    /// `spec.clusterIPs` (or `clusterIP`), canonical.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode` absent or `VIP`.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.ports`, of protocols that are balanced.
+    pub ports: Vec<ServicePort>,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`.
+    pub external_policy: TrafficPolicy,
+    /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` where `sessionAffinity` is `ClientIP`.
+    pub affinity_seconds: Option<u32>,
+    /// `metadata.creationTimestamp`, seconds since the epoch; decides who keeps an address that two Services claim.
+    pub created: i64,
+}
+
+/// One of `spec.ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Name; empty where the only port has none.
+    pub name: Arc<str>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// `port`, 1 to 65535.
+    pub port: u16,
+    /// `nodePort`, where allocated.
+    pub node_port: Option<u16>,
+}
+
+/// An `EndpointSlice` of an address type that is balanced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and label `kubernetes.io/service-name`.
+    pub service: ObjectKey,
+    /// `ports`, those with a number.
+    pub ports: Vec<SlicePort>,
+    /// `endpoints`, those with an address. All addresses are of the slice's `addressType`.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One of a slice's `ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Name; matches a Service port's name.
+    pub name: Arc<str>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port of the endpoint, 1 to 65535.
+    pub port: u16,
+}
+
+/// One of a slice's `endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `addresses[0]`.
+    pub address: IpAddr,
+    /// `conditions.ready`, true where absent.
+    pub ready: bool,
+    /// `conditions.serving`, true where absent.
+    pub serving: bool,
+    /// `conditions.terminating`, false where absent.
+    pub terminating: bool,
+    /// `nodeName`.
+    pub node_name: Option<Arc<str>>,
+    /// `hints.forZones[].name`.
+    pub zone_hints: Vec<Arc<str>>,
+    /// `hints.forNodes[].name`.
+    pub node_hints: Vec<Arc<str>>,
+}
+
+/// This node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    /// `status.addresses` of type `InternalIP`, the first of each family is the node's primary address.
+    pub internal_ips: Vec<IpAddr>,
+    /// `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// Keys of `spec.taints`.
+    pub taints: Vec<Arc<str>>,
+}
+
+/// A change of one object: its new state, or `None` when it is gone or no longer ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A Service.
+    Service(ObjectKey, Option<Service>),
+    /// An `EndpointSlice`.
+    EndpointSlice(ObjectKey, Option<EndpointSlice>),
+    /// This node.
+    Node(Option<Node>),
+}
+
+/// Why an object, or a part of it, was not taken. The object's last good state stays in force.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} {object}{}: {field}: {problem}", kind.name(), origin.as_deref().map(|origin| format!(" in {origin}")).unwrap_or_default())]
+pub struct Rejection {
+    /// Kind of the object.
+    pub kind: ObjectKind,
+    /// The object.
+    pub object: ObjectKey,
+    /// File and document it came from, if it came from a file.
+    pub origin: Option<String>,
+    /// Path of the field, for example `spec.ports[0].port`.
+    pub field: String,
+    /// What was found and what was expected.
+    pub problem: String,
+}
+
+/// What a source says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceEvent {
+    /// The objects of one kind, whole: what is not among them is gone. The first of each kind completes the source;
+    /// later ones follow a lost watch.
+    Replaced {
+        /// The kind that is replaced.
+        kind: ObjectKind,
+        /// A `Some` change for each object that exists, all of `kind`.
+        objects: Vec<Change>,
+        /// Objects that exist and were rejected: their last good state stays, absent or not.
+        rejected: Vec<ObjectKey>,
+    },
+    /// One object changed.
+    Changed(Change),
+}

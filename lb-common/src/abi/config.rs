@@ -1,0 +1,41 @@
+/// Ranges that make up the pool of source ports: what remains of 1024 to 65535 after taking out
+/// `net.ipv4.ip_local_port_range` and the node ports is at most three ranges; one is spare.
+pub const MAX_PORT_RANGES: usize = 4;
+
+/// `count` consecutive ports from `first` on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Number of ports; 0 = unused.
+    pub count: u16,
+}
+
+/// The only element of `CONFIG`: what may change while the programs run. (What may not is a constant in `.rodata`.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Config {
+    /// [`ABI_VERSION`](super::ABI_VERSION) of all maps beside this one.
+    pub abi_version: u32,
+    /// Lowest node port in use, for a cheap test before the lookup; above `node_port_max` if there is none.
+    pub node_port_min: u16,
+    /// Highest node port in use.
+    pub node_port_max: u16,
+    /// Source ports for masquerading.
+    pub snat_ports: [PortRange; MAX_PORT_RANGES],
+    /// Sum of the counts of `snat_ports`.
+    pub snat_port_count: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+
+/// Whether packets are logged, one line each, by aya-log: the constant `TRACE` in `.rodata`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TraceMode {
+    /// The verifier removes all logging.
+    Off = 0,
+    /// New flows, refusals and drops.
+    On = 1,
+}

@@ -1,0 +1,53 @@
+/// Key of `FRONTENDS*`: what a client connects to.
+///
+/// A node port is entered once, with the unspecified address; it answers on the addresses in `NODEPORT_ADDRS*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C, align(4))]
+pub struct FrontendKey<A> {
+    /// Address, or the unspecified one for a node port.
+    pub address: A,
+    /// Port.
+    pub port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+impl<A> FrontendKey<A> {
+    /// A key from its parts.
+    #[inline(always)]
+    pub const fn new(address: A, port: u16, protocol: u8) -> Self {
+        Self { address, port, protocol, pad: 0 }
+    }
+}
+
+/// Value of `FRONTENDS*`: 8 bytes, read and written as one word.
+///
+/// All frontends of a service port (its cluster IP, its node port, …) name the same element of `SERVICES*`, so that
+/// one write there changes the backends of them all at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Frontend {
+    /// Index in `SERVICES*`.
+    pub service: u32,
+    /// Low half of [`hash::frontend_owner`](crate::hash::frontend_owner) of the key: tells a value whose element was
+    /// reused for another key while it was being read.
+    pub owner: u16,
+    /// Bits of [`FrontendFlags`].
+    pub flags: u16,
+}
+
+/// How a frontend treats its traffic. The agent compiles Kubernetes' policies into these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrontendFlags;
+
+impl FrontendFlags {
+    /// Traffic goes to the service's local slots (`internalTrafficPolicy` or `externalTrafficPolicy` is `Local`).
+    pub const LOCAL: u16 = 1;
+    /// The frontend is reachable from outside the cluster (node port, load balancer or external IP): with
+    /// [`Self::LOCAL`], traffic from pods and from the node itself uses the cluster slots all the same.
+    pub const EXTERNAL: u16 = 2;
+    /// The frontend is a node port.
+    pub const NODE_PORT: u16 = 4;
+}

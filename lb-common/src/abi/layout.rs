@@ -1,0 +1,63 @@
+//! Pins every size and offset. When a test here fails, the layout of a pinned map has changed: give it a new
+//! `ABI_VERSION` and say in `docs/architecture.md` how the old maps are taken over.
+
+use core::mem::{offset_of, size_of};
+
+use super::*;
+
+type V4 = [u8; 4];
+type V6 = [u8; 16];
+
+/// Size of the type and offset of each field, and a check that the fields leave no padding unnamed.
+macro_rules! layout {
+    ($type:ty, $size:literal, $($field:ident: $field_type:ty = $offset:literal),+ $(,)?) => {
+        assert_eq!(size_of::<$type>(), $size, concat!("size of ", stringify!($type)));
+        $(assert_eq!(offset_of!($type, $field), $offset, concat!(stringify!($type), ".", stringify!($field)));)+
+        assert_eq!(0 $(+ size_of::<$field_type>())+, $size, concat!("unnamed padding in ", stringify!($type)));
+    };
+}
+
+#[test]
+fn the_layout_is_that_of_abi_version_1() {
+    assert_eq!(ABI_VERSION, 1);
+
+    layout!(Tuple<V4>, 16, src: V4 = 0, dst: V4 = 4, src_port: u16 = 8, dst_port: u16 = 10, protocol: u8 = 12, pad: [u8; 3] = 13);
+    layout!(Tuple<V6>, 40, src: V6 = 0, dst: V6 = 16, src_port: u16 = 32, dst_port: u16 = 34, protocol: u8 = 36, pad: [u8; 3] = 37);
+    layout!(
+        Flow<V4>, 48, owner: u32 = 0, action: u8 = 4, hooks: u8 = 5, tcp_state: u8 = 6, pad: u8 = 7, to: Tuple<V4> = 8,
+        backend: u32 = 24, generation: u32 = 28, service: u32 = 32, pad2: u32 = 36, last_seen: u64 = 40,
+    );
+    layout!(
+        Flow<V6>, 72, owner: u32 = 0, action: u8 = 4, hooks: u8 = 5, tcp_state: u8 = 6, pad: u8 = 7, to: Tuple<V6> = 8,
+        backend: u32 = 48, generation: u32 = 52, service: u32 = 56, pad2: u32 = 60, last_seen: u64 = 64,
+    );
+    layout!(FrontendKey<V4>, 8, address: V4 = 0, port: u16 = 4, protocol: u8 = 6, pad: u8 = 7);
+    layout!(FrontendKey<V6>, 20, address: V6 = 0, port: u16 = 16, protocol: u8 = 18, pad: u8 = 19);
+    layout!(Frontend, 8, service: u32 = 0, owner: u16 = 4, flags: u16 = 6);
+    layout!(SlotRange, 8, first: u32 = 0, count: u32 = 4);
+    layout!(Service, 24, cluster: SlotRange = 0, local: SlotRange = 8, flags: u32 = 16, affinity_seconds: u32 = 20);
+    layout!(ServiceStats, 32, flows: u64 = 0, packets: u64 = 8, bytes: u64 = 16, rejected: u64 = 24);
+    layout!(ServiceName, 192, namespace: [u8; 64] = 0, name: [u8; 64] = 64, port_name: [u8; 63] = 128, protocol: u8 = 191);
+    layout!(Backend<V4>, 12, generation: u32 = 0, address: V4 = 4, port: u16 = 8, flags: u16 = 10);
+    layout!(Backend<V6>, 24, generation: u32 = 0, address: V6 = 4, port: u16 = 20, flags: u16 = 22);
+    layout!(PortRange, 4, first: u16 = 0, count: u16 = 2);
+    layout!(
+        Config, 32, abi_version: u32 = 0, node_port_min: u16 = 4, node_port_max: u16 = 6,
+        snat_ports: [PortRange; 4] = 8, snat_port_count: u32 = 24, pad: u32 = 28,
+    );
+    layout!(
+        SocketFrontend, 48, frontend_address: V6 = 0, backend_address: V6 = 16, frontend_port: u16 = 32,
+        backend_port: u16 = 34, backend: u32 = 36, generation: u32 = 40, pad: u32 = 44,
+    );
+    layout!(SocketPeerKey<V4>, 16, cookie: [u32; 2] = 0, address: V4 = 8, port: u16 = 12, direction: u8 = 14, pad: u8 = 15);
+    layout!(SocketPeerKey<V6>, 28, cookie: [u32; 2] = 0, address: V6 = 8, port: u16 = 24, direction: u8 = 26, pad: u8 = 27);
+    layout!(SocketPeer<V4>, 16, address: V4 = 0, port: u16 = 4, pad: u16 = 6, backend: u32 = 8, generation: u32 = 12);
+    layout!(SocketPeer<V6>, 28, address: V6 = 0, port: u16 = 16, pad: u16 = 18, backend: u32 = 20, generation: u32 = 24);
+}
+
+#[test]
+fn reasons_are_numbered_without_gaps() {
+    for (index, reason) in Reason::ALL.iter().enumerate() {
+        assert_eq!(*reason as usize, index, "{}", reason.name());
+    }
+}

@@ -1,0 +1,91 @@
+//! Why a packet or a socket call was not simply translated: one counter each in `COUNTERS`.
+//!
+//! Numbers are part of the ABI: never renumber, only append.
+
+/// What happens to the packet or the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disposition {
+    /// Left to the kernel, untouched.
+    Pass,
+    /// Answered with a TCP RST, an ICMP or ICMPv6 port unreachable, or `ECONNREFUSED`.
+    Refuse,
+    /// Dropped.
+    Drop,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $variant:ident = $number:literal, $disposition:ident, $name:literal;)+) => {
+        /// Why. The names are labels of metrics and the text of the command line.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[$doc])+ $variant = $number,)+
+        }
+
+        impl Reason {
+            /// All reasons, by number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The reason's name, `snake_case`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What happens for this reason.
+            #[inline(always)]
+            pub const fn disposition(self) -> Disposition {
+                match self { $(Self::$variant => Disposition::$disposition),+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A fragment: its ports are unknown (only first fragments carry them).
+    Fragment = 0, Pass, "fragment";
+    /// Headers that are cut short or contradict themselves.
+    Malformed = 1, Pass, "malformed";
+    /// An IPv6 extension header chain longer than we follow.
+    ExtensionHeaders = 2, Pass, "extension_headers";
+    /// No endpoint anywhere: RFC 9293 RST, ICMP or ICMPv6 port unreachable, `ECONNREFUSED`.
+    NoEndpoints = 3, Refuse, "no_endpoints";
+    /// No endpoint on this node, and the policy is `Local`.
+    NoLocalEndpoints = 4, Drop, "no_local_endpoints";
+    /// A frontend names a service, slot or backend that the tables do not hold: the agent is late or wrong.
+    TablesInconsistent = 5, Drop, "tables_inconsistent";
+    /// No source port is free for masquerading to this backend.
+    SnatPortsExhausted = 6, Drop, "snat_ports_exhausted";
+    /// This node has no address of the family to masquerade with.
+    NoNodeAddress = 7, Drop, "no_node_address";
+    /// No route to where the packet must be forwarded.
+    NoRoute = 8, Drop, "no_route";
+    /// A route that says blackhole, unreachable or prohibit.
+    RouteForbids = 9, Drop, "route_forbids";
+    /// The packet is larger than the way out takes.
+    TooBig = 10, Drop, "too_big";
+    /// Its time to live ends here.
+    TtlExpired = 11, Drop, "ttl_expired";
+    /// A kernel helper failed (no memory for a copy of the packet, for instance).
+    HelperFailed = 12, Drop, "helper_failed";
+    /// A flow could not be entered in the flow table.
+    FlowInsertFailed = 13, Drop, "flow_insert_failed";
+    /// A tagged packet that would have to be forwarded: left to the hook of the VLAN device.
+    VlanForward = 14, Pass, "vlan_forward";
+    /// A packet to refuse to which no answer may be sent (a RST, an ICMP error, an answer that would not fit).
+    Unanswerable = 15, Drop, "unanswerable";
+    /// The frontend's value was reused while it was read, twice.
+    FrontendRaced = 16, Drop, "frontend_raced";
+    /// The socket's exchange could not be remembered; its answers will show the backend's address.
+    SocketStateFull = 17, Drop, "socket_state_full";
+}
+
+impl Reason {
+    /// Number of reasons: entries of `COUNTERS`.
+    #[expect(clippy::cast_possible_truncation, reason = "a few dozen")]
+    pub const COUNT: u32 = Self::ALL.len() as u32;
+
+    /// The reason of this number.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+}

@@ -7,13 +7,13 @@
 mod address;
 mod reduce;
 
-// pub mod kubernetes;
+pub mod kubernetes;
 // pub mod manifests;
 
 use std::{fmt, path::PathBuf};
 
 pub use address::parse_ip_sloppy;
-pub use reduce::{Problem, Reduce, Reduced, reduce};
+pub use reduce::{Problem, Reduce, Reduced, reduce, reduce_json};
 
 use crate::model::{ObjectKind, Rejection, SourceEvent};
 

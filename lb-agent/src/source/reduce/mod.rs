@@ -18,11 +18,15 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+pub(super) use endpoint_slice::HEADLESS_LABEL;
+pub(super) use service::PROXY_NAME_LABEL;
+
 use std::{fmt, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::model::{Change, ObjectKey, ObjectKind, Protocol, Rejection};
 
@@ -32,6 +36,8 @@ const MAX_LABEL: usize = 63;
 const MAX_SUBDOMAIN: usize = 253;
 /// How much of a value is quoted back in a message, in characters.
 const MAX_QUOTE: usize = 64;
+/// How much of somebody else's message is passed on, in characters.
+const MAX_MESSAGE: usize = 256;
 /// How many parts of one object are reported, so that one object cannot flood the log.
 const MAX_PARTS: usize = 8;
 
@@ -92,6 +98,19 @@ pub fn reduce<K: Reduce>(object: &K) -> Reduced {
     problems.truncate(MAX_PARTS);
     let rejections = problems.into_iter().map(|problem| problem.rejection(K::KIND, key.clone())).collect();
     Reduced { key, change, rejections }
+}
+
+/// Reduces an object as it came, of whose shape nothing is known.
+pub fn reduce_json<K: Reduce>(object: &Value) -> Reduced {
+    match serde_path_to_error::deserialize::<_, K>(object) {
+        Ok(object) => reduce(&object),
+        Err(error) => {
+            let named = |field: &str| object["metadata"][field].as_str().map(str::to_owned);
+            let key = key(&ObjectMeta { namespace: named("namespace"), name: named("name"), ..ObjectMeta::default() });
+            let problem = Problem::new(error.path().to_string(), cut(&error.inner().to_string()));
+            Reduced { rejections: vec![problem.rejection(K::KIND, key.clone())], key, change: None }
+        }
+    }
 }
 
 /// Namespace and name, empty where absent. An illegal name only serves messages, so it is escaped, and cut where it is
@@ -157,7 +176,13 @@ fn port_name(field: impl FnOnce() -> String, name: Option<&str>) -> Result<Arc<s
 
 /// A value of somebody else's, for a message: escaped and cut.
 fn quote(value: &str) -> String {
-    let cut: String = value.chars().take(MAX_QUOTE).collect();
-    let more = if cut.len() < value.len() { "…" } else { "" };
-    format!("{cut:?}{more}")
+    let start: String = value.chars().take(MAX_QUOTE).collect();
+    let more = if start.len() < value.len() { "…" } else { "" };
+    format!("{start:?}{more}")
+}
+
+/// Somebody else's message on one line, cut.
+pub(super) fn cut(message: &str) -> String {
+    let start: String = message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if start.len() < message.len() { format!("{start}…") } else { start }
 }

@@ -13,3 +13,4 @@ pub mod dataplane;
 pub mod loader;
 pub mod model;
 pub mod object;
+pub mod source;

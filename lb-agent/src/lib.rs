@@ -12,5 +12,6 @@
 pub mod dataplane;
 pub mod loader;
 pub mod model;
+pub mod network;
 pub mod object;
 pub mod source;

@@ -37,6 +37,7 @@ where
 }
 
 /// The names of one family's maps.
+#[expect(clippy::struct_field_names, reason = "as in `Tables`")]
 struct Names {
     frontends: &'static str,
     services: &'static str,

@@ -11,7 +11,7 @@ use std::{
 
 use aya::programs::{
     CgroupAttachMode, CgroupSockAddr, LinkOrder, Program, ProgramError, SchedClassifier, TcAttach, TcAttachType,
-    links::{FdLink, LinkError, PinnedLink},
+    links::{FdLink, Link, LinkError, PinnedLink},
     tc::{self, NlOptions, SchedClassifierLink, TcError, TcHandle},
 };
 use nix::{
@@ -187,12 +187,11 @@ pub fn cgroup2_root() -> Result<PathBuf, LoaderError> {
         fs::read_to_string(MOUNTS).map_err(|source| LoaderError::Kernel { path: MOUNTS.to_owned(), source })?;
     mounts
         .lines()
-        .filter_map(|line| {
+        .find_map(|line| {
             let mut fields = line.split(' ').skip(1);
             let (dir, kind) = (fields.next()?, fields.next()?);
             (kind == "cgroup2").then(|| PathBuf::from(dir))
         })
-        .next()
         .ok_or(LoaderError::NoCgroup)
 }
 
@@ -392,10 +391,8 @@ fn filter(index: u32, direction: Direction) -> io::Result<SchedClassifierLink> {
 
 /// Removes our filters from a device. The qdisc stays: others may have put their filters there since.
 pub(super) fn detach_clsact(index: u32) -> Result<(), LoaderError> {
-    use aya::programs::links::Link as _;
-
     for direction in Direction::ALL {
-        let removed = filter(index, direction).map_err(ProgramError::IOError).and_then(|filter| filter.detach());
+        let removed = filter(index, direction).map_err(ProgramError::IOError).and_then(Link::detach);
         match removed {
             // No qdisc, no filter, no device.
             Err(error) if matches!(raw_os_error(&error), Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)) => {}

@@ -108,8 +108,8 @@ struct RawLinkInfo {
 #[repr(C)]
 #[derive(Default)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    input: u64,
+    output: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -159,8 +159,8 @@ pub(crate) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, limit: usize) -> io:
     while elements.len() < limit {
         let mut next = 0_u32;
         let mut query = Batch {
-            in_batch: position.as_ref().map_or(0, |position| ptr::from_ref(position) as u64),
-            out_batch: ptr::from_mut(&mut next) as u64,
+            input: position.as_ref().map_or(0, |position| ptr::from_ref(position) as u64),
+            output: ptr::from_mut(&mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
             count: u32::try_from(batch.min(limit - elements.len())).map_err(io::Error::other)?,

@@ -1,6 +1,13 @@
 //! Which maps are pinned, and how large they are made.
 
-use lb_common::abi::{capacity, maps::*};
+use lb_common::abi::{
+    capacity,
+    maps::{
+        BACKENDS4, BACKENDS6, CONFIG, COUNTERS, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, NODE_ADDRESSES4,
+        NODE_ADDRESSES6, NODEPORT_ADDRS4, NODEPORT_ADDRS6, SERVICE_NAMES4, SERVICE_NAMES6, SERVICE_STATS4,
+        SERVICE_STATS6, SERVICES4, SERVICES6, SLOTS4, SLOTS6, SOCKET_PEERS4, SOCKET_PEERS6, SOCKETS,
+    },
+};
 
 /// How many elements the tables of each family are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -96,7 +96,7 @@ fn a_pin_that_is_not_ours_is_named_and_left_alone() {
         assert!(error.to_string().contains(foreign.to_str().expect("text")), "{error}");
         assert!(error.to_string().contains("found a map"), "{error}");
 
-        assert_eq!(cleanup(&pins).expect("clean"), [foreign.clone()]);
+        assert_eq!(cleanup(&pins).expect("clean"), std::slice::from_ref(&foreign));
         assert!(foreign.exists());
         assert!(!pins.maps().exists());
     });

@@ -2,4 +2,5 @@
 
 mod loading;
 mod maps;
+mod network;
 mod sandbox;

@@ -52,9 +52,9 @@ pub(crate) fn run(test: &str, body: impl FnOnce(&Sandbox)) {
     }
     let output = child.output().expect("the test's child process");
     fs::remove_dir(&cgroup).expect("the cgroup is empty again");
-    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    assert!(output.status.success(), "{}\n{text}", output.status);
-    assert!(text.contains("1 passed"), "no test is called {test}:\n{text}");
+    let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success(), "{}\n{printed}", output.status);
+    assert!(printed.contains("1 passed"), "no test is called {test}:\n{printed}");
 }
 
 fn cgroup_of(dir: &Path) -> PathBuf {

@@ -8,7 +8,7 @@ mod address;
 mod reduce;
 
 pub mod kubernetes;
-// pub mod manifests;
+pub mod manifests;
 
 use std::{fmt, path::PathBuf};
 

@@ -5,6 +5,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
@@ -16,12 +17,15 @@ use axum::{
 use futures::{StreamExt, stream};
 use kube::Client;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     model::{Change, ObjectKey, ObjectKind, SourceEvent},
     source::{CHANNEL_CAPACITY, SourceMessage, Watch, WatchState},
 };
+
+/// Longer than any time in which the source waits for something.
+const VIRTUAL_HOUR: Duration = Duration::from_secs(3600);
 
 /// One answer to a request for Services.
 enum Answer {
@@ -111,7 +115,8 @@ impl Run {
     /// The next message about Services, as a line.
     async fn next(&mut self) -> String {
         loop {
-            let message = self.messages.recv().await.expect("the source runs");
+            let message = timeout(VIRTUAL_HOUR, self.messages.recv()).await.expect("a message within an hour");
+            let message = message.expect("the source runs");
             let text = match &message {
                 SourceMessage::Event(SourceEvent::Replaced { kind: ObjectKind::Service, objects, rejected }) => {
                     let objects: Vec<_> = objects.iter().map(describe).collect();

@@ -138,7 +138,7 @@ impl<K: Reduce> OneKind<'_, K> {
                 let Reduced { key, change, rejections } = object.reduced;
                 let list = self.list.get_or_insert_default();
                 match change {
-                    Some(change) if exists(&change) => list.objects.push(change),
+                    Some(change) if change.exists() => list.objects.push(change),
                     // What is listed but not ours is gone like what is not listed.
                     Some(_) => {}
                     None => list.rejected.push(key),
@@ -162,7 +162,8 @@ impl<K: Reduce> OneKind<'_, K> {
             // Whatever the object held: it is its name that is gone.
             Event::Delete(object) => {
                 self.state(None).await?;
-                self.send(SourceMessage::Event(SourceEvent::Changed(K::gone(object.reduced.key)))).await?;
+                self.send(SourceMessage::Event(SourceEvent::Changed(Change::gone(K::KIND, object.reduced.key))))
+                    .await?;
             }
         }
         Ok(())
@@ -190,14 +191,6 @@ impl<K: Reduce> OneKind<'_, K> {
 
     async fn send(&self, message: SourceMessage) -> Result<(), Closed> {
         self.sender.send(message).await.map_err(|_| Closed)
-    }
-}
-
-fn exists(change: &Change) -> bool {
-    match change {
-        Change::Service(_, state) => state.is_some(),
-        Change::EndpointSlice(_, state) => state.is_some(),
-        Change::Node(state) => state.is_some(),
     }
 }
 

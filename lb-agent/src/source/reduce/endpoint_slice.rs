@@ -21,10 +21,6 @@ impl Reduce for api::EndpointSlice {
     fn change(&self, key: &ObjectKey, _left_out: &mut Vec<Problem>) -> Result<Change, Problem> {
         Ok(Change::EndpointSlice(key.clone(), slice(self, key)?))
     }
-
-    fn gone(key: ObjectKey) -> Change {
-        Change::EndpointSlice(key, None)
-    }
 }
 
 /// The slice, or `None` where it is not for us.

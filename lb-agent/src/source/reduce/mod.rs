@@ -79,9 +79,6 @@ pub trait Reduce: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeO
 
     /// The object's new state, or what makes it unusable. Parts that are left out are pushed to `left_out`.
     fn change(&self, key: &ObjectKey, left_out: &mut Vec<Problem>) -> Result<Change, Problem>;
-
-    /// The deletion of such an object.
-    fn gone(key: ObjectKey) -> Change;
 }
 
 /// Reduces an object.

@@ -40,8 +40,4 @@ impl Reduce for api::Node {
             taints: taints.iter().map(|taint| taint.key.as_str().into()).collect(),
         })))
     }
-
-    fn gone(_key: ObjectKey) -> Change {
-        Change::Node(None)
-    }
 }

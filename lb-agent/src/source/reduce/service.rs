@@ -26,10 +26,6 @@ impl Reduce for api::Service {
         let state = if is_skipped(self) { None } else { Some(service(self, left_out)?) };
         Ok(Change::Service(key.clone(), state))
     }
-
-    fn gone(key: ObjectKey) -> Change {
-        Change::Service(key, None)
-    }
 }
 
 /// Whether a Service is not served at all. A headless label on a Service does not count: kube-proxy looks for it on

@@ -1,7 +1,7 @@
 //! Every map, under the name that the kernel, the pins and `bpftool` know it by.
 //!
-//! Sizes here are the defaults; the agent sets those of the tables when it creates them. Keys and values are described
-//! in `lb_common::abi`.
+//! Sizes here are the defaults of `lb_common::abi::capacity`; the agent sets those of the tables when it creates them.
+//! Keys and values are described in `lb_common::abi`.
 
 use aya_ebpf::{
     Global,
@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use lb_common::abi::{
     Backend, Config, Flow, Frontend, FrontendKey, Reason, Service, ServiceName, ServiceStats, SocketFrontend,
-    SocketPeer, SocketPeerKey, Tuple,
+    SocketPeer, SocketPeerKey, Tuple, capacity,
 };
 
 use crate::{balance::Picked, forward::Route};
@@ -20,13 +20,13 @@ type V4 = [u8; 4];
 type V6 = [u8; 16];
 
 const REASONS: usize = Reason::COUNT as usize;
-pub const FRONTENDS: usize = 1 << 17;
-pub const SERVICES: usize = 1 << 17;
-pub const SLOTS: usize = 1 << 20;
-pub const BACKENDS: usize = 1 << 18;
-pub const FLOWS: usize = 1 << 18;
-pub const PEERS: usize = 1 << 16;
-pub const INTERFACES: usize = 1 << 10;
+pub const FRONTENDS: usize = capacity::FRONTENDS as usize;
+pub const SERVICES: usize = capacity::SERVICES as usize;
+pub const SLOTS: usize = capacity::SLOTS as usize;
+pub const BACKENDS: usize = capacity::BACKENDS as usize;
+pub const FLOWS: usize = capacity::FLOWS as usize;
+pub const PEERS: usize = capacity::SOCKET_PEERS as usize;
+pub const INTERFACES: usize = capacity::INTERFACES as usize;
 /// Elements are allocated when they are written: tables that are mostly empty cost nothing.
 pub const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 

@@ -1,0 +1,3 @@
+//! What the tests and benchmarks share.
+
+pub mod packets;

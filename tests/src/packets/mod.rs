@@ -10,9 +10,11 @@
 
 pub mod dataplane;
 pub mod diff;
+mod fill;
 pub mod packet;
 pub mod row;
 pub mod rows;
+mod spoil;
 pub mod tables;
 pub mod world;
 

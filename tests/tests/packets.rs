@@ -28,9 +28,9 @@ fn main() -> ExitCode {
         let pool = Arc::clone(&pool);
         Trial::ignorable_test(row.sentence.clone(), move || {
             let mut dataplane = take(&pool, world)?;
-            let played = row.play(&mut dataplane).map_err(|error| format!("{error:#}"))?;
+            row.play(&mut dataplane).map_err(|error| format!("{error:#}"))?;
             pool.lock().unwrap_or_else(PoisonError::into_inner).push(dataplane);
-            played.map_or(Ok(Completion::Completed), cannot_run)
+            Ok(Completion::Completed)
         })
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()

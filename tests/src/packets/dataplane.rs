@@ -206,6 +206,7 @@ impl Dataplane {
         self.forget_flows::<[u8; 16]>()?;
         let mut counters: PerCpuArray<_, u64> = self.map(maps::COUNTERS).try_into()?;
         let cpus = nr_cpus().map_err(|(file, error)| io::Error::new(error.kind(), format!("{file}: {error}")))?;
+        let cpus = usize::try_from(cpus.get())?;
         for reason in Reason::ALL {
             counters.set(*reason as u32, PerCpuValues::try_from(vec![0; cpus])?, 0)?;
         }

@@ -41,13 +41,33 @@ pub fn wrong_checksums(frame: &[u8]) -> Vec<&'static str> {
     wrong
 }
 
-/// The fields of a packet, one a line, with what their checksums should be.
+/// Adds each field that `Debug` shows, one a line. Brackets within a field (octets, options) stay together.
+fn add_fields(lines: &mut Vec<String>, header: &str, debug: &str) {
+    let inside = debug.split_once('{').map_or(debug, |(_, rest)| rest.trim_end_matches([' ', '}']));
+    let (mut depth, mut field) = (0_i32, String::new());
+    for character in inside.chars() {
+        match character {
+            '[' | '(' | '{' => depth += 1,
+            ']' | ')' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                lines.push(format!("{header}{}", field.trim()));
+                field.clear();
+                continue;
+            }
+            _ => {}
+        }
+        field.push(character);
+    }
+    lines.push(format!("{header}{}", field.trim()));
+}
+
+/// The fields of a packet, one a line, and which of its checksums are wrong.
 fn fields(frame: &[u8]) -> Vec<String> {
     let mut lines = vec![format!("length: {}", frame.len())];
     match SlicedPacket::from_ethernet(frame) {
         Ok(packet) => {
             if let Some(link) = packet.link {
-                lines.push(format!("link: {:02x?}", link.to_header()));
+                add_fields(&mut lines, "link ", &format!("{:02x?}", link.to_header()));
             }
             for extension in &packet.link_exts {
                 lines.push(format!("tag: {:?}", extension.to_header()));
@@ -56,19 +76,20 @@ fn fields(frame: &[u8]) -> Vec<String> {
                 Some(NetSlice::Ipv4(ip)) => {
                     let header = ip.header();
                     lines.push(format!("addresses: {} > {}", header.source_addr(), header.destination_addr()));
-                    lines.push(format!("IPv4: {:?}", header.to_header()));
+                    add_fields(&mut lines, "IPv4 ", &format!("{:?}", header.to_header()));
                 }
                 Some(NetSlice::Ipv6(ip)) => {
                     let header = ip.header();
                     lines.push(format!("addresses: {} > {}", header.source_addr(), header.destination_addr()));
-                    lines.push(format!("IPv6: {:?}, extensions {:?}", header.to_header(), ip.extensions()));
+                    add_fields(&mut lines, "IPv6 ", &format!("{:?}", header.to_header()));
+                    lines.push(format!("IPv6 extensions {:?}", ip.extensions()));
                 }
                 Some(NetSlice::Arp(arp)) => lines.push(format!("ARP: {arp:?}")),
                 None => {}
             }
             match &packet.transport {
-                Some(TransportSlice::Tcp(tcp)) => lines.push(format!("TCP: {:?}", tcp.to_header())),
-                Some(TransportSlice::Udp(udp)) => lines.push(format!("UDP: {:?}", udp.to_header())),
+                Some(TransportSlice::Tcp(tcp)) => add_fields(&mut lines, "TCP ", &format!("{:?}", tcp.to_header())),
+                Some(TransportSlice::Udp(udp)) => add_fields(&mut lines, "UDP ", &format!("{:?}", udp.to_header())),
                 Some(other) => lines.push(format!("transport: {other:?}")),
                 None => {}
             }

@@ -24,7 +24,7 @@ pub(super) fn fill(ebpf: &mut Ebpf, tables: &Tables, world: World) -> Result<()>
     snat_ports[0] = PortRange { first: Tables::FIRST_SNAT_PORT, count: tables.snat_ports };
     config.set(
         0,
-        Config {
+        &Config {
             abi_version: ABI_VERSION,
             node_port_min: 30_000,
             node_port_max: 32_767,
@@ -124,7 +124,7 @@ where
             }
             _ => Backend { flags: 0, ..old },
         };
-        map.set(index, new, 0)?;
+        map.set(index, &new, 0)?;
     }
     let mut map: Array<_, u32> = ebpf.map_mut(&name("SLOTS")).expect("map").try_into()?;
     for (slot, backend) in slots.iter().enumerate() {
@@ -149,7 +149,7 @@ where
         (world.index(Interface::Narrow), net.narrow_node),
     ] {
         if tables.node_addresses {
-            map.insert(index, A::of(address).expect("family"), 0)?;
+            map.insert(&index, &A::of(address).expect("family"), 0)?;
         } else {
             let _ = map.remove(&index);
         }
@@ -157,7 +157,7 @@ where
     let mut map: HashMap<_, A, u32> = ebpf.map_mut(&name("NODEPORT_ADDRS")).expect("map").try_into()?;
     let loopback: IpAddr = net.loopback;
     for (address, flags) in [(net.node, 0), (net.narrow_node, 0), (loopback, NODE_PORT_LOOPBACK)] {
-        map.insert(A::of(address).expect("family"), flags, 0)?;
+        map.insert(&A::of(address).expect("family"), &flags, 0)?;
     }
     Ok(())
 }

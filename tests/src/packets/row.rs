@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::Pod;
 use bytes::Bytes;
 use lb_common::{
-    abi::{Address as _, Flow, FlowAction, Hook, Protocol, Reason, TcpState, Tuple},
+    abi::{Flow, FlowAction, Hook, Protocol, Reason, TcpState, Tuple},
     hash,
 };
 
@@ -97,8 +97,6 @@ pub struct Row {
     pub sentence: String,
     tables: Tables,
     steps: Vec<Step>,
-    /// Whether a kernel may refuse to run a program on such packets.
-    may_be_refused: bool,
 }
 
 impl fmt::Debug for Row {
@@ -118,7 +116,7 @@ const fn usual_interface(hook: Hook) -> Interface {
 impl Row {
     /// A row without packets yet.
     pub fn new(sentence: impl Into<String>, tables: Tables) -> Self {
-        Self { sentence: sentence.into(), tables, steps: Vec::new(), may_be_refused: false }
+        Self { sentence: sentence.into(), tables, steps: Vec::new() }
     }
 
     /// Then this packet meets the program of a hook, with this verdict, and becomes that packet.
@@ -200,12 +198,6 @@ impl Row {
         self
     }
 
-    /// Some kernels do not run programs on packets like these (`EINVAL`).
-    pub fn if_the_kernel_takes_it(mut self) -> Self {
-        self.may_be_refused = true;
-        self
-    }
-
     /// The packets of the row, for benchmarks.
     pub fn arrivals(&self) -> impl Iterator<Item = &Arrival> {
         self.steps.iter().filter_map(|step| match step {
@@ -214,8 +206,8 @@ impl Row {
         })
     }
 
-    /// Plays the row. Panics with what was seen instead of what must be. `Ok(Some(reason))` if this kernel cannot.
-    pub fn play(&self, dataplane: &mut Dataplane) -> Result<Option<String>> {
+    /// Plays the row. Panics with what was seen instead of what must be.
+    pub fn play(&self, dataplane: &mut Dataplane) -> Result<()> {
         dataplane.forget()?;
         dataplane.fill(&self.tables)?;
         for (number, step) in self.steps.iter().enumerate() {
@@ -225,13 +217,8 @@ impl Row {
                 Step::Spoil(what, change) => change(dataplane).context(*what)?,
                 Step::Packet(exchange) => {
                     let before = dataplane.counters();
-                    let outcome = match dataplane.run(&exchange.arrival, 1) {
-                        Ok(outcome) => outcome,
-                        Err(error) if self.may_be_refused => {
-                            return Ok(Some(format!("this kernel's test run does not take the packet: {error}")));
-                        }
-                        Err(error) => return Err(error).context(format!("step {number}")),
-                    };
+                    let outcome =
+                        dataplane.run(&exchange.arrival, 1).with_context(|| format!("running step {number}"))?;
                     let after = dataplane.counters();
                     let mut wrong = exchange.wrong(&outcome.packet, outcome.verdict, &before, &after);
                     wrong.extend(exchange.wrong_flows(dataplane));
@@ -239,7 +226,7 @@ impl Row {
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 }
 

@@ -24,7 +24,7 @@ impl Dataplane {
         // The rows have a handful of backends, and indices are given out from the lowest on.
         for index in 0..64 {
             let backend = backends.get(&index, 0)?;
-            backends.set(index, Backend { generation: 0, ..backend }, 0)?;
+            backends.set(index, &Backend { generation: 0, ..backend }, 0)?;
         }
         Ok(())
     }
@@ -42,7 +42,7 @@ impl Dataplane {
         let mut frontends: HashMap<_, FrontendKey<A>, Frontend> = self.map(map).try_into()?;
         let all = frontends.iter().collect::<Result<Vec<_>, _>>()?;
         for (key, value) in all {
-            frontends.insert(key, Frontend { owner: !value.owner, ..value }, 0)?;
+            frontends.insert(&key, &Frontend { owner: !value.owner, ..value }, 0)?;
         }
         Ok(())
     }

@@ -117,7 +117,7 @@ where
     for FlowOf { key, mut flow } in dataplane.flows::<A>() {
         flow.to = key.reversed();
         flow.owner = !hash::owner(&key);
-        dataplane.flow_table::<A>().insert(key, flow, 0)?;
+        dataplane.flow_table::<A>().insert(&key, &flow, 0)?;
     }
     Ok(())
 }

@@ -10,8 +10,7 @@ const IN: Hook = Hook::PodIngress;
 
 fn counted(case: Case, sentence: &str, packet: impl Into<bytes::Bytes>, reason: Reason) -> Row {
     let packet = packet.into();
-    // Somebody else's problem on the way out, too, and never a flow.
-    case.row(sentence, case.one_local()).untouched(IN, packet).counted(reason).flows([]).if_the_kernel_takes_it()
+    case.row(sentence, case.one_local()).untouched(IN, packet).counted(reason).flows([])
 }
 
 fn fragment(packet: &Packet, offset: u16, more: bool) -> Packet {
@@ -37,7 +36,8 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
         counted(case, "a first fragment passes", fragment(&packet, 0, true), Reason::Fragment),
         counted(case, "a middle fragment passes", fragment(&packet, 100, true), Reason::Fragment),
         counted(case, "a last fragment passes", fragment(&packet, 100, false), Reason::Fragment),
-        bad("an IP header that is cut short passes", cut(transport - 1)),
+        // The kernel runs no program on an untagged packet without a whole IP header.
+        bad("an IP header that is cut short passes", packet.clone().vlans(&[7]).bytes_with(|frame| frame.truncate(ip + 4 + 19))),
         bad("a packet without a transport header passes", cut(transport)),
         bad("a transport header that is cut short passes", cut(transport + 7)),
         bad("an IP version that the Ethernet type denies passes", set(ip, &[0x75])),
@@ -87,7 +87,7 @@ pub(super) fn of_one_family() -> Vec<Row> {
     let mut rows = Vec::new();
     for (net, kind) in [(Net::V4, [0x08, 0x00]), (Net::V6, [0x86, 0xdd])] {
         let case = Case { net, protocol: Protocol::Tcp };
-        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x81, 0, 0, 7];
         frame.extend(kind);
         let mut rubbish = frame.clone();
         rubbish.extend([0xff; 3]);
@@ -95,9 +95,8 @@ pub(super) fn of_one_family() -> Vec<Row> {
             Row::new(format!("{}: {sentence}", net.name), case.one_local())
                 .untouched(IN, frame)
                 .counted(Reason::Malformed)
-                .if_the_kernel_takes_it()
         };
-        rows.push(row("an Ethernet header alone passes", frame));
+        rows.push(row("a tagged Ethernet header alone passes", frame));
         rows.push(row("three bytes of rubbish pass", rubbish));
     }
     rows

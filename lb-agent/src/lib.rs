@@ -10,5 +10,6 @@
 //! Only [`loader`] and [`dataplane::kernel`] touch the kernel. Everything before them runs, and is tested, anywhere.
 
 pub mod dataplane;
+pub mod loader;
 pub mod model;
 pub mod object;

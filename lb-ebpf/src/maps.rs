@@ -1,7 +1,7 @@
 //! Every map, under the name that the kernel, the pins and `bpftool` know it by.
 //!
-//! Sizes here are the defaults; the agent sets those of the tables when it creates them. Keys and values are described
-//! in `lb_common::abi`.
+//! Sizes here are the defaults of `lb_common::abi::capacity`; the agent sets those of the tables when it creates them.
+//! Keys and values are described in `lb_common::abi`.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -10,20 +10,20 @@ use aya_ebpf::{
 };
 use lb_common::abi::{
     Backend, Config, Flow, Frontend, FrontendKey, Reason, Service, ServiceName, ServiceStats, SocketFrontend,
-    SocketPeer, SocketPeerKey, Tuple,
+    SocketPeer, SocketPeerKey, Tuple, capacity,
 };
 
 type V4 = [u8; 4];
 type V6 = [u8; 16];
 
 const REASONS: usize = Reason::COUNT as usize;
-const FRONTENDS: usize = 1 << 17;
-const SERVICES: usize = 1 << 17;
-const SLOTS: usize = 1 << 20;
-const BACKENDS: usize = 1 << 18;
-const FLOWS: usize = 1 << 18;
-const PEERS: usize = 1 << 16;
-const INTERFACES: usize = 1 << 10;
+const FRONTENDS: usize = capacity::FRONTENDS as usize;
+const SERVICES: usize = capacity::SERVICES as usize;
+const SLOTS: usize = capacity::SLOTS as usize;
+const BACKENDS: usize = capacity::BACKENDS as usize;
+const FLOWS: usize = capacity::FLOWS as usize;
+const PEERS: usize = capacity::SOCKET_PEERS as usize;
+const INTERFACES: usize = capacity::INTERFACES as usize;
 /// Elements are allocated when they are written: tables that are mostly empty cost nothing.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 

@@ -3,16 +3,19 @@
 
 use std::{io, net::IpAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    Pod,
+    maps::{HashMap, MapData, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
     util::nr_cpus,
 };
 use bytes::Bytes;
-use lb_agent::object::EBPF_OBJECT;
-use lb_common::abi::{Address, Flow, Hook, Reason, Tuple, maps};
+use lb_agent::{
+    dataplane::{FamilyMaps, KernelMaps},
+    loader::{LoadOptions, Loaded, TableSizes},
+};
+use lb_common::abi::{Address, Backend, Flow, FrontendKey, Hook, Reason, Tuple, maps};
 
 use super::{Interface, Tables, World};
 
@@ -113,39 +116,50 @@ pub struct FlowOf<A> {
     pub flow: Flow<A>,
 }
 
+/// The flow table of one family.
+pub type FlowTable<A> = HashMap<MapData, Tuple<A>, Flow<A>>;
+
+/// Sizes for packet tests: they hold a handful of everything, and empty tables are quicker to make.
+pub const SMALL: TableSizes =
+    TableSizes { flows: 1 << 12, frontends: 1 << 10, services: 1 << 10, slots: 1 << 12, backends: 1 << 10 };
+
 /// The loaded object.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Dataplane {
-    /// The object with its maps, for tests that spoil them.
-    pub ebpf: Ebpf,
+    /// The programs.
+    pub loaded: Loaded,
+    /// The maps that the agent writes.
+    pub maps: KernelMaps,
+    counters: PerCpuArray<MapData, u64>,
+    flows4: FlowTable<[u8; 4]>,
+    flows6: FlowTable<[u8; 16]>,
     world: World,
 }
 
 impl Dataplane {
-    /// Loads the TC programs and creates the maps.
-    pub fn load(world: World) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new().load(EBPF_OBJECT).context("loading the object")?;
-        for hook in HOOKS {
-            let program: &mut SchedClassifier =
-                ebpf.program_mut(program_name(hook)).context("a program of this name")?.try_into()?;
-            program.load().with_context(|| format!("loading {}", program_name(hook)))?;
-        }
-        Ok(Self { ebpf, world })
+    /// Loads the programs and creates the maps, as the agent does when it pins nothing.
+    pub fn load(world: World, sizes: TableSizes) -> Result<Self> {
+        let mut loaded = Loaded::load(&LoadOptions { sizes, ..LoadOptions::default() })?;
+        let counters = loaded.take(maps::COUNTERS)?.try_into()?;
+        let flows4 = loaded.take(maps::FLOWS4)?.try_into()?;
+        let flows6 = loaded.take(maps::FLOWS6)?.try_into()?;
+        let maps = loaded.take_maps()?;
+        Ok(Self { loaded, maps, counters, flows4, flows6, world })
     }
 
     /// Compiles tables into the maps. What was there before and is not wanted any more goes.
     pub fn fill(&mut self, tables: &Tables) -> Result<()> {
-        super::fill::fill(&mut self.ebpf, tables, self.world)
+        super::fill::fill(&mut self.maps, tables, self.world)
     }
 
-    /// Runs a program on a packet, `repeat` times on what it left of it, if the kernel takes such a packet.
+    /// The program for a hook.
+    pub fn program(&self, hook: Hook) -> &SchedClassifier {
+        let program = self.loaded.program(program_name(hook)).expect("the loader loads all programs");
+        program.try_into().expect("a classifier")
+    }
+
+    /// Runs a program on a packet, `repeat` times on what it left of it.
     pub fn run(&self, arrival: &Arrival, repeat: u32) -> Result<Outcome, aya::programs::ProgramError> {
-        let program: &SchedClassifier = self
-            .ebpf
-            .program(program_name(arrival.hook))
-            .expect("loaded by `load`")
-            .try_into()
-            .expect("loaded as a classifier");
         let ctx = SkBuff {
             ifindex: self.world.index(arrival.interface),
             gso_segs: if arrival.gso_size == 0 { 0 } else { 2 },
@@ -154,7 +168,7 @@ impl Dataplane {
         };
         // A refusal may be longer than what it answers.
         let mut out = vec![0; arrival.packet.len() + 256];
-        let result = program.test_run(TestRunOptions {
+        let result = self.program(arrival.hook).test_run(TestRunOptions {
             data_in: Some(&arrival.packet),
             data_out: Some(&mut out),
             ctx_in: Some(&ctx.bytes()),
@@ -169,46 +183,30 @@ impl Dataplane {
         })
     }
 
-    /// A map by its name.
-    pub fn map(&mut self, name: &str) -> &mut Map {
-        self.ebpf.map_mut(name).unwrap_or_else(|| panic!("the object has no map {name}"))
-    }
-
     /// The counter of every reason.
-    pub fn counters(&mut self) -> Vec<u64> {
-        let counters: PerCpuArray<_, u64> = self.map(maps::COUNTERS).try_into().expect("a per-CPU array");
-        let sum = |reason: &Reason| counters.get(&(*reason as u32), 0).expect("a counter").iter().sum();
+    pub fn counters(&self) -> Vec<u64> {
+        let sum = |reason: &Reason| self.counters.get(&(*reason as u32), 0).expect("a counter").iter().sum();
         Reason::ALL.iter().map(sum).collect()
     }
 
-    /// The flow table of a family.
-    pub fn flow_table<A: MapAddress>(&mut self) -> HashMap<&mut MapData, Tuple<A>, Flow<A>>
-    where
-        Tuple<A>: Pod,
-        Flow<A>: Pod,
-    {
-        self.map(A::FLOWS).try_into().expect("an LRU hash")
-    }
-
     /// All flow entries of a family.
-    pub fn flows<A: MapAddress>(&mut self) -> Vec<FlowOf<A>>
+    pub fn flows<A: MapAddress>(&mut self) -> Result<Vec<FlowOf<A>>>
     where
         Tuple<A>: Pod,
         Flow<A>: Pod,
     {
-        let table = self.flow_table::<A>();
-        table.iter().map(|entry| entry.map(|(key, flow)| FlowOf { key, flow })).collect::<Result<_, _>>().expect("a map")
+        let table = A::flow_table(self);
+        Ok(table.iter().map(|entry| entry.map(|(key, flow)| FlowOf { key, flow })).collect::<Result<_, _>>()?)
     }
 
     /// Empties the flow tables and sets all counters to zero.
     pub fn forget(&mut self) -> Result<()> {
         self.forget_flows::<[u8; 4]>()?;
         self.forget_flows::<[u8; 16]>()?;
-        let mut counters: PerCpuArray<_, u64> = self.map(maps::COUNTERS).try_into()?;
         let cpus = nr_cpus().map_err(|(file, error)| io::Error::new(error.kind(), format!("{file}: {error}")))?;
-        let cpus = usize::try_from(cpus.get())?;
         for reason in Reason::ALL {
-            counters.set(*reason as u32, PerCpuValues::try_from(vec![0; cpus])?, 0)?;
+            let zeros = PerCpuValues::try_from(vec![0; usize::try_from(cpus.get())?])?;
+            self.counters.set(*reason as u32, zeros, 0)?;
         }
         Ok(())
     }
@@ -218,24 +216,64 @@ impl Dataplane {
         Tuple<A>: Pod,
         Flow<A>: Pod,
     {
-        for FlowOf { key, .. } in self.flows::<A>() {
-            self.flow_table::<A>().remove(&key)?;
+        for FlowOf { key, .. } in self.flows::<A>()? {
+            A::flow_table(self).remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Takes every backend out of use behind the agent's back.
+    pub fn invalidate_backends(&mut self) -> Result<()> {
+        self.invalidate_backends_of::<[u8; 4]>()?;
+        self.invalidate_backends_of::<[u8; 16]>()
+    }
+
+    fn invalidate_backends_of<A: Address>(&mut self) -> Result<()>
+    where
+        KernelMaps: FamilyMaps<A>,
+    {
+        for (index, backend) in FamilyMaps::<A>::existing(&self.maps)?.backends {
+            self.maps.set_backend(index, Backend { generation: 0, ..backend })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the value of every frontend one that was written for another.
+    pub fn disown_frontends(&mut self) -> Result<()> {
+        self.disown_frontends_of::<[u8; 4]>()?;
+        self.disown_frontends_of::<[u8; 16]>()
+    }
+
+    fn disown_frontends_of<A: Address>(&mut self) -> Result<()>
+    where
+        KernelMaps: FamilyMaps<A>,
+        FrontendKey<A>: Copy,
+    {
+        for (key, mut value) in FamilyMaps::<A>::existing(&self.maps)?.frontends {
+            value.owner = !value.owner;
+            self.maps.set_frontend(&key, value)?;
         }
         Ok(())
     }
 }
 
-/// An address as maps hold it, with the names of its family's maps.
-pub trait MapAddress: Address + Pod {
-    /// The flow table.
-    const FLOWS: &'static str;
+/// An address as maps hold it.
+pub trait MapAddress: Address + Pod
+where
+    Tuple<Self>: Pod,
+    Flow<Self>: Pod,
+{
+    /// The flow table of the family.
+    fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self>;
 
     /// The address, if it is of this family.
     fn of(address: IpAddr) -> Option<Self>;
 }
 
 impl MapAddress for [u8; 4] {
-    const FLOWS: &'static str = maps::FLOWS4;
+    fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
+        &mut dataplane.flows4
+    }
 
     fn of(address: IpAddr) -> Option<Self> {
         match address {
@@ -246,7 +284,9 @@ impl MapAddress for [u8; 4] {
 }
 
 impl MapAddress for [u8; 16] {
-    const FLOWS: &'static str = maps::FLOWS6;
+    fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
+        &mut dataplane.flows6
+    }
 
     fn of(address: IpAddr) -> Option<Self> {
         match address {

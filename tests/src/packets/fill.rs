@@ -3,45 +3,43 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::Result;
-use aya::{
-    Ebpf, Pod,
-    maps::{Array, HashMap},
+use aya::Pod;
+use lb_agent::{
+    dataplane::{DataplaneMaps as _, FamilyMaps, KernelMaps},
+    model::objects::TrafficPolicy,
 };
-use lb_agent::model::objects::TrafficPolicy;
 use lb_common::{
     abi::{
         ABI_VERSION, Backend, BackendFlags, Config, Frontend, FrontendFlags, FrontendKey, NODE_PORT_LOOPBACK,
-        PortRange, Service, ServiceFlags, SlotRange, maps,
+        PortRange, Service, ServiceFlags, SlotRange, Tuple, Flow,
     },
     hash,
 };
 
 use super::{Interface, Net, Tables, World, dataplane::MapAddress, tables::THIS_NODE};
 
-pub(super) fn fill(ebpf: &mut Ebpf, tables: &Tables, world: World) -> Result<()> {
-    let mut config: Array<_, Config> = ebpf.map_mut(maps::CONFIG).expect("map").try_into()?;
+pub(super) fn fill(kernel: &mut KernelMaps, tables: &Tables, world: World) -> Result<()> {
     let mut snat_ports = [PortRange::default(); 4];
     snat_ports[0] = PortRange { first: Tables::FIRST_SNAT_PORT, count: tables.snat_ports };
-    config.set(
-        0,
-        &Config {
-            abi_version: ABI_VERSION,
-            node_port_min: 30_000,
-            node_port_max: 32_767,
-            snat_ports,
-            snat_port_count: tables.snat_ports.into(),
-            ..Config::default()
-        },
-        0,
-    )?;
-    family::<[u8; 4]>(ebpf, tables, world, &Net::V4, "4")?;
-    family::<[u8; 16]>(ebpf, tables, world, &Net::V6, "6")
+    kernel.set_config(&Config {
+        abi_version: ABI_VERSION,
+        node_port_min: 30_000,
+        node_port_max: 32_767,
+        snat_ports,
+        snat_port_count: tables.snat_ports.into(),
+        ..Config::default()
+    })?;
+    family::<[u8; 4]>(kernel, tables, world, &Net::V4)?;
+    family::<[u8; 16]>(kernel, tables, world, &Net::V6)
 }
 
-fn family<A: MapAddress>(ebpf: &mut Ebpf, tables: &Tables, world: World, net: &Net, n: &str) -> Result<()>
+fn family<A: MapAddress>(kernel: &mut KernelMaps, tables: &Tables, world: World, net: &Net) -> Result<()>
 where
+    KernelMaps: FamilyMaps<A>,
     FrontendKey<A>: Pod + Ord,
     Backend<A>: Pod,
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
 {
     let mut frontends = BTreeMap::new();
     let mut services = Vec::new();
@@ -113,51 +111,44 @@ where
         }
     }
 
-    let name = |stem: &str| format!("{stem}{n}");
-    let mut map: Array<_, Backend<A>> = ebpf.map_mut(&name("BACKENDS")).expect("map").try_into()?;
-    for index in 0..64 {
-        let old = map.get(&index, 0)?;
+    let existing = FamilyMaps::<A>::existing(kernel)?;
+    for index in 1..64_u32 {
+        let old = existing.backends.iter().find(|(at, _)| *at == index).map_or_else(Backend::default, |(_, old)| *old);
         let new = match backends.get(index as usize).copied() {
-            Some(new) if index > 0 => {
+            Some(new) => {
                 let same = old.generation != 0 && (old.address, old.port) == (new.address, new.port);
                 Backend { generation: if same { old.generation } else { old.generation + 1 }, ..new }
             }
-            _ => Backend { flags: 0, ..old },
+            None => Backend { flags: 0, ..old },
         };
-        map.set(index, &new, 0)?;
+        kernel.set_backend(index, new)?;
     }
-    let mut map: Array<_, u32> = ebpf.map_mut(&name("SLOTS")).expect("map").try_into()?;
-    for (slot, backend) in slots.iter().enumerate() {
-        map.set(slot as u32, backend, 0)?;
-    }
-    let mut map: Array<_, Service> = ebpf.map_mut(&name("SERVICES")).expect("map").try_into()?;
+    FamilyMaps::<A>::set_slots(kernel, 0, &slots)?;
     for (index, service) in services.iter().enumerate() {
-        map.set(index as u32, service, 0)?;
+        FamilyMaps::<A>::set_service(kernel, index as u32, *service)?;
     }
-    let mut map: HashMap<_, FrontendKey<A>, Frontend> = ebpf.map_mut(&name("FRONTENDS")).expect("map").try_into()?;
-    let old: Vec<_> = map.keys().collect::<Result<_, _>>()?;
-    for key in old.iter().filter(|key| !frontends.contains_key(key)) {
-        map.remove(key)?;
+    for (key, _) in existing.frontends {
+        if !frontends.contains_key(&key) {
+            kernel.remove_frontend(&key)?;
+        }
     }
     for (key, value) in &frontends {
-        map.insert(key, value, 0)?;
+        kernel.set_frontend(key, *value)?;
     }
-    let mut map: HashMap<_, u32, A> = ebpf.map_mut(&name("NODE_ADDRESSES")).expect("map").try_into()?;
     for (index, address) in [
         (0, net.node),
         (world.index(Interface::Uplink), net.node),
         (world.index(Interface::Narrow), net.narrow_node),
     ] {
         if tables.node_addresses {
-            map.insert(&index, &A::of(address).expect("family"), 0)?;
+            kernel.set_node_address(index, A::of(address).expect("family"))?;
         } else {
-            let _ = map.remove(&index);
+            FamilyMaps::<A>::remove_node_address(kernel, index)?;
         }
     }
-    let mut map: HashMap<_, A, u32> = ebpf.map_mut(&name("NODEPORT_ADDRS")).expect("map").try_into()?;
     let loopback: IpAddr = net.loopback;
     for (address, flags) in [(net.node, 0), (net.narrow_node, 0), (loopback, NODE_PORT_LOOPBACK)] {
-        map.insert(&A::of(address).expect("family"), &flags, 0)?;
+        kernel.set_node_port_address(A::of(address).expect("family"), flags)?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ mod fill;
 pub mod packet;
 pub mod row;
 pub mod rows;
-mod spoil;
+pub mod properties;
 pub mod tables;
 pub mod world;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use lb_common::abi::Hook;
 
@@ -10,7 +10,7 @@ use super::{
     Dataplane, Verdict,
     dataplane::{Arrival, HOOKS, program_name},
     diff,
-    rows::{Case, at},
+    rows::{Case, at, mixed_tables},
 };
 
 /// Packets of the property test.
@@ -39,6 +39,7 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
     let mut numbers = Numbers(seed);
     let mut statistics = Statistics::default();
     dataplane.forget()?;
+    dataplane.fill(&mixed_tables())?;
     for number in 0..PACKETS {
         let mut arrival = arrivals[numbers.below(arrivals.len())].clone();
         arrival.packet = mutate(&arrival.packet, &mut numbers);
@@ -163,16 +164,15 @@ pub fn flows_spread_and_return(dataplane: &mut Dataplane, case: Case) -> Result<
 
 /// Sizes of the programs, for people.
 pub fn sizes(dataplane: &Dataplane) -> Result<String> {
-    let mut lines = String::from("program          verified  translated      jited (instructions, bytes, bytes)");
+    let mut lines = String::from("program          verified  translated (instructions, bytes)");
     for hook in HOOKS {
-        let info = dataplane.ebpf.program(program_name(hook)).context("a program of this name")?.info()?;
+        let info = dataplane.program(hook).info()?;
         let number = |value: Option<u32>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
         lines += &format!(
-            "\n{:<15} {:>9} {:>11} {:>10}",
+            "\n{:<15} {:>9} {:>11}",
             program_name(hook),
             number(info.verified_instruction_count()),
             number(info.size_translated()),
-            info.size_jitted(),
         );
     }
     Ok(lines)

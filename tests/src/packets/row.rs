@@ -270,7 +270,7 @@ where
     Tuple<A>: Pod,
     Flow<A>: Pod,
 {
-    for entry in dataplane.flows::<A>() {
+    for entry in dataplane.flows::<A>().expect("the flow table can be read") {
         let (key, flow) = (entry.key, entry.flow);
         let ends = |tuple: &Tuple<A>| {
             let [src, dst] = [(tuple.src, tuple.src_port), (tuple.dst, tuple.dst_port)]

@@ -114,10 +114,10 @@ where
     Tuple<A>: aya::Pod,
     lb_common::abi::Flow<A>: aya::Pod,
 {
-    for FlowOf { key, mut flow } in dataplane.flows::<A>() {
+    for FlowOf { key, mut flow } in dataplane.flows::<A>()? {
         flow.to = key.reversed();
         flow.owner = !hash::owner(&key);
-        dataplane.flow_table::<A>().insert(&key, &flow, 0)?;
+        A::flow_table(dataplane).insert(&key, &flow, 0)?;
     }
     Ok(())
 }

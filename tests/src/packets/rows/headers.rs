@@ -92,7 +92,7 @@ fn with_wrong_checksum(packet: &Packet, protocol: Protocol) -> bytes::Bytes {
 }
 
 fn ipv4(case: Case, packet: &Packet) -> Vec<Row> {
-    let with_options = |bytes: &[u8]| packet.clone().ipv4(|ip| ip.set_options(bytes).expect("a multiple of 4 bytes"));
+    let with_options = |bytes: &[u8]| packet.clone().ipv4(|ip| ip.options = bytes.try_into().expect("a multiple of 4 bytes, 40 at most"));
     let mut rows = vec![
         // RFC 2113.
         translated(case, "a router alert option", &with_options(&[148, 4, 0, 0])),

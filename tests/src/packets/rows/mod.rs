@@ -25,17 +25,21 @@ const CLIENT_PORT: u16 = 40_000;
 
 /// A family and a protocol, with the ends of the flows that most rows are about.
 #[derive(Clone, Copy, Debug)]
-struct Case {
-    net: Net,
-    protocol: Protocol,
+pub struct Case {
+    /// The family.
+    pub net: Net,
+    /// The protocol.
+    pub protocol: Protocol,
 }
 
-fn at(address: IpAddr, port: u16) -> SocketAddr {
+/// A socket address.
+pub fn at(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
 }
 
 impl Case {
-    const fn protocol_name(self) -> &'static str {
+    /// "TCP" or "UDP".
+    pub const fn protocol_name(self) -> &'static str {
         match self.protocol {
             Protocol::Tcp => "TCP",
             Protocol::Udp => "UDP",
@@ -66,7 +70,7 @@ impl Case {
     }
 
     /// Any other packet of a flow.
-    fn later(self, source: SocketAddr, destination: SocketAddr) -> Packet {
+    pub(super) fn later(self, source: SocketAddr, destination: SocketAddr) -> Packet {
         match self.protocol {
             Protocol::Tcp => Packet::tcp(source, destination),
             Protocol::Udp => Packet::udp(source, destination),
@@ -81,7 +85,7 @@ impl Case {
         at(self.net.client, CLIENT_PORT)
     }
 
-    fn cluster_ip(self) -> SocketAddr {
+    pub(super) fn cluster_ip(self) -> SocketAddr {
         at(self.net.cluster_ip, PORT)
     }
 
@@ -108,7 +112,8 @@ impl Case {
 
     /// A Service on all kinds of frontends, without endpoints yet.
     fn service(self) -> TestService {
-        TestService::new("web", self.protocol, self.cluster_ip())
+        let name = format!("web-{}-{}", self.net.name, self.protocol_name());
+        TestService::new(&name, self.protocol, self.cluster_ip())
             .node_port(NODE_PORT)
             .load_balancer(self.net.load_balancer)
     }
@@ -123,26 +128,50 @@ impl Case {
         self.one(self.local(), Place::Local)
     }
 
+    /// Tables of that Service with two endpoints.
+    pub(super) fn two_backends(self) -> Tables {
+        Tables::new([self.service().endpoint(self.local(), Place::Local).endpoint(self.remote(), Place::Remote)])
+    }
+
     /// Tables of that Service with an endpoint on the other node.
     fn one_remote(self) -> Tables {
         self.one(self.remote(), Place::Remote)
     }
 }
 
+/// Every case.
+pub const CASES: [Case; 4] = [
+    Case { net: Net::V4, protocol: Protocol::Tcp },
+    Case { net: Net::V4, protocol: Protocol::Udp },
+    Case { net: Net::V6, protocol: Protocol::Tcp },
+    Case { net: Net::V6, protocol: Protocol::Udp },
+];
+
+/// Tables with a Service of every case, on endpoints here and elsewhere, and one without endpoints.
+pub fn mixed_tables() -> Tables {
+    let empty = |case: Case| {
+        let name = format!("empty-{}-{}", case.net.name, case.protocol_name());
+        TestService::new(&name, case.protocol, at(case.net.second_cluster_ip, PORT))
+    };
+    let services = CASES.iter().flat_map(|case| {
+        let with_endpoints =
+            case.service().endpoint(case.local(), Place::Local).endpoint(case.remote(), Place::Remote);
+        [with_endpoints, empty(*case)]
+    });
+    Tables { snat_ports: 1000, ..Tables::new(services) }
+}
+
 /// All rows.
 pub fn all() -> Vec<Row> {
     let mut rows = Vec::new();
-    for net in [Net::V4, Net::V6] {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let case = Case { net, protocol };
-            rows.extend(stack::rows(case));
-            rows.extend(forward::rows(case));
-            rows.extend(hairpin::rows(case));
-            rows.extend(refuse::rows(case));
-            rows.extend(flows::rows(case));
-            rows.extend(headers::rows(case));
-            rows.extend(malformed::rows(case));
-        }
+    for case in CASES {
+        rows.extend(stack::rows(case));
+        rows.extend(forward::rows(case));
+        rows.extend(hairpin::rows(case));
+        rows.extend(refuse::rows(case));
+        rows.extend(flows::rows(case));
+        rows.extend(headers::rows(case));
+        rows.extend(malformed::rows(case));
     }
     rows.extend(headers::of_one_family());
     rows.extend(malformed::of_one_family());

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::Pod;
 use bytes::Bytes;
 use lb_common::{
@@ -206,7 +206,7 @@ impl Row {
         })
     }
 
-    /// Plays the row. Panics with what was seen instead of what must be.
+    /// Plays the row. The error tells what was seen instead of what must be.
     pub fn play(&self, dataplane: &mut Dataplane) -> Result<()> {
         dataplane.forget()?;
         dataplane.fill(&self.tables)?;
@@ -222,7 +222,7 @@ impl Row {
                     let after = dataplane.counters();
                     let mut wrong = exchange.wrong(&outcome.packet, outcome.verdict, &before, &after);
                     wrong.extend(exchange.wrong_flows(dataplane));
-                    assert!(wrong.is_empty(), "step {number}, {:?}:\n{}", exchange.arrival.hook, wrong.join("\n"));
+                    ensure!(wrong.is_empty(), "step {number}, {:?}:\n{}", exchange.arrival.hook, wrong.join("\n"));
                 }
             }
         }

@@ -218,6 +218,9 @@ fn netlink(what: &'static str) -> impl Fn(rtnetlink::Error) -> io::Error {
 }
 
 async fn build(handle: &Handle) -> io::Result<World> {
+    // The loader asks a socket on it for the namespace's cookie.
+    let loopback = LinkUnspec::new_with_name("lo").up().build();
+    handle.link().set(loopback).execute().await.map_err(netlink("setting the loopback device up"))?;
     let mut indices = [0; Interface::ALL.len()];
     for (interface, index) in Interface::ALL.into_iter().zip(&mut indices) {
         let (name, peer) = (interface.name(), format!("{}-far", interface.name()));

@@ -9,12 +9,10 @@ use std::net::SocketAddr;
 
 /// Time to live of what the node itself sends (RFC 1700, "IP time to live").
 const OWN_TTL: u8 = 64;
-/// Longest ICMP error over IPv4 (RFC 1812 §4.3.2.3) and over IPv6 (RFC 4443 §2.4 c), in bytes with the IP header.
-const ICMP4_LIMIT: usize = 576;
-const ICMP6_LIMIT: usize = 1280;
-/// IP and ICMP headers before the packet that an error quotes.
-const ICMP4_HEADERS: usize = 20 + 8;
-const ICMP6_HEADERS: usize = 40 + 8;
+/// Bytes of the packet that an ICMP error quotes beyond the IP header: what RFC 792 asks for. RFC 1812 §4.3.2.3 and
+/// RFC 4443 §2.4 (c) want as much as fits into 576 and 1280 bytes; the programs keep to the least that tells the sender
+/// which socket is meant.
+const QUOTED: usize = 8;
 
 pub(super) fn rows(case: Case) -> Vec<Row> {
     match case.protocol {
@@ -59,12 +57,13 @@ fn resets(case: Case) -> Vec<Row> {
     };
     let syn = case.first(pod, frontend);
     let data = case.later(pod, frontend);
-    let refused = |sentence: &str, hook, packet: bytes::Bytes, answer: Packet| {
-        case.row(sentence, empty(case))
+    let refused_in = |sentence: &str, tables, hook, packet: bytes::Bytes, answer: Packet| {
+        case.row(sentence, tables)
             .packet(hook, packet, Verdict::Redirect, answer)
             .counted(Reason::NoEndpoints)
             .flows([])
     };
+    let refused = |sentence: &str, hook, packet, answer| refused_in(sentence, empty(case), hook, packet, answer);
     let padded = |packet: &Packet, length: usize| packet.bytes_with(|frame| frame.resize(length.max(frame.len()), 0xaa));
     vec![
         refused("a pod's SYN is refused", Hook::PodIngress, syn.bytes(), to_syn(frontend, pod, 1)),
@@ -74,8 +73,9 @@ fn resets(case: Case) -> Vec<Row> {
             case.first(client, case.node_port()).bytes(),
             to_syn(case.node_port(), client, 1),
         ),
-        refused(
+        refused_in(
             "a policy of Local without any endpoint anywhere refuses, too",
+            Tables::new([case.service().external_local().internal_local()]),
             Hook::UplinkIngress,
             case.first(client, case.node_port()).bytes(),
             to_syn(case.node_port(), client, 1),
@@ -105,9 +105,12 @@ fn resets(case: Case) -> Vec<Row> {
             reset(case, frontend, pod, |tcp| tcp.sequence_number = acknowledgment),
         ),
         case.row("a RST is never answered", empty(case))
-            .dropped(Hook::PodIngress, syn.clone().tcp_header(|tcp| tcp.rst = true), Reason::Unanswerable)
-            .dropped(Hook::PodIngress, data.clone().tcp_header(|tcp| tcp.rst = true), Reason::Unanswerable)
+            .dropped(Hook::PodIngress, syn.clone().tcp_header(|tcp| tcp.rst = true), Reason::NoEndpoints)
+            .counted(Reason::Unanswerable)
+            .dropped(Hook::PodIngress, data.clone().tcp_header(|tcp| tcp.rst = true), Reason::NoEndpoints)
+            .counted(Reason::Unanswerable)
             .flows([]),
+        unanswerable(case),
         case.row("egress never refuses", empty(case))
             .untouched(Hook::PodEgress, case.first(client, frontend))
             .untouched(Hook::UplinkEgress, case.first(pod, frontend))
@@ -120,16 +123,24 @@ fn resets(case: Case) -> Vec<Row> {
     ]
 }
 
+/// Answers are built for packets with plain headers.
+fn unanswerable(case: Case) -> Row {
+    case.row("a tagged packet is dropped where it would be refused", empty(case))
+        .dropped(Hook::PodIngress, case.first(case.pod(), case.cluster_ip()).vlans(&[100]), Reason::NoEndpoints)
+        .counted(Reason::Unanswerable)
+        .flows([])
+}
+
 /// A port unreachable about `original`, as the node builds it.
 fn unreachable(case: Case, from: SocketAddr, to: SocketAddr, original: &[u8]) -> Packet {
     let (from, to) = (from.ip(), to.ip());
-    let quoted = |limit: usize| &original[ETHERNET..original.len().min(ETHERNET + limit)];
+    let quoted = |header: usize| &original[ETHERNET..ETHERNET + header + QUOTED];
     let packet = if case.net.pod.is_ipv4() {
         Packet::icmp4(from, to, Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port))
-            .payload(quoted(ICMP4_LIMIT - ICMP4_HEADERS))
+            .payload(quoted(20))
     } else {
         Packet::icmp6(from, to, Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port))
-            .payload(quoted(ICMP6_LIMIT - ICMP6_HEADERS))
+            .payload(quoted(40))
     };
     own(packet, case.net.pod.is_ipv4())
 }
@@ -151,7 +162,8 @@ fn unreachables(case: Case) -> Vec<Row> {
     vec![
         refused("a pod's datagram is refused", Hook::PodIngress, small.clone(), frontend, pod, &small),
         refused("a datagram from outside is refused", Hook::UplinkIngress, outside.clone(), case.node_port(), client, &outside),
-        refused("a large datagram is quoted as far as the limit allows", Hook::PodIngress, large.clone(), frontend, pod, &large),
+        refused("a large datagram is quoted up to its transport header", Hook::PodIngress, large.clone(), frontend, pod, &large),
+        unanswerable(case),
         refused("padding of a short frame is not quoted", Hook::PodIngress, padded.into(), frontend, pod, &short),
         case.row("egress never refuses", empty(case))
             .untouched(Hook::PodEgress, case.first(client, frontend))

@@ -72,6 +72,7 @@ fn from_pods(case: Case) -> Vec<Row> {
             Verdict::Next,
             dying.clone().to(local),
         ),
+        same_port_twice(case),
         case.row(
             "two Services on one endpoint keep their answers apart",
             Tables::new([
@@ -95,6 +96,21 @@ fn from_pods(case: Case) -> Vec<Row> {
             case.answer(at(case.net.second_cluster_ip, PORT), at(case.net.pod, CLIENT_PORT + 1)),
         ),
     ]
+}
+
+/// A client may use one port for two Services (RFC 6335 has no say in it); on an endpoint of both it would be one flow.
+fn same_port_twice(case: Case) -> Row {
+    let (pod, local, second) = (case.pod(), case.local(), at(case.net.second_cluster_ip, PORT));
+    let other_port = at(case.net.pod, Tables::FIRST_SNAT_PORT);
+    let tables = Tables::new([
+        case.service().endpoint(local, Place::Local),
+        TestService::new("second", case.protocol, second).endpoint(local, Place::Local),
+    ]);
+    case.row("a client's port in use for another Service on the same endpoint is replaced", tables)
+        .packet(Hook::PodIngress, case.first(pod, case.cluster_ip()), Verdict::Next, case.first(pod, local))
+        .packet(Hook::PodIngress, case.first(pod, second), Verdict::Next, case.first(other_port, local))
+        .packet(Hook::PodEgress, case.answer(local, pod), Verdict::Next, case.answer(case.cluster_ip(), pod))
+        .packet(Hook::PodEgress, case.answer(local, other_port), Verdict::Next, case.answer(second, pod))
 }
 
 fn from_outside(case: Case) -> Vec<Row> {

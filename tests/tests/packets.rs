@@ -28,7 +28,9 @@ impl Pool {
             let free = pool.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut dataplane = free.map_or_else(|| Dataplane::load(world, SMALL), Ok).map_err(failed)?;
             test(&mut dataplane).map_err(failed)?;
-            pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(dataplane);
+            if !dataplane.spoiled {
+                pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(dataplane);
+            }
             Ok(())
         })
     }

@@ -1,7 +1,21 @@
 //! From desired state to map entries: allocation of indices, difference, and the maps themselves.
 
+mod adopt;
+mod backends;
+mod check;
+mod fake;
+mod faulty;
 pub mod kernel;
 mod maps;
+mod ranges;
+mod reconciler;
+mod report;
+mod tracker;
 
+pub use check::{Violation, check};
+pub use fake::{Fake, HasTables, Observer, Tables};
+pub use faulty::Faulty;
 pub use kernel::KernelMaps;
 pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
+pub use reconciler::{Reconciler, Tuning};
+pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};

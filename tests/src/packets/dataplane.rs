@@ -1,9 +1,9 @@
 //! The real object, loaded and attached to nothing: its tables filled, its programs run on packets, and what they
 //! left in the maps.
 
-use std::{io, net::IpAddr};
+use std::{io, time::{Duration, Instant}};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use aya::{
     Pod,
     maps::{HashMap, MapData, PerCpuArray, PerCpuValues},
@@ -12,12 +12,14 @@ use aya::{
 };
 use bytes::Bytes;
 use lb_agent::{
-    dataplane::{FamilyMaps, KernelMaps},
+    controller::{Controller, Settings},
+    dataplane::{FamilyMaps, KernelMaps, Tuning},
     loader::{LoadOptions, Loaded, TableSizes},
+    model::{ObjectKind, SourceEvent},
 };
 use lb_common::abi::{Address, Backend, Flow, FrontendKey, Hook, Reason, Tuple, maps};
 
-use super::{Interface, Tables, World};
+use super::{Interface, Tables, World, tables::THIS_NODE};
 
 /// What a TC program says (`include/uapi/linux/pkt_cls.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +132,10 @@ pub struct Dataplane {
     pub loaded: Loaded,
     /// The maps that the agent writes.
     pub maps: KernelMaps,
+    /// What writes them.
+    pub controller: Controller,
+    /// Whether the maps hold something else than the controller knows.
+    pub spoiled: bool,
     counters: PerCpuArray<MapData, u64>,
     flows4: FlowTable<[u8; 4]>,
     flows6: FlowTable<[u8; 16]>,
@@ -144,12 +150,35 @@ impl Dataplane {
         let flows4 = loaded.take(maps::FLOWS4)?.try_into()?;
         let flows6 = loaded.take(maps::FLOWS6)?.try_into()?;
         let maps = loaded.take_maps()?;
-        Ok(Self { loaded, maps, counters, flows4, flows6, world })
+        let settings = Settings {
+            node_name: THIS_NODE.into(),
+            kinds: [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node].into(),
+            // Nothing runs on these maps while they are written.
+            tuning: Tuning { grace: Duration::ZERO, first_generation: 1 },
+        };
+        let controller = Controller::adopt(&maps, settings)?;
+        Ok(Self { loaded, maps, controller, spoiled: false, counters, flows4, flows6, world })
     }
 
-    /// Compiles tables into the maps. What was there before and is not wanted any more goes.
+    /// Has the agent write tables into the maps. What was there before and is not wanted any more goes.
     pub fn fill(&mut self, tables: &Tables) -> Result<()> {
-        super::fill::fill(&mut self.maps, tables, self.world)
+        self.controller.set_network(tables.network(self.world));
+        tables.events().into_iter().for_each(|event| self.controller.apply(event));
+        self.sync()
+    }
+
+    /// Has the agent take in what a source says, and write what changes.
+    pub fn apply(&mut self, event: SourceEvent) -> Result<()> {
+        self.controller.apply(event);
+        self.sync()
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        ensure!(self.controller.is_complete(), "the agent waits for more");
+        let report = self.controller.sync(&mut self.maps, Instant::now());
+        ensure!(report.failures.is_empty(), "{:?}", report.failures);
+        ensure!(report.conflicts.is_empty(), "{:?}", report.conflicts);
+        Ok(())
     }
 
     /// The program for a hook.
@@ -224,6 +253,7 @@ impl Dataplane {
 
     /// Takes every backend out of use behind the agent's back.
     pub fn invalidate_backends(&mut self) -> Result<()> {
+        self.spoiled = true;
         self.invalidate_backends_of::<[u8; 4]>()?;
         self.invalidate_backends_of::<[u8; 16]>()
     }
@@ -240,6 +270,7 @@ impl Dataplane {
 
     /// Makes the value of every frontend one that was written for another.
     pub fn disown_frontends(&mut self) -> Result<()> {
+        self.spoiled = true;
         self.disown_frontends_of::<[u8; 4]>()?;
         self.disown_frontends_of::<[u8; 16]>()
     }
@@ -265,33 +296,16 @@ where
 {
     /// The flow table of the family.
     fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self>;
-
-    /// The address, if it is of this family.
-    fn of(address: IpAddr) -> Option<Self>;
 }
 
 impl MapAddress for [u8; 4] {
     fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
         &mut dataplane.flows4
     }
-
-    fn of(address: IpAddr) -> Option<Self> {
-        match address {
-            IpAddr::V4(address) => Some(address.octets()),
-            IpAddr::V6(_) => None,
-        }
-    }
 }
 
 impl MapAddress for [u8; 16] {
     fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
         &mut dataplane.flows6
-    }
-
-    fn of(address: IpAddr) -> Option<Self> {
-        match address {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(address) => Some(address.octets()),
-        }
     }
 }

@@ -10,7 +10,6 @@
 
 pub mod dataplane;
 pub mod diff;
-mod fill;
 pub mod packet;
 pub mod row;
 pub mod rows;

@@ -2,9 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use lb_agent::model::objects::{
-    Endpoint, EndpointSlice, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+use lb_agent::model::{
+    Change, Endpoint, EndpointSlice, Family as _, Node, NodeNetwork, ObjectKey, ObjectKind, Protocol, Service,
+    ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
+use lb_common::{abi::NODE_PORT_LOOPBACK, ports::Reserved};
+
+use super::{Interface, Net, World};
 
 /// Name of the node that the programs run on.
 pub const THIS_NODE: &str = "this-node";
@@ -105,6 +109,11 @@ impl TestService {
     }
 }
 
+/// A source's list of all objects of a kind.
+pub fn replaced(kind: ObjectKind, objects: Vec<Change>) -> SourceEvent {
+    SourceEvent::Replaced { kind, objects, rejected: Vec::new() }
+}
+
 /// Everything that the programs' tables are compiled from.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -124,5 +133,38 @@ impl Tables {
     /// Tables of these Services on a node with addresses and one port to masquerade with.
     pub fn new(services: impl IntoIterator<Item = TestService>) -> Self {
         Self { services: services.into_iter().collect(), node_addresses: true, snat_ports: 1 }
+    }
+
+    /// The lists that sources would give.
+    pub fn events(&self) -> [SourceEvent; 3] {
+        let services = self.services.iter().map(|test| Change::Service(test.key.clone(), Some(test.service.clone())));
+        let slices = self.services.iter().flat_map(|test| {
+            test.slices.iter().enumerate().map(|(number, slice)| {
+                let key = ObjectKey::new(test.key.namespace.clone(), format!("{}-{number}", test.key.name));
+                Change::EndpointSlice(key, Some(slice.clone()))
+            })
+        });
+        let node = Change::Node(Some(Node::default()));
+        [
+            replaced(ObjectKind::Service, services.collect()),
+            replaced(ObjectKind::EndpointSlice, slices.collect()),
+            replaced(ObjectKind::Node, vec![node]),
+        ]
+    }
+
+    /// What the loader would find out about the node.
+    pub fn network(&self, world: World) -> NodeNetwork {
+        let (uplink, narrow) = (world.index(Interface::Uplink), world.index(Interface::Narrow));
+        let addresses = |net: Net| [(0, net.node), (uplink, net.node), (narrow, net.narrow_node)];
+        let of_node = |net: Net| addresses(net).into_iter().filter(|_| self.node_addresses);
+        let node_ports = |net: Net| [(net.node, 0), (net.narrow_node, 0), (net.loopback, NODE_PORT_LOOPBACK)];
+        NodeNetwork {
+            masquerade4: of_node(Net::V4).filter_map(|(index, ip)| Some((index, <[u8; 4]>::from_ip(ip)?))).collect(),
+            masquerade6: of_node(Net::V6).filter_map(|(index, ip)| Some((index, <[u8; 16]>::from_ip(ip)?))).collect(),
+            node_port_addresses: [Net::V4, Net::V6].into_iter().flat_map(node_ports).collect(),
+            // All that is not reserved is the pool.
+            local_ports: Reserved { first: 1024, last: Self::FIRST_SNAT_PORT - 1 },
+            node_ports: Reserved { first: Self::FIRST_SNAT_PORT + self.snat_ports, last: u16::MAX },
+        }
     }
 }

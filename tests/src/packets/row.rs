@@ -22,7 +22,7 @@ pub struct FlowEntry {
     /// Source and destination of the packets it is for.
     pub key: (SocketAddr, SocketAddr),
     /// IANA protocol number.
-    pub protocol: u8,
+    pub protocol: u32,
     /// What they become.
     pub to: (SocketAddr, SocketAddr),
     /// Number of the only hook at which it applies.
@@ -42,7 +42,7 @@ impl FlowEntry {
         key: (SocketAddr, SocketAddr),
         to: (SocketAddr, SocketAddr),
     ) -> Self {
-        Self { key, protocol: protocol as u8, to, hooks: hook as u8, action: action as u8, tcp_state: 0 }
+        Self { key, protocol: protocol as u32, to, hooks: hook as u8, action: action as u8, tcp_state: 0 }
     }
 
     /// The same after a SYN.
@@ -54,7 +54,7 @@ impl FlowEntry {
     /// The same after a segment without SYN, in TCP.
     #[must_use]
     pub fn established(self) -> Self {
-        let seen = if self.protocol == Protocol::Tcp as u8 { TcpState::ESTABLISHED } else { 0 };
+        let seen = if self.protocol == Protocol::Tcp as u32 { TcpState::ESTABLISHED } else { 0 };
         Self { tcp_state: self.tcp_state | seen, ..self }
     }
 }

@@ -212,10 +212,14 @@ impl Dataplane {
         })
     }
 
+    /// The counter of a reason.
+    pub fn counter(&self, reason: Reason) -> u64 {
+        self.counters.get(&(reason as u32), 0).expect("every reason has a counter").iter().sum()
+    }
+
     /// The counter of every reason.
     pub fn counters(&self) -> Vec<u64> {
-        let sum = |reason: &Reason| self.counters.get(&(*reason as u32), 0).expect("a counter").iter().sum();
-        Reason::ALL.iter().map(sum).collect()
+        Reason::ALL.iter().map(|reason| self.counter(*reason)).collect()
     }
 
     /// All flow entries of a family.

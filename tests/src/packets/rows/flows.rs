@@ -1,7 +1,7 @@
 //! What becomes of flows when the tables change, or the flow table forgets.
 
 use lb_common::{
-    abi::{FlowAction, Hook, Protocol, Reason, Tuple},
+    abi::{FlowAction, FlowDirection, Hook, Protocol, Reason, Tuple},
     hash,
 };
 
@@ -108,16 +108,19 @@ fn late_agent(case: Case) -> Vec<Row> {
     ]
 }
 
-/// Makes every entry of a family one of another flow, which goes elsewhere.
+/// Makes every request's entry of a family one of another flow, which goes elsewhere.
 fn disown<A: MapAddress>(dataplane: &mut Dataplane) -> anyhow::Result<()>
 where
     Tuple<A>: aya::Pod,
     lb_common::abi::Flow<A>: aya::Pod,
 {
     for FlowOf { key, mut flow } in dataplane.flows::<A>()? {
-        flow.to = key.reversed();
-        flow.owner = !hash::owner(&key);
-        A::flow_table(dataplane).insert(&key, &flow, 0)?;
+        // The reply's entry stays: it is the reservation of the client's port.
+        if flow.direction == FlowDirection::Request as u8 {
+            flow.to = key.reversed();
+            flow.owner = !hash::owner(&key);
+            A::flow_table(dataplane).insert(&key, &flow, 0)?;
+        }
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ use aya::{
     maps::{Map, MapError, MapInfo},
     programs::{Program, ProgramError},
 };
-use lb_common::abi::{TraceMode, maps::COUNTERS};
+use lb_common::abi::maps::COUNTERS;
 
 use crate::{dataplane::KernelMaps, object::EBPF_OBJECT};
 use pins::pin_error;
@@ -45,8 +45,8 @@ pub struct LoadOptions {
     pub pins: Option<Pins>,
     /// Sizes of the tables, where they are not adopted.
     pub sizes: TableSizes,
-    /// Whether the programs log packets.
-    pub trace: TraceMode,
+    /// Whether the programs log packets: new flows, refusals and drops.
+    pub trace: bool,
     /// Cookie of the namespace whose own sockets the UDP socket hooks translate; `None` = the caller's.
     pub netns_cookie: Option<u64>,
     /// Seed of the hash that picks backends. It must outlive the agent, or flows would change their backends.
@@ -55,7 +55,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { pins: None, sizes: TableSizes::default(), trace: TraceMode::Off, netns_cookie: None, hash_seed: 0 }
+        Self { pins: None, sizes: TableSizes::default(), trace: false, netns_cookie: None, hash_seed: 0 }
     }
 }
 
@@ -102,12 +102,13 @@ impl Loaded {
             None => syscall::netns_cookie()
                 .map_err(|source| LoaderError::Kernel { path: "SO_NETNS_COOKIE".to_owned(), source })?,
         };
-        let trace = u32::from(*trace as u8);
+        // At level 0 the verifier removes all logging.
+        let level = if *trace { aya_log::Level::Info as u8 } else { 0 };
 
         let mut loader = EbpfLoader::new();
         loader
             .override_global("NODE_NETNS_COOKIE", &cookie, false)
-            .override_global("TRACE", &trace, false)
+            .override_global(aya_log::LEVEL, &level, false)
             .override_global("HASH_SEED", hash_seed, false);
         for name in PINNED {
             let adopted = pins.as_ref().map(|pins| adopted_size(pins, name)).transpose()?.flatten();

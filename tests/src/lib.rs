@@ -6,5 +6,6 @@
     reason = "everything here serves tests, which panic with what they saw: a lab that cannot be set up is a failed test"
 )]
 
+pub mod apiserver;
 pub mod lab;
 pub mod trial;

@@ -1,6 +1,6 @@
 //! A real Kubernetes API server, with etcd, for tests: started in seconds, stopped and started again with its data.
 //!
-//! Nothing else of Kubernetes runs, so nobody but the test makes EndpointSlices, and nobody allocates load balancers.
+//! Nothing else of Kubernetes runs, so nobody but the test makes endpoint slices or allocates load balancers.
 //! The programs are found by `KUBEBUILDER_ASSETS`, which `cargo xtask test` sets, or on PATH.
 
 use std::{
@@ -234,7 +234,9 @@ fn program(name: &str) -> PathBuf {
     let found = env::split_paths(&path).map(|directory| directory.join(name)).find(|candidate| candidate.is_file());
     // Without the message of a panic: the harness prints one line.
     found.unwrap_or_else(|| {
-        resume_unwind(Box::new(CannotRun(format!("no {name}: set KUBEBUILDER_ASSETS to what `cargo xtask k8s` prints"))))
+        resume_unwind(Box::new(CannotRun(format!(
+            "no {name}: set KUBEBUILDER_ASSETS to what `cargo xtask k8s` prints"
+        ))))
     })
 }
 

@@ -28,8 +28,10 @@ enum Need {
 const COMPILER: debian::Program = debian::Program { name: "cc", package: "gcc", why: "compile crates with C inside" };
 
 /// What the tests run.
-const TESTING: &[debian::Program] =
-    &[debian::Program { name: "bpftool", package: "bpftool", why: "read the maps as an operator does" }];
+const TESTING: &[debian::Program] = &[
+    debian::Program { name: "ip", package: "iproute2", why: "wire the lab" },
+    debian::Program { name: "bpftool", package: "bpftool", why: "read the maps as an operator does" },
+];
 
 pub(crate) fn main(options: &Options) -> Result<()> {
     let mut needs = vec![Need::RustSource, Need::Program(COMPILER), Need::BpfLinker];

@@ -187,7 +187,7 @@ fn init_script(modules: &[String], arguments: &str) -> String {
         "#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run /sbin /usr/bin /usr/sbin /etc
 /bin/busybox --install -s
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp LB_REQUIRE_ALL=1 RUST_BACKTRACE=1
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp NO_COLOR=1 LB_REQUIRE_ALL=1 RUST_BACKTRACE=1
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev

@@ -9,6 +9,7 @@
 //!
 //! Only [`loader`] and [`dataplane::kernel`] touch the kernel. Everything before them runs, and is tested, anywhere.
 
+pub mod controller;
 pub mod dataplane;
 pub mod model;
 pub mod object;

@@ -65,6 +65,7 @@ pub struct Existing<A> {
 }
 
 /// The maps of one IP family. Every operation is idempotent: writing what is there, and removing what is not, succeed.
+/// An operation that fails had no effect; only [`Self::set_slots`] may have written some of its slots.
 pub trait FamilyMaps<A: Address> {
     /// Sizes of the tables.
     fn capacities(&self) -> Capacities;

@@ -1,5 +1,19 @@
 //! From desired state to map entries: allocation of indices, difference, and the maps themselves.
 
+mod adopt;
+mod backends;
+mod check;
+mod fake;
+mod faulty;
 mod maps;
+mod ranges;
+mod reconciler;
+mod report;
+mod tracker;
 
+pub use check::{Violation, check};
+pub use fake::{Fake, HasTables, Observer, Tables};
+pub use faulty::Faulty;
 pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
+pub use reconciler::{Reconciler, Tuning};
+pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};

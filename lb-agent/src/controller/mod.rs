@@ -1,0 +1,252 @@
+//! From events to maps, one step at a time: what the agent does, without its loop, its clock and its tasks.
+//!
+//! ```text
+//! loop {
+//!     select! {
+//!         event = sources.recv()               => controller.apply(event),
+//!         network = network.changed()          => controller.set_network(network),
+//!         () = sleep_until(controller.next_deadline()) => {}
+//!     }
+//!     // Take what else is there already, so that a burst costs one synchronization, then:
+//!     if controller.is_complete() {
+//!         let report = controller.sync(&mut maps, Instant::now());
+//!         // log report.changes, failures and conflicts, one line each
+//!     }
+//! }
+//! ```
+//!
+//! Nothing is lost if a synchronization fails: what failed is kept, and [`Controller::next_deadline`] says when to call
+//! again. The same instant serves what was freed and may be reused.
+
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lb_common::{
+    abi::{ABI_VERSION, Config},
+    ports,
+};
+
+use crate::{
+    dataplane::{ApplyError, DataplaneMaps, Failure, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
+    model::{DesiredPort, DesiredState, Family, Inputs, NodeNetwork, ObjectKey, ObjectKind, SourceEvent},
+};
+
+/// Pause after the first failure; doubled after each further one in a row.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause before what failed is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Lowest and highest node port where there is none: a range that holds nothing.
+const NO_NODE_PORTS: (u16, u16) = (1, 0);
+
+/// What a [`Controller`] is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of this node, as endpoints spell it.
+    pub node_name: Arc<str>,
+    /// Kinds of which a first list will come. Nothing is written before.
+    pub kinds: BTreeSet<ObjectKind>,
+    /// For both families' reconcilers.
+    pub tuning: Tuning,
+}
+
+/// Takes in what sources say, and brings the maps up to date with it.
+#[derive(Debug)]
+pub struct Controller {
+    inputs: Inputs,
+    desired: DesiredState,
+    network: Option<NodeNetwork>,
+    v4: Reconciler<[u8; 4]>,
+    v6: Reconciler<[u8; 16]>,
+    /// What `CONFIG` holds.
+    config: Config,
+    /// Services that changed since the last synchronization.
+    dirty: BTreeSet<ObjectKey>,
+    /// Services that failed.
+    retry: BTreeSet<ObjectKey>,
+    /// When to try again, and the pause that led there.
+    next_attempt: Option<(Instant, Duration)>,
+}
+
+impl Controller {
+    /// Takes over what the maps hold; new maps are empty, and taking them over is how they are started with, too.
+    /// Writes nothing. Services in the maps that no source lists go with the first synchronization.
+    pub fn adopt<M: DataplaneMaps>(maps: &M, settings: Settings) -> Result<Self, MapError> {
+        let Settings { node_name, kinds, tuning } = settings;
+        let v4 = Reconciler::adopt(FamilyMaps::<[u8; 4]>::capacities(maps), maps.existing()?, tuning);
+        let v6 = Reconciler::adopt(FamilyMaps::<[u8; 16]>::capacities(maps), maps.existing()?, tuning);
+        Ok(Self {
+            dirty: v4.services().chain(v6.services()).cloned().collect(),
+            inputs: Inputs::new(kinds),
+            desired: DesiredState::new(node_name),
+            network: None,
+            v4,
+            v6,
+            config: maps.config()?,
+            retry: BTreeSet::new(),
+            next_attempt: None,
+        })
+    }
+
+    /// Takes in what a source says. Cheap: the work is [`Self::sync`]'s.
+    pub fn apply(&mut self, event: SourceEvent) {
+        self.dirty.append(&mut self.inputs.apply(event));
+    }
+
+    /// Takes in what the node's own network is. Needed once before anything is written, and again when it changes.
+    pub fn set_network(&mut self, network: NodeNetwork) {
+        self.network = Some(network);
+    }
+
+    /// Whether all kinds were listed and the node's network is known, so that the maps may be written.
+    pub fn is_complete(&self) -> bool {
+        self.inputs.is_complete() && self.network.is_some()
+    }
+
+    /// What the sources have said.
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// When to call [`Self::sync`] even if nothing happens: something failed and is to be tried again, or something
+    /// that was freed may be reused.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let expiries = [self.v4.next_expiry(), self.v6.next_expiry()];
+        expiries.into_iter().chain([self.next_attempt.map(|(at, _)| at)]).flatten().min()
+    }
+
+    /// Brings the maps up to date. Costs work for the Services that changed only, and nothing while the controller is
+    /// not [complete](Self::is_complete).
+    pub fn sync<M: DataplaneMaps>(&mut self, maps: &mut M, now: Instant) -> SyncReport {
+        let mut report = SyncReport::default();
+        let Some(network) = self.network.clone().filter(|_| self.inputs.is_complete()) else { return report };
+        let writes_before = self.writes();
+
+        let expired4 = self.v4.expire(now);
+        let expired6 = self.v6.expire(now);
+        let mut changed = std::mem::take(&mut self.dirty);
+        if expired4 || expired6 || self.next_attempt.is_some_and(|(at, _)| at <= now) {
+            changed.append(&mut self.retry);
+        }
+        report.conflicts = self.desired.claim(&self.inputs, &mut changed);
+
+        let mut succeeded = self.set_config(maps, &network, self.node_port_limits(), &mut report);
+        succeeded &= self.apply_node(maps, &network, &mut report);
+        for service in changed {
+            if self.apply_service(maps, &network, &service, now, &mut report) {
+                self.retry.remove(&service);
+            } else {
+                self.retry.insert(service);
+            }
+        }
+        let made_room4 = self.v4.finish(maps, now, &mut report);
+        let made_room6 = self.v6.finish(maps, now, &mut report);
+        let spans = [self.v4.node_port_span(), self.v6.node_port_span()];
+        let span = spans.into_iter().flatten().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        succeeded &= self.set_config(maps, &network, span.unwrap_or(NO_NODE_PORTS), &mut report);
+
+        succeeded &= self.retry.is_empty() && !self.v4.is_behind() && !self.v6.is_behind();
+        self.next_attempt = match self.next_attempt {
+            _ if succeeded => None,
+            // Frontends that were removed made room at once.
+            _ if made_room4 || made_room6 => Some((now, FIRST_PAUSE)),
+            None => Some((now + FIRST_PAUSE, FIRST_PAUSE)),
+            Some((at, pause)) if at > now => Some((at, pause)),
+            Some((_, pause)) => {
+                let pause = (pause * 2).min(LONGEST_PAUSE);
+                Some((now + pause, pause))
+            }
+        };
+        report.writes += self.writes() - writes_before;
+        report
+    }
+
+    /// Brings both families of one Service up to date.
+    fn apply_service<M: DataplaneMaps>(
+        &mut self,
+        maps: &mut M,
+        network: &NodeNetwork,
+        service: &ObjectKey,
+        now: Instant,
+        report: &mut SyncReport,
+    ) -> bool {
+        let ports4 = self.desired.ports4(&self.inputs, service);
+        let ports6 = self.desired.ports6(&self.inputs, service);
+        // Programs look node ports up only between the limits in CONFIG: these must be wide enough first.
+        let current = (self.config.node_port_min, self.config.node_port_max);
+        let limits = node_ports(&ports4)
+            .chain(node_ports(&ports6))
+            .fold(current, |(min, max), port| if min > max { (port, port) } else { (min.min(port), max.max(port)) });
+        if !self.set_config(maps, network, limits, report) {
+            return false;
+        }
+        let done4 = self.v4.apply(maps, service, &ports4, now, report);
+        let done6 = self.v6.apply(maps, service, &ports6, now, report);
+        done4 && done6
+    }
+
+    fn apply_node<M: DataplaneMaps>(&mut self, maps: &mut M, network: &NodeNetwork, report: &mut SyncReport) -> bool {
+        let addresses = &network.node_port_addresses;
+        let done4 = self.v4.apply_node(maps, &network.masquerade4, &of_family(addresses), report);
+        let done6 = self.v6.apply_node(maps, &network.masquerade6, &of_family(addresses), report);
+        done4 && done6
+    }
+
+    /// The lowest and the highest node port that `CONFIG` lets through now.
+    fn node_port_limits(&self) -> (u16, u16) {
+        match self.config.abi_version {
+            ABI_VERSION => (self.config.node_port_min, self.config.node_port_max),
+            // Never written.
+            _ => NO_NODE_PORTS,
+        }
+    }
+
+    fn set_config<M: DataplaneMaps>(
+        &mut self,
+        maps: &mut M,
+        network: &NodeNetwork,
+        (node_port_min, node_port_max): (u16, u16),
+        report: &mut SyncReport,
+    ) -> bool {
+        let snat_ports = ports::pool([network.local_ports, network.node_ports]);
+        let snat_port_count = snat_ports.iter().map(|range| u32::from(range.count)).sum();
+        let config =
+            Config { abi_version: ABI_VERSION, node_port_min, node_port_max, snat_ports, snat_port_count, pad: 0 };
+        if config == self.config {
+            return true;
+        }
+        match maps.set_config(&config) {
+            Ok(()) => {
+                self.config = config;
+                report.writes += 1;
+                true
+            }
+            Err(error) => {
+                report.failures.push(Failure { service_port: None, error: ApplyError::Map(error) });
+                false
+            }
+        }
+    }
+
+    fn writes(&self) -> u64 {
+        self.v4.writes() + self.v6.writes()
+    }
+}
+
+/// The node ports among the frontends of some service ports.
+fn node_ports<A: Family>(ports: &[DesiredPort<A>]) -> impl Iterator<Item = u16> {
+    let frontends = ports.iter().flat_map(|port| &port.frontends);
+    frontends.filter(|(key, _)| key.address == A::UNSPECIFIED).map(|(key, _)| key.port)
+}
+
+fn of_family<A: Family>(addresses: &BTreeMap<std::net::IpAddr, u32>) -> BTreeMap<A, u32> {
+    addresses.iter().filter_map(|(address, flags)| Some((A::from_ip(*address)?, *flags))).collect()
+}

@@ -1,0 +1,186 @@
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use lb_common::{
+    abi::{BackendFlags, SlotRange},
+    hash,
+};
+
+use super::Existing;
+use crate::model::Family;
+
+/// Map contents that contradict themselves: no order of complete writes leads to them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A frontend names an index that is no service's.
+    #[error("frontend {address} port {port} protocol {protocol} names service {service}, which does not exist")]
+    NoSuchService {
+        /// The frontend's address.
+        address: IpAddr,
+        /// The frontend's port.
+        port: u16,
+        /// The frontend's protocol.
+        protocol: u8,
+        /// Index in `SERVICES*`.
+        service: u32,
+    },
+    /// A frontend's value was written for another key.
+    #[error("frontend {address} port {port} protocol {protocol} holds the value of another frontend")]
+    WrongOwner {
+        /// The frontend's address.
+        address: IpAddr,
+        /// The frontend's port.
+        port: u16,
+        /// The frontend's protocol.
+        protocol: u8,
+    },
+    /// Two indices have the same name.
+    #[error("services {first} and {second} have the same name")]
+    SameName {
+        /// Index in `SERVICES*`.
+        first: u32,
+        /// Index in `SERVICES*`.
+        second: u32,
+    },
+    /// A slot belongs to two ranges.
+    #[error("slot {slot} is in two ranges, one of them of service {service}")]
+    SharedSlot {
+        /// Index in `SLOTS*`.
+        slot: u32,
+        /// Index in `SERVICES*`.
+        service: u32,
+    },
+    /// A slot names a backend that is not in use or not marked selectable.
+    #[error("slot {slot} of service {service} names backend {backend:?}, which no flow may use")]
+    UnusableBackend {
+        /// Index in `SLOTS*`.
+        slot: u32,
+        /// Index in `SERVICES*`.
+        service: u32,
+        /// Index in `BACKENDS*`; `None` if the slot does not exist.
+        backend: Option<u32>,
+    },
+    /// Two elements stand for one endpoint.
+    #[error("backends {first} and {second} are the same endpoint")]
+    SameEndpoint {
+        /// Index in `BACKENDS*`.
+        first: u32,
+        /// Index in `BACKENDS*`.
+        second: u32,
+    },
+}
+
+/// Looks for contradictions. Maps that [`Reconciler`](super::Reconciler) writes have none, between any two writes.
+pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let services: BTreeSet<u32> = existing.services.iter().map(|(index, ..)| *index).collect();
+    for (key, frontend) in &existing.frontends {
+        let (address, port, protocol) = (key.address.to_ip(), key.port, key.protocol);
+        if !services.contains(&frontend.service) {
+            violations.push(Violation::NoSuchService { address, port, protocol, service: frontend.service });
+        }
+        if frontend.owner != hash::frontend_owner(key) {
+            violations.push(Violation::WrongOwner { address, port, protocol });
+        }
+    }
+
+    let mut endpoints = HashMap::new();
+    for (second, backend) in &existing.backends {
+        if let Some(first) = endpoints.insert((backend.address, backend.port), *second) {
+            violations.push(Violation::SameEndpoint { first, second: *second });
+        }
+    }
+
+    let slots: HashMap<u32, u32> = existing.slots.iter().copied().collect();
+    let selectable: HashMap<u32, bool> = existing
+        .backends
+        .iter()
+        .map(|(index, backend)| (*index, backend.generation != 0 && backend.flags & BackendFlags::SELECTABLE != 0))
+        .collect();
+    let mut names = HashMap::new();
+    let mut ranges: BTreeMap<u32, u32> = BTreeMap::new();
+    for (service, name, value) in &existing.services {
+        if let Some(first) = names.insert((name.parts(), name.protocol), *service) {
+            violations.push(Violation::SameName { first, second: *service });
+        }
+        for range in [value.cluster, value.local] {
+            if let Some(slot) = overlap(&ranges, range) {
+                violations.push(Violation::SharedSlot { slot, service: *service });
+            } else if range.count > 0 {
+                ranges.insert(range.first, range.count);
+            }
+            for slot in range.first..range.first.saturating_add(range.count) {
+                let backend = slots.get(&slot).copied();
+                if backend.and_then(|index| selectable.get(&index)) != Some(&true) {
+                    violations.push(Violation::UnusableBackend { slot, service: *service, backend });
+                }
+            }
+        }
+    }
+    violations
+}
+
+/// A slot of `range` that is in one of `ranges`, which do not overlap each other.
+fn overlap(ranges: &BTreeMap<u32, u32>, range: SlotRange) -> Option<u32> {
+    let end = range.first.saturating_add(range.count);
+    let (first, count) = ranges.range(..end).next_back()?;
+    (range.count > 0 && first.saturating_add(*count) > range.first).then(|| range.first.max(*first))
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::abi::{Backend, Frontend, FrontendKey, Service, ServiceName};
+
+    use super::*;
+
+    #[test]
+    fn every_contradiction_is_found() {
+        let range = |first, count| SlotRange { first, count };
+        let service = |cluster, local| Service { cluster, local, ..Service::default() };
+        let name = |name| ServiceName::new("default", name, "", 6).expect("short");
+        let backend = |address, generation, flags| Backend { generation, address, port: 80, flags };
+        let key = FrontendKey::new([10, 96, 0, 1], 80, 6);
+        let owner = hash::frontend_owner(&key);
+        let sound = Existing {
+            frontends: vec![(key, Frontend { service: 7, owner, flags: 0 })],
+            services: vec![(7, name("a"), service(range(0, 2), range(2, 1)))],
+            slots: vec![(0, 1), (1, 2), (2, 1)],
+            backends: vec![(1, backend([10, 0, 0, 1], 5, 2)), (2, backend([10, 0, 0, 2], 6, 3))],
+            ..Existing::default()
+        };
+        assert_eq!(check(&sound), []);
+
+        let (address, port, protocol) = (IpAddr::from([10, 96, 0, 1]), 80, 6);
+        let mut broken = sound.clone();
+        broken.frontends[0].1 = Frontend { service: 8, owner: !owner, flags: 0 };
+        assert_eq!(
+            check(&broken),
+            [
+                Violation::NoSuchService { address, port, protocol, service: 8 },
+                Violation::WrongOwner { address, port, protocol }
+            ]
+        );
+
+        let mut broken = sound.clone();
+        broken.services.push((9, name("a"), service(range(1, 1), range(0, 0))));
+        assert_eq!(
+            check(&broken),
+            [Violation::SameName { first: 7, second: 9 }, Violation::SharedSlot { slot: 1, service: 9 }]
+        );
+
+        let mut broken = sound.clone();
+        broken.slots.pop();
+        broken.backends[0].1.flags = BackendFlags::LOCAL;
+        broken.backends[1].1.address = [10, 0, 0, 1];
+        assert_eq!(
+            check(&broken),
+            [
+                Violation::SameEndpoint { first: 1, second: 2 },
+                Violation::UnusableBackend { slot: 0, service: 7, backend: Some(1) },
+                Violation::UnusableBackend { slot: 2, service: 7, backend: None },
+            ]
+        );
+    }
+}

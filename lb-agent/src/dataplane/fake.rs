@@ -1,0 +1,260 @@
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
+
+use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, SlotRange, maps};
+use nix::libc::E2BIG;
+
+use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
+use crate::model::Family;
+
+/// Called after every single write, with the maps as a reader would find them.
+pub type Observer = Box<dyn FnMut(&Fake)>;
+
+/// The maps in memory: as large as they are told to be, counting what is written to them. For tests, and for showing
+/// what the kernel's maps would hold.
+#[derive(Default)]
+pub struct Fake {
+    v4: Tables<[u8; 4]>,
+    v6: Tables<[u8; 16]>,
+    config: Config,
+    writes: BTreeMap<&'static str, u64>,
+    observer: Option<Observer>,
+}
+
+/// The tables of one family.
+#[derive(Debug)]
+pub struct Tables<A> {
+    capacities: Capacities,
+    frontends: BTreeMap<FrontendKey<A>, Frontend>,
+    services: BTreeMap<u32, Service>,
+    names: BTreeMap<u32, ServiceName>,
+    slots: BTreeMap<u32, u32>,
+    backends: BTreeMap<u32, Backend<A>>,
+    node_addresses: BTreeMap<u32, A>,
+    node_port_addresses: BTreeMap<A, u32>,
+}
+
+impl<A> Default for Tables<A> {
+    fn default() -> Self {
+        Self {
+            capacities: Capacities { frontends: 1 << 17, services: 1 << 16, slots: 1 << 20, backends: 1 << 18 },
+            frontends: BTreeMap::new(),
+            services: BTreeMap::new(),
+            names: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            node_addresses: BTreeMap::new(),
+            node_port_addresses: BTreeMap::new(),
+        }
+    }
+}
+
+/// Lets one implementation of [`FamilyMaps`] serve both families.
+pub trait HasTables<A> {
+    /// The family's tables.
+    fn tables(&self) -> &Tables<A>;
+    /// The family's tables, to write.
+    fn tables_mut(&mut self) -> &mut Tables<A>;
+}
+
+impl HasTables<[u8; 4]> for Fake {
+    fn tables(&self) -> &Tables<[u8; 4]> {
+        &self.v4
+    }
+    fn tables_mut(&mut self) -> &mut Tables<[u8; 4]> {
+        &mut self.v4
+    }
+}
+
+impl HasTables<[u8; 16]> for Fake {
+    fn tables(&self) -> &Tables<[u8; 16]> {
+        &self.v6
+    }
+    fn tables_mut(&mut self) -> &mut Tables<[u8; 16]> {
+        &mut self.v6
+    }
+}
+
+impl Fake {
+    /// Empty maps of these sizes, the same for both families.
+    pub fn new(capacities: Capacities) -> Self {
+        let mut fake = Self::default();
+        fake.v4.capacities = capacities;
+        fake.v6.capacities = capacities;
+        fake
+    }
+
+    /// Calls `observer` after every write from now on.
+    pub fn observe(&mut self, observer: impl FnMut(&Fake) + 'static) {
+        self.observer = Some(Box::new(observer));
+    }
+
+    /// How many elements of each map were written or removed since the last call. Each slot counts.
+    pub fn take_writes(&mut self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.writes)
+    }
+
+    fn wrote(&mut self, map: &'static str) {
+        *self.writes.entry(map).or_default() += 1;
+        if let Some(mut observer) = self.observer.take() {
+            observer(self);
+            self.observer.get_or_insert(observer);
+        }
+    }
+
+    fn write<A: Family, R>(
+        &mut self,
+        map: &'static str,
+        fits: bool,
+        write: impl FnOnce(&mut Tables<A>) -> R,
+    ) -> Result<(), MapError>
+    where
+        Self: HasTables<A>,
+    {
+        if !fits {
+            let source = std::io::Error::from_raw_os_error(E2BIG);
+            return Err(MapError { map, operation: Operation::Write, source });
+        }
+        write(self.tables_mut());
+        self.wrote(map);
+        Ok(())
+    }
+}
+
+impl<A: Family> FamilyMaps<A> for Fake
+where
+    Self: HasTables<A>,
+{
+    fn capacities(&self) -> Capacities {
+        self.tables().capacities
+    }
+
+    fn existing(&self) -> Result<Existing<A>, MapError> {
+        let tables = self.tables();
+        let service = |index| tables.services.get(index).copied().unwrap_or_default();
+        let services: Vec<_> = tables.names.iter().map(|(index, name)| (*index, *name, service(index))).collect();
+        let slots = |range: SlotRange| tables.slots.range(range.first..range.first.saturating_add(range.count));
+        let slots: BTreeMap<u32, u32> = services
+            .iter()
+            .flat_map(|(_, _, s)| slots(s.cluster).chain(slots(s.local)))
+            .map(|(k, v)| (*k, *v))
+            .collect();
+        Ok(Existing {
+            frontends: tables.frontends.iter().map(|(key, value)| (*key, *value)).collect(),
+            services,
+            slots: slots.into_iter().collect(),
+            backends: tables.backends.iter().filter(|(_, b)| b.generation != 0).map(|(k, v)| (*k, *v)).collect(),
+            node_addresses: tables.node_addresses.iter().map(|(key, value)| (*key, *value)).collect(),
+            node_port_addresses: tables.node_port_addresses.iter().map(|(key, value)| (*key, *value)).collect(),
+        })
+    }
+
+    fn set_frontend(&mut self, key: &FrontendKey<A>, value: Frontend) -> Result<(), MapError> {
+        let tables = self.tables();
+        let fits = tables.frontends.contains_key(key) || tables.frontends.len() < tables.capacities.frontends as usize;
+        self.write(A::TABLES.frontends, fits, |tables: &mut Tables<A>| tables.frontends.insert(*key, value))
+    }
+
+    fn remove_frontend(&mut self, key: &FrontendKey<A>) -> Result<(), MapError> {
+        self.write(A::TABLES.frontends, true, |tables: &mut Tables<A>| tables.frontends.remove(key))
+    }
+
+    fn set_service(&mut self, index: u32, value: Service) -> Result<(), MapError> {
+        let fits = index < self.tables().capacities.services;
+        self.write(A::TABLES.services, fits, |tables: &mut Tables<A>| tables.services.insert(index, value))
+    }
+
+    fn set_service_name(&mut self, index: u32, name: &ServiceName) -> Result<(), MapError> {
+        let fits = index < self.tables().capacities.services;
+        self.write(A::TABLES.service_names, fits, |tables: &mut Tables<A>| tables.names.insert(index, *name))
+    }
+
+    fn remove_service_name(&mut self, index: u32) -> Result<(), MapError> {
+        self.write(A::TABLES.service_names, true, |tables: &mut Tables<A>| tables.names.remove(&index))
+    }
+
+    fn set_slots(&mut self, first: u32, backends: &[u32]) -> Result<(), MapError> {
+        let limit = self.tables().capacities.slots;
+        for (slot, backend) in (first..).zip(backends) {
+            let write = |tables: &mut Tables<A>| tables.slots.insert(slot, *backend);
+            self.write(A::TABLES.slots, slot < limit, write)?;
+        }
+        Ok(())
+    }
+
+    fn set_backend(&mut self, index: u32, value: Backend<A>) -> Result<(), MapError> {
+        let fits = index < self.tables().capacities.backends;
+        self.write(A::TABLES.backends, fits, |tables: &mut Tables<A>| tables.backends.insert(index, value))
+    }
+
+    fn set_node_address(&mut self, interface: u32, address: A) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.node_addresses.insert(interface, address);
+        self.write(A::TABLES.node_addresses, true, write)
+    }
+
+    fn remove_node_address(&mut self, interface: u32) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.node_addresses.remove(&interface);
+        self.write(A::TABLES.node_addresses, true, write)
+    }
+
+    fn set_node_port_address(&mut self, address: A, flags: u32) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.node_port_addresses.insert(address, flags);
+        self.write(A::TABLES.node_port_addresses, true, write)
+    }
+
+    fn remove_node_port_address(&mut self, address: A) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.node_port_addresses.remove(&address);
+        self.write(A::TABLES.node_port_addresses, true, write)
+    }
+}
+
+impl DataplaneMaps for Fake {
+    fn config(&self) -> Result<Config, MapError> {
+        Ok(self.config)
+    }
+
+    fn set_config(&mut self, config: &Config) -> Result<(), MapError> {
+        self.config = *config;
+        self.wrote(maps::CONFIG);
+        Ok(())
+    }
+}
+
+/// What a reader finds, one line a frontend: IPv4 first, ascending. A dangling index is shown as one.
+impl fmt::Display for Fake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.v4.fmt(f)?;
+        self.v6.fmt(f)
+    }
+}
+
+impl<A: Family> fmt::Display for Tables<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (key, frontend) in &self.frontends {
+            let address = SocketAddr::new(key.address.to_ip(), key.port);
+            write!(f, "{address}/{} flags {} -> #{} ", key.protocol, frontend.flags, frontend.service)?;
+            match self.names.get(&frontend.service) {
+                Some(name) => {
+                    let (namespace, service, port) = name.parts();
+                    write!(f, "{namespace}/{service}:{port}/{}", name.protocol)?;
+                }
+                None => write!(f, "(no such service)")?,
+            }
+            let service = self.services.get(&frontend.service).copied().unwrap_or_default();
+            let any = if service.flags == 0 { " no endpoints" } else { "" };
+            writeln!(f, " cluster [{}] local [{}]{any}", self.list(service.cluster), self.list(service.local))?;
+        }
+        Ok(())
+    }
+}
+
+impl<A: Family> Tables<A> {
+    fn list(&self, range: SlotRange) -> String {
+        let backend = |slot| {
+            let index = self.slots.get(&slot)?;
+            let backend = self.backends.get(index).filter(|backend| backend.generation != 0)?;
+            Some(SocketAddr::new(backend.address.to_ip(), backend.port).to_string())
+        };
+        let slots = range.first..range.first.saturating_add(range.count);
+        slots.map(|slot| backend(slot).unwrap_or_else(|| format!("(slot {slot})"))).collect::<Vec<_>>().join(" ")
+    }
+}

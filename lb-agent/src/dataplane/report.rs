@@ -1,0 +1,96 @@
+use std::fmt;
+
+use super::MapError;
+use crate::model::{Conflict, ServicePortName};
+
+/// Why a part of the desired state is not in the maps yet.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A table has no room. Nothing was changed; the service port is as it was before.
+    #[error("table {table} is full")]
+    Full {
+        /// Name of the table.
+        table: &'static str,
+    },
+    /// A map could not be written.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A part of the service port's name is longer than Kubernetes allows.
+    #[error("a label of its name is longer than {} bytes", lb_common::abi::MAX_LABEL)]
+    NameTooLong,
+}
+
+impl ApplyError {
+    /// Whether it takes room, not another attempt, to get on.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::Map(error) => error.is_full(),
+            Self::NameTooLong => false,
+        }
+    }
+}
+
+/// Something that failed and will be tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}", service_port.as_ref().map_or_else(|| "clean-up and node".to_owned(), ToString::to_string))]
+pub struct Failure {
+    /// The service port that keeps its last good state for now; `None` for removals of what is no longer wanted and
+    /// for the node's own data.
+    pub service_port: Option<ServicePortName>,
+    /// Why.
+    pub error: ApplyError,
+}
+
+/// What became of a service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It is new in the maps.
+    Added,
+    /// It was there and is different now.
+    Updated,
+    /// It is gone.
+    Removed,
+}
+
+/// A service port whose entries changed, for one line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortChange {
+    /// The service port.
+    pub name: ServicePortName,
+    /// `IPv4` or `IPv6`.
+    pub family: &'static str,
+    /// What became of it.
+    pub kind: ChangeKind,
+    /// How many frontends it has now.
+    pub frontends: usize,
+    /// How many endpoints traffic to the cluster uses now.
+    pub cluster: usize,
+    /// How many endpoints traffic to this node uses now.
+    pub local: usize,
+}
+
+impl fmt::Display for PortChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, family, kind, frontends, cluster, local } = self;
+        match kind {
+            ChangeKind::Removed => return write!(f, "{name} {family} removed"),
+            ChangeKind::Added => write!(f, "{name} {family} added")?,
+            ChangeKind::Updated => write!(f, "{name} {family} updated")?,
+        }
+        write!(f, ": {frontends} frontends, {cluster} endpoints, {local} on this node")
+    }
+}
+
+/// What a synchronization did.
+#[derive(Debug, Default)]
+pub struct SyncReport {
+    /// Service ports whose entries changed.
+    pub changes: Vec<PortChange>,
+    /// What failed; it is tried again by itself.
+    pub failures: Vec<Failure>,
+    /// Frontends that two service ports claim, each reported once.
+    pub conflicts: Vec<Conflict>,
+    /// Map elements written and removed.
+    pub writes: u64,
+}

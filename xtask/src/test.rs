@@ -40,6 +40,9 @@ pub(crate) fn main(options: &Options) -> ExitCode {
 fn prepare(cargo: &mut Command) -> Result<()> {
     setup::for_building()?;
     setup::for_testing()?;
+    // The lab starts the agent itself, which `cargo test` does not build.
+    exec::run(workspace::cargo("build").args(["--package", "lb-agent"]))?;
+    cargo.env("LB_AGENT", workspace::built("lb-agent"));
     setup::run_tests_as_root(cargo);
     cargo.env("KUBEBUILDER_ASSETS", k8s::directory()?);
     Ok(())

@@ -13,3 +13,4 @@ pub mod controller;
 pub mod dataplane;
 pub mod model;
 pub mod object;
+pub mod source;

@@ -7,6 +7,7 @@
     reason = "everything here serves tests, which panic with what they saw: a lab that cannot be set up is a failed test"
 )]
 
+pub mod apiserver;
 pub mod lab;
 pub mod packets;
 pub mod trial;

@@ -1,7 +1,9 @@
 //! The directory: which of its files to read, and when.
 //!
 //! * A file that is being written is read when its writer closes it, so a file that is half written drops nothing.
-//!   Editors that write another file and rename it need nothing special.
+//!   Editors that write another file and rename it need nothing special. A file that is deleted and written anew is
+//!   gone for as long as its writer waits in between, and one that is cut by truncate(2), which opens nothing, is read
+//!   when it is next closed.
 //! * Files are read again when inotify names them or when their metadata differ, so links (a mounted `ConfigMap` is a
 //!   directory of them) and overflows of inotify's queue are covered.
 //! * A directory that goes away, or is replaced, leaves the last state in force. It is looked for once a second. When

@@ -78,7 +78,7 @@ pub struct Loaded {
 }
 
 /// Every program of the object.
-const PROGRAMS: [&str; 12] = [
+pub const PROGRAMS: [&str; 12] = [
     "pod_ingress",
     "pod_egress",
     "uplink_ingress",

@@ -1,1 +1,458 @@
+use lb_common::abi::{
+    Backend, BackendFlags, Frontend, FrontendKey, Service as ServiceValue, ServiceName, SlotRange, maps,
+};
 
+use super::*;
+use crate::{
+    dataplane::{Capacities, Existing, Fake, check},
+    model::{
+        Change, EndpointSlice, Node, Service, ServicePort, ServiceType,
+        testing::{endpoint, key, port, service, slice},
+    },
+};
+
+const GRACE: Duration = Duration::from_secs(10);
+
+/// An agent with maps in memory and a clock that is moved by hand.
+struct World {
+    maps: Fake,
+    controller: Controller,
+    now: Instant,
+}
+
+fn controller(maps: &Fake, first_generation: u32) -> Controller {
+    let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice].into();
+    let tuning = Tuning { grace: GRACE, first_generation };
+    Controller::adopt(maps, Settings { node_name: "here".into(), kinds, tuning }).expect("a fake reads")
+}
+
+impl World {
+    fn new(maps: Fake) -> Self {
+        let mut world = Self { controller: controller(&maps, 0), maps, now: Instant::now() };
+        world.list(Vec::new(), Vec::new());
+        world.controller.set_network(NodeNetwork::default());
+        world.sync();
+        world.maps.take_writes();
+        world
+    }
+
+    fn list(&mut self, services: Vec<Change>, slices: Vec<Change>) {
+        for (kind, objects) in [(ObjectKind::Service, services), (ObjectKind::EndpointSlice, slices)] {
+            self.controller.apply(SourceEvent::Replaced { kind, objects, rejected: Vec::new() });
+        }
+    }
+
+    fn service(&mut self, name: &str, service: Option<Service>) {
+        self.controller.apply(SourceEvent::Changed(Change::Service(key(name), service)));
+    }
+
+    fn slice(&mut self, service: &str, addresses: &[&str]) {
+        let endpoints: Vec<_> = addresses.iter().map(|address| endpoint(address)).collect();
+        let change = Change::EndpointSlice(key(service), Some(slice(service, &endpoints)));
+        self.controller.apply(SourceEvent::Changed(change));
+    }
+
+    fn sync(&mut self) -> SyncReport {
+        self.controller.sync(&mut self.maps, self.now)
+    }
+
+    /// Synchronizes without failures.
+    fn sync_all(&mut self) -> SyncReport {
+        let report = self.sync();
+        assert!(report.failures.is_empty(), "{:?}", report.failures);
+        report
+    }
+
+    fn failures(&mut self) -> Vec<String> {
+        self.sync().failures.iter().map(ToString::to_string).collect()
+    }
+
+    fn existing(&self) -> Existing<[u8; 4]> {
+        self.maps.existing().expect("a fake reads")
+    }
+
+    fn dump(&self) -> Vec<String> {
+        self.maps.to_string().lines().map(Into::into).collect()
+    }
+
+    /// A new agent that is told the same.
+    fn restart(&mut self) {
+        let former = std::mem::replace(&mut self.controller, controller(&self.maps, 1 << 20));
+        let inputs = former.inputs();
+        let mut services: Vec<ObjectKey> = inputs.services().cloned().collect();
+        services.sort();
+        let slices =
+            |key| inputs.slices_of(key).map(|slice| Change::EndpointSlice(slice.service.clone(), Some(slice.clone())));
+        let slices = services.iter().flat_map(slices).collect();
+        let service = |key: &ObjectKey| Change::Service(key.clone(), inputs.service(key).cloned());
+        self.list(services.iter().map(service).collect(), slices);
+        self.controller.set_network(NodeNetwork::default());
+    }
+}
+
+/// Services `s0`, `s1`, … of ten endpoints each, in the form of two lists.
+fn many(services: u32) -> (Vec<Change>, Vec<Change>) {
+    let address = |net: u8, number: u32| {
+        let [_, a, b, c] = number.to_be_bytes();
+        format!("{net}.{a}.{b}.{c}")
+    };
+    (0..services)
+        .map(|number| {
+            let name = format!("s{number}");
+            let endpoints: Vec<_> = (0..10)
+                .map(|endpoint_number| {
+                    let mut endpoint = endpoint(&address(11, number * 16 + endpoint_number));
+                    endpoint.node_name = Some(format!("node-{}", (number + endpoint_number) % 500).into());
+                    endpoint
+                })
+                .collect();
+            (
+                Change::Service(key(&name), Some(service(&address(10, number + 1)))),
+                Change::EndpointSlice(key(&name), Some(slice(&name, &endpoints))),
+            )
+        })
+        .unzip()
+}
+
+#[test]
+fn one_service_from_lists_to_maps_and_the_report_names_it() {
+    let mut world = World::new(Fake::default());
+    world.service("web", Some(service("10.96.0.1")));
+    world.slice("web", &["10.0.0.2", "10.0.0.1"]);
+    let report = world.sync_all();
+    let changes: Vec<String> = report.changes.iter().map(ToString::to_string).collect();
+    assert_eq!(changes, ["default/web:http/TCP IPv4 added: 1 frontends, 2 endpoints, 0 on this node"]);
+    assert_eq!(
+        world.dump(),
+        ["10.96.0.1:80/6 flags 0 -> #0 default/web:http/6 cluster [10.0.0.1:8080 10.0.0.2:8080] local []"]
+    );
+    let writes = [
+        (maps::BACKENDS4, 4),
+        (maps::FRONTENDS4, 1),
+        (maps::SERVICES4, 1),
+        (maps::SERVICE_NAMES4, 1),
+        (maps::SLOTS4, 2),
+    ];
+    assert_eq!(world.maps.take_writes(), BTreeMap::from(writes));
+    assert_eq!(report.writes, 9);
+
+    world.service("web", None);
+    let report = world.sync_all();
+    let changes: Vec<String> = report.changes.iter().map(ToString::to_string).collect();
+    assert_eq!(changes, ["default/web:http/TCP IPv4 removed"]);
+    assert_eq!(world.existing(), Existing::default());
+}
+
+#[test]
+fn nothing_is_written_before_everything_is_known() {
+    let maps = Fake::default();
+    let mut world = World { controller: controller(&maps, 0), maps, now: Instant::now() };
+    world.service("web", Some(service("10.96.0.1")));
+    world.controller.set_network(NodeNetwork::default());
+    let listed = |kind| SourceEvent::Replaced { kind, objects: Vec::new(), rejected: vec![key("web")] };
+    world.controller.apply(listed(ObjectKind::Service));
+    assert!(!world.controller.is_complete());
+    assert_eq!((world.sync_all().writes, world.controller.next_deadline()), (0, None));
+    world.controller.apply(listed(ObjectKind::EndpointSlice));
+    assert!(world.controller.is_complete());
+    world.sync_all();
+    assert_eq!(world.dump(), ["10.96.0.1:80/6 flags 0 -> #0 default/web:http/6 cluster [] local [] no endpoints"]);
+}
+
+#[test]
+fn one_endpoint_costs_the_same_writes_among_1_and_10000_services() {
+    let mut seen = Vec::new();
+    for services in [1, 10_000] {
+        let mut world = World::new(Fake::default());
+        let (list, slices) = many(services);
+        world.list(list, slices);
+        world.sync_all();
+        assert_eq!(world.existing().services.len(), services as usize);
+        world.now += GRACE;
+        world.sync_all();
+        world.maps.take_writes();
+
+        world.slice("s0", &["11.0.0.0", "11.0.0.1", "12.0.0.99"]);
+        let report = world.sync_all();
+        assert_eq!(report.changes.len(), 1);
+        seen.push((world.maps.take_writes(), report.writes));
+        assert_eq!(check(&world.existing()), []);
+    }
+    // One backend in (2 writes) and eight out, a new range of three slots, one service.
+    assert_eq!(seen[0].0, BTreeMap::from([(maps::BACKENDS4, 10), (maps::SLOTS4, 3), (maps::SERVICES4, 1)]));
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[test]
+fn a_restart_on_what_is_desired_writes_nothing_and_continues_from_there() {
+    let mut world = World::new(Fake::default());
+    let (list, slices) = many(50);
+    world.list(list, slices);
+    let ending = crate::model::Endpoint { ready: false, terminating: true, ..endpoint("11.9.9.9") };
+    let both = Change::EndpointSlice(key("s7"), Some(slice("s7", &[ending, endpoint("11.9.9.8")])));
+    world.controller.apply(SourceEvent::Changed(both));
+    world.sync_all();
+    let before = world.existing();
+    assert!(before.backends.iter().any(|(_, backend)| backend.address == [11, 9, 9, 9] && backend.flags == 0));
+
+    world.maps.take_writes();
+    world.restart();
+    let report = world.sync_all();
+    assert_eq!((world.maps.take_writes(), report.writes, report.changes), (BTreeMap::new(), 0, Vec::new()));
+    assert_eq!(world.existing(), before);
+
+    // The Service that went while no agent ran, and an endpoint that came.
+    world.restart();
+    world.service("s3", None);
+    world.slice("s7", &["11.9.9.8", "11.9.9.7"]);
+    world.sync_all();
+    assert_eq!(world.existing().services.len(), 49);
+    assert!(world.dump().iter().any(|line| line.contains("s7") && line.contains("[11.9.9.7:8080 11.9.9.8:8080]")));
+}
+
+#[test]
+fn what_makes_no_sense_is_not_adopted_but_replaced_and_removed() {
+    let mut maps = Fake::default();
+    let key4 = |host| FrontendKey::new([10, 96, 0, host], 80, 6);
+    let named = |name| ServiceName::new("default", name, "http", 6).expect("short");
+    let range = |first, count| SlotRange { first, count };
+    let with = |cluster| ServiceValue { cluster, ..ServiceValue::default() };
+    let backend = Backend { generation: 9, address: [10, 0, 0, 1], port: 8080, flags: BackendFlags::SELECTABLE };
+    let write = |maps: &mut Fake| -> Result<(), MapError> {
+        maps.set_backend(3, backend)?;
+        maps.set_backend(4, backend)?;
+        FamilyMaps::<[u8; 4]>::set_slots(maps, 0, &[3, 3, 77])?;
+        // Sound; overlapping it; a slot without backend; beyond the table; the same name again; no name at all.
+        let services =
+            [("a", range(0, 1)), ("b", range(0, 2)), ("c", range(2, 1)), ("d", range(u32::MAX, 9)), ("a", range(5, 0))];
+        for (index, (name, cluster)) in (10..).zip(services) {
+            FamilyMaps::<[u8; 4]>::set_service(maps, index, with(cluster))?;
+            FamilyMaps::<[u8; 4]>::set_service_name(maps, index, &named(name))?;
+        }
+        for (host, service) in (1..).zip([10, 11, 12, 13, 14, 99, u32::MAX]) {
+            maps.set_frontend(&key4(host), Frontend { service, owner: 1, flags: 0 })?;
+        }
+        Ok(())
+    };
+    write(&mut maps).expect("room");
+    let now = Instant::now();
+    let mut world = World { controller: controller(&maps, 100), maps, now };
+    let services = (1..)
+        .zip(["a", "b", "c"])
+        .map(|(host, name)| Change::Service(key(name), Some(service(&format!("10.96.0.{host}")))));
+    let slices =
+        ["a", "b", "c"].map(|name| Change::EndpointSlice(key(name), Some(slice(name, &[endpoint("10.0.0.1")]))));
+    world.list(services.collect(), slices.into());
+    world.controller.set_network(NodeNetwork::default());
+    world.sync_all();
+
+    let existing = world.existing();
+    assert_eq!(check(&existing), []);
+    assert_eq!(existing.backends, [(3, backend)]);
+    let line = |host, index, name| {
+        format!("10.96.0.{host}:80/6 flags 0 -> #{index} default/{name}:http/6 cluster [10.0.0.1:8080] local []")
+    };
+    assert_eq!(world.dump(), [line(1, 10, "a"), line(2, 0, "b"), line(3, 1, "c")]);
+    assert_eq!(existing.services[2].2.cluster, range(0, 1), "a was adopted");
+    world.now += GRACE;
+    world.sync_all();
+    assert_eq!(world.controller.next_deadline(), None);
+}
+
+#[test]
+fn a_full_table_costs_only_the_service_that_does_not_fit_until_there_is_room() {
+    let roomy = Capacities { frontends: 100, services: 100, slots: 100, backends: 100 };
+    let cases = [
+        (Capacities { frontends: 2, ..roomy }, maps::FRONTENDS4),
+        (Capacities { services: 2, ..roomy }, maps::SERVICES4),
+        (Capacities { slots: 4, ..roomy }, maps::SLOTS4),
+        (Capacities { backends: 4, ..roomy }, maps::BACKENDS4),
+    ];
+    for (capacities, table) in cases {
+        let mut world = World::new(Fake::new(capacities));
+        for (host, name) in (1..).zip(["a", "b", "c", "empty"]) {
+            if name != "empty" || capacities.frontends > 2 && capacities.services > 2 {
+                world.service(name, Some(service(&format!("10.96.0.{host}"))));
+            }
+            if name != "empty" {
+                world.slice(name, &[&format!("10.0.{host}.1"), &format!("10.0.{host}.2")]);
+            }
+        }
+        assert_eq!(world.failures(), [format!("default/c:http/TCP: table {table} is full")]);
+        let served = |world: &World| world.dump().iter().map(|line| line[..9].to_owned()).collect::<Vec<_>>();
+        assert_eq!(served(&world)[..2], ["10.96.0.1", "10.96.0.2"], "{table}");
+        assert!(world.dump().iter().all(|line| !line.contains("default/c")), "nothing of c, with {table} full");
+
+        // A served one that wants more than there is stays as it is.
+        if table == maps::SLOTS4 {
+            let before = world.dump();
+            world.slice("a", &["10.0.1.1", "10.0.1.2", "10.0.1.3"]);
+            assert_eq!(world.failures(), [format!("default/a:http/TCP: table {table} is full")]);
+            assert_eq!(world.dump(), before);
+            world.slice("a", &["10.0.1.1", "10.0.1.2"]);
+            assert_eq!(world.failures(), [""; 0]);
+        }
+
+        world.service("a", None);
+        world.sync();
+        world.now += GRACE;
+        assert!(world.controller.next_deadline().is_some_and(|at| at <= world.now));
+        world.sync_all();
+        assert!(world.dump().iter().any(|line| line.contains("default/c")), "{table}: {}", world.maps);
+    }
+}
+
+#[test]
+fn a_backend_index_rests_for_the_grace_period_and_comes_back_with_another_generation() {
+    let mut world = World::new(Fake::new(Capacities { frontends: 9, services: 9, slots: 9, backends: 1 }));
+    world.service("web", Some(service("10.96.0.1")));
+    world.slice("web", &["10.0.0.1"]);
+    world.sync_all();
+    let [(0, first)] = world.existing().backends[..] else { panic!("{}", world.maps) };
+    world.slice("web", &[]);
+    world.sync_all();
+    assert_eq!(world.existing().backends, [], "its generation is 0");
+
+    world.slice("web", &["10.0.0.1"]);
+    world.now += GRACE - Duration::from_millis(1);
+    assert_eq!(world.failures(), ["default/web:http/TCP: table BACKENDS4 is full"]);
+    assert_eq!(world.controller.next_deadline(), Some(world.now + Duration::from_millis(1)));
+    world.now += Duration::from_millis(1);
+    world.sync_all();
+    let [(0, second)] = world.existing().backends[..] else { panic!("{}", world.maps) };
+    assert_ne!(first.generation, second.generation);
+}
+
+#[test]
+fn services_share_the_backend_of_a_common_endpoint() {
+    let mut world = World::new(Fake::default());
+    for (host, name) in (1..).zip(["a", "b"]) {
+        world.service(name, Some(service(&format!("10.96.0.{host}"))));
+        world.slice(name, &["10.0.0.1"]);
+    }
+    world.sync_all();
+    let shared = world.existing().backends;
+    assert_eq!(shared.len(), 1);
+    world.service("a", None);
+    world.sync_all();
+    assert_eq!(world.existing().backends, shared);
+}
+
+#[test]
+fn a_frontend_that_changes_hands_is_never_missing() {
+    let mut world = World::new(Fake::default());
+    let claim = |created, ip: &str| Service { created, external_ips: vec![[192, 0, 2, 1].into()], ..service(ip) };
+    world.service("young", Some(claim(2, "10.96.0.2")));
+    world.sync_all();
+    world.service("old", Some(claim(1, "10.96.0.1")));
+    world.maps.observe(|maps| assert!(maps.to_string().contains("192.0.2.1:80"), "{maps}"));
+    let report = world.sync_all();
+    assert_eq!(report.conflicts.len(), 1);
+    assert!(world.dump()[2].contains("default/old"), "{}", world.maps);
+    world.service("old", None);
+    let report = world.sync_all();
+    assert_eq!(report.conflicts, []);
+    assert!(world.dump()[1].contains("default/young"), "{}", world.maps);
+}
+
+#[test]
+fn the_limits_of_node_ports_are_wide_before_a_frontend_needs_them_and_tight_after() {
+    let mut world = World::new(Fake::default());
+    let on = |numbers: &[u16]| {
+        let ports = numbers.iter().map(|n| ServicePort { node_port: Some(*n), ..port(&format!("p{n}"), *n) }).collect();
+        Some(Service { service_type: ServiceType::NodePort, ports, ..service("10.96.0.1") })
+    };
+    world.maps.observe(|maps| {
+        let config = maps.config().expect("a fake reads");
+        let existing: Existing<[u8; 4]> = maps.existing().expect("a fake reads");
+        let ports = existing.frontends.iter().filter(|(key, _)| key.address == [0; 4]).map(|(key, _)| key.port);
+        for port in ports {
+            assert!((config.node_port_min..=config.node_port_max).contains(&port), "{port} is not within {config:?}");
+        }
+    });
+    let limits = |world: &World| {
+        let config = world.maps.config().expect("a fake reads");
+        (config.node_port_min, config.node_port_max)
+    };
+    assert_eq!(limits(&world), (1, 0));
+    for (numbers, expected) in [
+        (&[30_500][..], (30_500, 30_500)),
+        (&[30_100, 32_000], (30_100, 32_000)),
+        (&[31_000], (31_000, 31_000)),
+        (&[], (1, 0)),
+    ] {
+        world.service("web", on(numbers));
+        world.sync_all();
+        assert_eq!(limits(&world), expected);
+    }
+}
+
+#[test]
+fn the_node_s_own_network_is_followed() {
+    let mut world = World::new(Fake::default());
+    let config = world.maps.config().expect("a fake reads");
+    // 1024 to 29999 and 61000 to 65535: neither node ports nor ports of local sockets.
+    assert_eq!((config.abi_version, config.snat_port_count), (ABI_VERSION, 28_976 + 4536));
+
+    let mut network = NodeNetwork {
+        masquerade4: [(0, [192, 0, 2, 1]), (5, [198, 51, 100, 1])].into(),
+        masquerade6: [(0, [0xfd; 16])].into(),
+        node_port_addresses: [([127, 0, 0, 1].into(), 1), ([192, 0, 2, 1].into(), 0), ([0xfd; 16].into(), 0)].into(),
+        ..NodeNetwork::default()
+    };
+    world.controller.set_network(network.clone());
+    assert_eq!(world.sync_all().writes, 6);
+    let existing = world.existing();
+    assert_eq!(existing.node_addresses, [(0, [192, 0, 2, 1]), (5, [198, 51, 100, 1])]);
+    assert_eq!(existing.node_port_addresses, [([127, 0, 0, 1], 1), ([192, 0, 2, 1], 0)]);
+
+    network.masquerade4.remove(&5);
+    world.controller.set_network(network);
+    assert_eq!(world.sync_all().writes, 1);
+    assert_eq!(world.existing().node_addresses, [(0, [192, 0, 2, 1])]);
+}
+
+#[test]
+fn a_node_that_leaves_its_zone_changes_only_what_has_hints() {
+    let mut world = World::new(Fake::default());
+    world.service("web", Some(service("10.96.0.1")));
+    let hinted = |address, zone: &str| crate::model::Endpoint { zone_hints: vec![zone.into()], ..endpoint(address) };
+    let slice: EndpointSlice = slice("web", &[hinted("10.0.0.1", "a"), hinted("10.0.0.2", "b")]);
+    world.controller.apply(SourceEvent::Changed(Change::EndpointSlice(key("web"), Some(slice))));
+    world.sync_all();
+    let node = Node { zone: Some("b".into()), ..Node::default() };
+    world.controller.apply(SourceEvent::Changed(Change::Node(Some(node))));
+    world.sync_all();
+    assert!(world.dump()[0].contains("cluster [10.0.0.2:8080]"), "{}", world.maps);
+    let flags = world.existing().backends.iter().map(|(_, backend)| backend.flags).collect::<Vec<_>>();
+    assert_eq!(flags, [0, BackendFlags::SELECTABLE], "the other keeps its flows and gets no new ones");
+}
+
+/// Maps that cost nothing, to see what the model alone costs: `cargo test --release -p lb-agent -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn time_and_memory_of_10000_services_of_10_endpoints() {
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
+        statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4 / 1024
+    };
+    let mut world = World::new(Fake::default());
+    let at_start = resident();
+    let (services, slices) = many(10_000);
+    let with_lists = resident();
+    let start = Instant::now();
+    world.list(services, slices);
+    println!("inputs: {:?}", start.elapsed());
+    let start = Instant::now();
+    let report = world.sync_all();
+    println!("first sync: {:?}, {} writes into a map in memory", start.elapsed(), report.writes);
+    println!("resident: {at_start} MiB at start, {with_lists} with the lists, {} after (maps included)", resident());
+    let start = Instant::now();
+    world.slice("s5000", &["11.0.0.1"]);
+    world.sync_all();
+    println!("one change: {:?}", start.elapsed());
+    let start = Instant::now();
+    world.restart();
+    world.sync_all();
+    println!("restart: {:?}", start.elapsed());
+}

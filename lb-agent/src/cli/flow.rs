@@ -49,8 +49,17 @@ pub(super) fn list(pins: &Pins, output: &OutputArguments) -> Result<()> {
     flows.extend(of_family::<[u8; 16]>(pins, clock)?);
     flows.sort_by(|a, b| (&a.service, a.source, a.destination).cmp(&(&b.service, b.source, b.destination)));
     let header = [
-        "PROTOCOL", "SOURCE", "DESTINATION", "NEW SOURCE", "NEW DESTINATION", "ACTION", "HOOKS", "STATE", "SERVICE",
-        "BACKEND", "IDLE",
+        "PROTOCOL",
+        "SOURCE",
+        "DESTINATION",
+        "NEW SOURCE",
+        "NEW DESTINATION",
+        "ACTION",
+        "HOOKS",
+        "STATE",
+        "SERVICE",
+        "BACKEND",
+        "IDLE",
     ];
     output.list(&flows, &header, |flow| {
         vec![

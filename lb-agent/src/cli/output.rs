@@ -28,7 +28,12 @@ struct List<'a, T> {
 
 impl OutputArguments {
     /// Prints a list.
-    pub(super) fn list<T: Serialize>(&self, items: &[T], header: &[&str], row: impl Fn(&T) -> Vec<String>) -> Result<()> {
+    pub(super) fn list<T: Serialize>(
+        &self,
+        items: &[T],
+        header: &[&str],
+        row: impl Fn(&T) -> Vec<String>,
+    ) -> Result<()> {
         self.print(&List { items }, || table(header, items.iter().map(row)))
     }
 

@@ -88,9 +88,7 @@ where
     let view = View::<A>::read(pins)?;
     let flows = Flows::<A>::open(|map| pins.open(map))?;
     let names = A::TABLES;
-    let fill = |name, used: usize, capacity| {
-        Ok(TableFill { name, used: u32::try_from(used)?, capacity })
-    };
+    let fill = |name, used: usize, capacity| Ok(TableFill { name, used: u32::try_from(used)?, capacity });
     [
         fill(names.frontends, view.existing.frontends.len(), frontends),
         fill(names.services, view.services.len(), services),

@@ -67,8 +67,9 @@ impl<A: Family> View<A> {
 }
 
 /// The protocol's name, or its number.
-pub(super) fn protocol(number: u8) -> String {
-    match Protocol::from_number(number) {
+pub(super) fn protocol(number: impl Into<u32>) -> String {
+    let number = number.into();
+    match u8::try_from(number).ok().and_then(Protocol::from_number) {
         Some(Protocol::Tcp) => "TCP".to_owned(),
         Some(Protocol::Udp) => "UDP".to_owned(),
         None => number.to_string(),

@@ -25,7 +25,6 @@ use lb_agent::{
     network::{self, Network, Watcher},
     source::{self, SourceMessage, WatchState},
 };
-use lb_common::abi::TraceMode;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
@@ -81,13 +80,8 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let _lock = pins.lock()?;
     let cgroup = cgroup.map_or_else(loader::cgroup2_root, Ok)?;
     let start = Instant::now();
-    let mut loaded = Loaded::load(&LoadOptions {
-        pins: Some(pins.clone()),
-        sizes,
-        trace: if trace_packets { TraceMode::On } else { TraceMode::Off },
-        netns_cookie: None,
-        hash_seed: loader::hash_seed_of_boot()?,
-    })?;
+    let mut loaded =
+        Loaded::load(&LoadOptions { pins: Some(pins.clone()), sizes, trace: trace_packets, ..LoadOptions::default() })?;
     let maps = loaded.take_maps()?;
     let settings = Settings {
         node_name: Arc::from(node_name.as_str()),

@@ -1,4 +1,9 @@
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    io::{self, IsTerminal as _},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
@@ -119,7 +124,8 @@ impl Arguments {
 }
 
 fn start_log(format: LogFormat, filter: &str) -> Result<()> {
-    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_writer(io::stderr);
+    let log = log.with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

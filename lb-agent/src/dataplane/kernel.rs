@@ -6,10 +6,13 @@ use aya::{
     Pod,
     maps::{Array, HashMap, IterableMap, Map, MapData, MapError as AyaError},
 };
-use lb_common::abi::{Address, Backend, Config, Frontend, FrontendKey, Service, ServiceName, maps};
+use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, maps};
 
 use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
-use crate::loader::{LoaderError, syscall};
+use crate::{
+    loader::{LoaderError, syscall},
+    model::Family,
+};
 
 /// All maps that the reconciler writes.
 #[derive(Debug)]
@@ -36,61 +39,25 @@ where
     capacities: Capacities,
 }
 
-/// The names of one family's maps.
-#[expect(clippy::struct_field_names, reason = "as in `Tables`")]
-struct Names {
-    frontends: &'static str,
-    services: &'static str,
-    service_names: &'static str,
-    slots: &'static str,
-    backends: &'static str,
-    node_addresses: &'static str,
-    node_port_addresses: &'static str,
-}
-
 impl KernelMaps {
     /// Takes the maps from where `open` finds them by name: a loaded object or the pins.
     pub fn open(mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
         Ok(Self {
             config: ArrayMap::open(&mut open, maps::CONFIG)?,
-            v4: Tables::open(
-                &mut open,
-                &Names {
-                    frontends: maps::FRONTENDS4,
-                    services: maps::SERVICES4,
-                    service_names: maps::SERVICE_NAMES4,
-                    slots: maps::SLOTS4,
-                    backends: maps::BACKENDS4,
-                    node_addresses: maps::NODE_ADDRESSES4,
-                    node_port_addresses: maps::NODEPORT_ADDRS4,
-                },
-            )?,
-            v6: Tables::open(
-                &mut open,
-                &Names {
-                    frontends: maps::FRONTENDS6,
-                    services: maps::SERVICES6,
-                    service_names: maps::SERVICE_NAMES6,
-                    slots: maps::SLOTS6,
-                    backends: maps::BACKENDS6,
-                    node_addresses: maps::NODE_ADDRESSES6,
-                    node_port_addresses: maps::NODEPORT_ADDRS6,
-                },
-            )?,
+            v4: Tables::open(&mut open)?,
+            v6: Tables::open(&mut open)?,
             indices: Vec::new(),
         })
     }
 }
 
-impl<A: Pod> Tables<A>
+impl<A: Family + Pod> Tables<A>
 where
     FrontendKey<A>: Pod,
     Backend<A>: Pod,
 {
-    fn open(
-        open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>,
-        names: &Names,
-    ) -> Result<Self, LoaderError> {
+    fn open(open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
+        let names = A::TABLES;
         let frontends = HashTable::open(open, names.frontends)?;
         let services = ArrayMap::open(open, names.services)?;
         let slots = ArrayMap::open(open, names.slots)?;
@@ -115,7 +82,7 @@ where
 }
 
 /// The two types of address, each with its half of [`KernelMaps`].
-trait Family: Address + Pod
+trait Half: Family + Pod
 where
     Backend<Self>: Pod,
 {
@@ -123,7 +90,7 @@ where
     fn tables_mut(maps: &mut KernelMaps) -> (&mut Tables<Self>, &mut Vec<u32>);
 }
 
-impl Family for [u8; 4] {
+impl Half for [u8; 4] {
     fn tables(maps: &KernelMaps) -> &Tables<Self> {
         &maps.v4
     }
@@ -132,7 +99,7 @@ impl Family for [u8; 4] {
     }
 }
 
-impl Family for [u8; 16] {
+impl Half for [u8; 16] {
     fn tables(maps: &KernelMaps) -> &Tables<Self> {
         &maps.v6
     }
@@ -141,7 +108,7 @@ impl Family for [u8; 16] {
     }
 }
 
-impl<A: Family> FamilyMaps<A> for KernelMaps
+impl<A: Half> FamilyMaps<A> for KernelMaps
 where
     FrontendKey<A>: Pod,
     Backend<A>: Pod,
@@ -330,7 +297,7 @@ impl<V: Pod> ArrayMap<V> {
     }
 }
 
-fn failed(map: &'static str, operation: Operation, error: AyaError) -> MapError {
+pub(super) fn failed(map: &'static str, operation: Operation, error: AyaError) -> MapError {
     let source = match error {
         AyaError::SyscallError(error) => error.io_error,
         AyaError::IoError(error) => error,

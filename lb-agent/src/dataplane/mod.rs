@@ -10,6 +10,7 @@ mod maps;
 mod ranges;
 mod reconciler;
 mod report;
+mod seen;
 mod tracker;
 
 pub use check::{Violation, check};
@@ -19,3 +20,4 @@ pub use kernel::KernelMaps;
 pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
 pub use reconciler::{Reconciler, Tuning};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
+pub use seen::{Counters, Flows, ServiceCounters};

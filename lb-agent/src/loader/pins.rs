@@ -92,6 +92,11 @@ impl Pins {
         })
     }
 
+    /// The agent that holds the lock, where it can be seen from here.
+    pub fn agent(&self) -> Option<u32> {
+        holder(&File::open(&self.root).ok()?)
+    }
+
     /// Keeps other agents off these pins until the lock is dropped, or the process ends.
     pub fn lock(&self) -> Result<Lock, LoaderError> {
         let dir = File::open(&self.root).map_err(|source| pin_error("opening", &self.root, source))?;

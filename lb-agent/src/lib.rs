@@ -10,4 +10,7 @@
 //! Only [`loader`] and [`dataplane::kernel`] touch the kernel. Everything before them runs, and is tested, anywhere.
 
 pub mod dataplane;
+pub mod loader;
 pub mod model;
+pub mod object;
+pub mod source;

@@ -1,7 +1,25 @@
 //! From Kubernetes' objects to what every service port should be, without side effects.
 
+mod claims;
+mod desired;
+mod family;
+mod inputs;
+mod intern;
+mod network;
+mod topology;
+
 pub mod objects;
 
+#[cfg(test)]
+mod desired_tests;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use claims::Conflict;
+pub use desired::{DesiredBackend, DesiredPort, DesiredState, ServicePortName};
+pub use family::{Family, TableNames};
+pub use inputs::Inputs;
+pub use network::NodeNetwork;
 pub use objects::{
     Change, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service, ServicePort,
     ServiceType, SlicePort, SourceEvent, TrafficPolicy,

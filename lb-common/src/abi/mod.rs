@@ -21,6 +21,7 @@ mod layout;
 #[cfg(feature = "user")]
 mod user;
 
+pub mod capacity;
 pub mod reason;
 
 pub use backend::{Backend, BackendFlags};

@@ -1,0 +1,234 @@
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use lb_common::abi::{BackendFlags, FrontendFlags, FrontendKey};
+
+use super::{
+    Conflict, Family, Inputs,
+    claims::{Claimant, Claims, protocol_name},
+    objects::{Endpoint, ObjectKey, Protocol, Service, ServicePort, ServiceType, TrafficPolicy},
+    topology::{Candidate, Place, categorize},
+};
+
+/// What identifies a service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServicePortName {
+    /// The Service.
+    pub service: ObjectKey,
+    /// Name of the port; empty where it has none.
+    pub port: Arc<str>,
+    /// The port's protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for ServicePortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = if self.port.is_empty() { "" } else { ":" };
+        write!(f, "{}{separator}{}/{}", self.service, self.port, protocol_name(self.protocol))
+    }
+}
+
+/// An endpoint that needs an entry in `BACKENDS*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DesiredBackend<A> {
+    /// Its address.
+    pub address: A,
+    /// Its port.
+    pub port: u16,
+    /// Bits of [`BackendFlags`], as far as this service port is concerned.
+    pub flags: u16,
+}
+
+/// What one service port should be in one IP family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredPort<A> {
+    /// Whose port it is.
+    pub name: ServicePortName,
+    /// Its frontends with their [`FrontendFlags`], ascending. Those that an older Service holds are not among them.
+    pub frontends: Vec<(FrontendKey<A>, u16)>,
+    /// All its endpoints, ascending by address and port. Those in neither list get no new flows but may have old ones:
+    /// any endpoint that exists for TCP; for UDP only one that serves, since kube-proxy cuts the flows of others.
+    pub backends: Vec<DesiredBackend<A>>,
+    /// Positions in `backends` of those that traffic to the whole cluster uses.
+    pub cluster: Vec<u32>,
+    /// Positions in `backends` of those that traffic to this node uses.
+    pub local: Vec<u32>,
+    /// Some usable endpoint exists, in the lists or elsewhere.
+    pub has_endpoints: bool,
+    /// Session affinity timeout in seconds; 0 = none.
+    pub affinity_seconds: u32,
+}
+
+/// What every service port should be, computed from [`Inputs`] one Service at a time.
+///
+/// The only state is who claims which frontend, since that is where Services touch each other.
+#[derive(Debug)]
+pub struct DesiredState {
+    node_name: Arc<str>,
+    claims4: Claims<[u8; 4]>,
+    claims6: Claims<[u8; 16]>,
+}
+
+impl DesiredState {
+    /// The desired state of the node of this name.
+    pub fn new(node_name: impl Into<Arc<str>>) -> Self {
+        Self { node_name: node_name.into(), claims4: Claims::new(), claims6: Claims::new() }
+    }
+
+    /// Takes note of what the `changed` Services claim now. Adds to `changed` those that lose or get a frontend by
+    /// it, and returns the conflicts that are new.
+    pub fn claim(&mut self, inputs: &Inputs, changed: &mut BTreeSet<ObjectKey>) -> Vec<Conflict> {
+        for key in &*changed {
+            let service = inputs.service(key);
+            self.claims4.replace(key, service.map(|service| wanted(key, service)).unwrap_or_default());
+            self.claims6.replace(key, service.map(|service| wanted(key, service)).unwrap_or_default());
+        }
+        let mut conflicts = Vec::new();
+        self.claims4.settle(changed, &mut conflicts);
+        self.claims6.settle(changed, &mut conflicts);
+        conflicts
+    }
+
+    /// The IPv4 ports of a Service, ascending by name; none if it is gone.
+    pub fn ports4(&self, inputs: &Inputs, service: &ObjectKey) -> Vec<DesiredPort<[u8; 4]>> {
+        self.ports(&self.claims4, inputs, service)
+    }
+
+    /// The IPv6 ports of a Service.
+    pub fn ports6(&self, inputs: &Inputs, service: &ObjectKey) -> Vec<DesiredPort<[u8; 16]>> {
+        self.ports(&self.claims6, inputs, service)
+    }
+
+    fn ports<A: Family>(&self, claims: &Claims<A>, inputs: &Inputs, key: &ObjectKey) -> Vec<DesiredPort<A>> {
+        let Some(service) = inputs.service(key) else { return Vec::new() };
+        let zone = inputs.node().and_then(|node| node.zone.as_deref());
+        let place = Place { node: &self.node_name, zone };
+        served_ports::<A>(key, service)
+            .into_iter()
+            .map(|(name, port)| {
+                let mut frontends = frontends(service, port);
+                frontends.retain(|(frontend, _)| claims.holds(frontend, &name));
+                let candidates = candidates(inputs, &name, place);
+                desired_port(name, frontends, &candidates, service.affinity_seconds.unwrap_or(0), place)
+            })
+            .collect()
+    }
+}
+
+/// The ports that are served in a family, by name: none where the Service has no cluster IP. Of two ports of one name
+/// the last counts, as in kube-proxy's map.
+fn served_ports<'a, A: Family>(key: &ObjectKey, service: &'a Service) -> BTreeMap<ServicePortName, &'a ServicePort> {
+    if service.service_type == ServiceType::ExternalName || !service.cluster_ips.iter().any(is_of::<A>) {
+        return BTreeMap::new();
+    }
+    let name = |port: &ServicePort| ServicePortName {
+        service: key.clone(),
+        port: Arc::clone(&port.name),
+        protocol: port.protocol,
+    };
+    service.ports.iter().map(|port| (name(port), port)).collect()
+}
+
+fn is_of<A: Family>(ip: &IpAddr) -> bool {
+    A::from_ip(*ip).is_some()
+}
+
+/// Every frontend that a Service wants.
+fn wanted<A: Family>(key: &ObjectKey, service: &Service) -> Vec<(FrontendKey<A>, Claimant)> {
+    let created = service.created;
+    let ports = served_ports::<A>(key, service);
+    ports
+        .into_iter()
+        .flat_map(|(name, port)| {
+            let claimant = move |(key, _)| (key, Claimant { created, name: name.clone() });
+            frontends::<A>(service, port).into_iter().map(claimant)
+        })
+        .collect()
+}
+
+/// The frontends of a port with their flags, ascending, each once.
+fn frontends<A: Family>(service: &Service, port: &ServicePort) -> Vec<(FrontendKey<A>, u16)> {
+    let local_if = |policy| if policy == TrafficPolicy::Local { FrontendFlags::LOCAL } else { 0 };
+    let internal = local_if(service.internal_policy);
+    let external = FrontendFlags::EXTERNAL | local_if(service.external_policy);
+    let protocol = port.protocol as u8;
+    let load_balancer = service.service_type == ServiceType::LoadBalancer;
+    let has_node_port = load_balancer || service.service_type == ServiceType::NodePort;
+
+    let mut found = BTreeMap::new();
+    let mut add = |ips: &[IpAddr], flags| {
+        // The unspecified address stands for node ports: nobody else may enter it.
+        for address in ips.iter().filter(|ip| !ip.is_unspecified()).filter_map(|ip| A::from_ip(*ip)) {
+            // A cluster IP that is listed as an external IP as well stays what it is.
+            found.entry(FrontendKey::new(address, port.port, protocol)).or_insert(flags);
+        }
+    };
+    add(&service.cluster_ips, internal);
+    add(&service.external_ips, external);
+    if load_balancer {
+        add(&service.load_balancer_ips, external);
+    }
+    if let Some(node_port) = port.node_port.filter(|_| has_node_port) {
+        found.insert(FrontendKey::new(A::UNSPECIFIED, node_port, protocol), external | FrontendFlags::NODE_PORT);
+    }
+    found.into_iter().collect()
+}
+
+/// The endpoints of a service port from all slices, ascending by address and port, each once: of duplicates the one
+/// that does not terminate, then the one that is in the better state.
+fn candidates<'a, A: Family>(inputs: &'a Inputs, name: &ServicePortName, place: Place<'_>) -> Vec<Candidate<'a, A>> {
+    let mut candidates = Vec::new();
+    for slice in inputs.slices_of(&name.service) {
+        for port in slice.ports.iter().filter(|port| port.name == name.port && port.protocol == name.protocol) {
+            candidates.extend(slice.endpoints.iter().filter_map(|endpoint| {
+                let local = endpoint.node_name.as_deref() == Some(place.node);
+                Some(Candidate { address: A::from_ip(endpoint.address)?, port: port.port, local, endpoint })
+            }));
+        }
+    }
+    // Stable: what remains equal is ordered by the names of the slices.
+    candidates.sort_by_key(|candidate| {
+        let Endpoint { ready, serving, terminating, .. } = *candidate.endpoint;
+        (candidate.address, candidate.port, terminating, Reverse((ready, serving, candidate.local)))
+    });
+    candidates.dedup_by_key(|candidate| (candidate.address, candidate.port));
+    candidates
+}
+
+fn desired_port<A: Family>(
+    name: ServicePortName,
+    frontends: Vec<(FrontendKey<A>, u16)>,
+    candidates: &[Candidate<'_, A>],
+    affinity_seconds: u32,
+    place: Place<'_>,
+) -> DesiredPort<A> {
+    let chosen = categorize(candidates, place);
+    let listed: BTreeSet<u32> = chosen.cluster.iter().chain(&chosen.local).copied().collect();
+    let mut backends = Vec::with_capacity(candidates.len());
+    // Where each candidate is among the backends.
+    let mut positions = Vec::with_capacity(candidates.len());
+    for (position, candidate) in (0..).zip(candidates) {
+        positions.push(u32::try_from(backends.len()).unwrap_or(u32::MAX));
+        let selectable = listed.contains(&position);
+        if selectable || name.protocol == Protocol::Tcp || candidate.endpoint.serving {
+            let flags = if selectable { BackendFlags::SELECTABLE } else { 0 };
+            let flags = if candidate.local { flags | BackendFlags::LOCAL } else { flags };
+            backends.push(DesiredBackend { address: candidate.address, port: candidate.port, flags });
+        }
+    }
+    let place_all = |list: Vec<u32>| list.into_iter().map(|position| positions[position as usize]).collect();
+    DesiredPort {
+        name,
+        frontends,
+        backends,
+        cluster: place_all(chosen.cluster),
+        local: place_all(chosen.local),
+        has_endpoints: chosen.has_any,
+        affinity_seconds,
+    }
+}

@@ -1,0 +1,256 @@
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    intern::Interner,
+    objects::{Change, EndpointSlice, Node, ObjectKey, ObjectKind, Service, SourceEvent},
+};
+
+/// What all sources have said, and which Services each event touches.
+///
+/// Objects are stored as they come, indexed so that one Service's slices are found without a search. Nothing may be
+/// derived from them before [`Self::is_complete`]: a Service whose slices have not been listed yet looks like one that
+/// has no endpoints.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Kinds that no source has listed yet.
+    awaited: BTreeSet<ObjectKind>,
+    services: HashMap<ObjectKey, Service>,
+    slices: HashMap<ObjectKey, EndpointSlice>,
+    /// Keys of each Service's slices, ascending.
+    slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
+    node: Option<Node>,
+    names: Interner,
+}
+
+impl Inputs {
+    /// No objects yet, expecting a first list of each of `kinds`.
+    pub fn new(kinds: impl IntoIterator<Item = ObjectKind>) -> Self {
+        Self {
+            awaited: kinds.into_iter().collect(),
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            slices_of: HashMap::new(),
+            node: None,
+            names: Interner::default(),
+        }
+    }
+
+    /// Whether every expected kind has been listed once.
+    pub fn is_complete(&self) -> bool {
+        self.awaited.is_empty()
+    }
+
+    /// Kinds that have not been listed yet, for messages.
+    pub fn awaited(&self) -> impl Iterator<Item = ObjectKind> {
+        self.awaited.iter().copied()
+    }
+
+    /// The Service of this name.
+    pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// Names of all Services, in no particular order.
+    pub fn services(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.services.keys()
+    }
+
+    /// The slices of a Service, in the order of their names.
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key))
+    }
+
+    /// This node.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// Takes in an event and returns the Services whose desired state it may have changed: exactly one for a Service
+    /// or a slice that changed, none for one that did not.
+    pub fn apply(&mut self, event: SourceEvent) -> BTreeSet<ObjectKey> {
+        let mut dirty = BTreeSet::new();
+        match event {
+            SourceEvent::Changed(change) => self.change(change, &mut dirty),
+            SourceEvent::Replaced { kind, objects, rejected } => {
+                for gone in self.missing_from(kind, &objects, &rejected) {
+                    self.change(gone, &mut dirty);
+                }
+                for change in objects {
+                    self.change(change, &mut dirty);
+                }
+                self.awaited.remove(&kind);
+            }
+        }
+        dirty
+    }
+
+    /// Deletions of what is known of `kind` and is neither in `objects` nor in `rejected`.
+    fn missing_from(&self, kind: ObjectKind, objects: &[Change], rejected: &[ObjectKey]) -> Vec<Change> {
+        let mut listed: HashSet<&ObjectKey> = rejected.iter().collect();
+        listed.extend(objects.iter().filter_map(|change| match change {
+            Change::Service(key, _) | Change::EndpointSlice(key, _) => Some(key),
+            Change::Node(_) => None,
+        }));
+        match kind {
+            ObjectKind::Service => {
+                let gone = self.services.keys().filter(|key| !listed.contains(key));
+                gone.map(|key| Change::Service(key.clone(), None)).collect()
+            }
+            ObjectKind::EndpointSlice => {
+                let gone = self.slices.keys().filter(|key| !listed.contains(key));
+                gone.map(|key| Change::EndpointSlice(key.clone(), None)).collect()
+            }
+            ObjectKind::Node if objects.is_empty() && rejected.is_empty() => vec![Change::Node(None)],
+            ObjectKind::Node => Vec::new(),
+        }
+    }
+
+    fn change(&mut self, change: Change, dirty: &mut BTreeSet<ObjectKey>) {
+        match change {
+            Change::Service(key, service) => self.change_service(key, service, dirty),
+            Change::EndpointSlice(key, slice) => self.change_slice(key, slice, dirty),
+            Change::Node(node) => self.change_node(node, dirty),
+        }
+    }
+
+    fn change_service(&mut self, mut key: ObjectKey, service: Option<Service>, dirty: &mut BTreeSet<ObjectKey>) {
+        if self.services.get(&key) == service.as_ref() {
+            return;
+        }
+        match service {
+            Some(mut service) => {
+                self.names.intern(&mut key.namespace);
+                service.ports.iter_mut().for_each(|port| self.names.intern(&mut port.name));
+                self.services.insert(key.clone(), service);
+            }
+            None => drop(self.services.remove(&key)),
+        }
+        dirty.insert(key);
+    }
+
+    fn change_slice(&mut self, mut key: ObjectKey, slice: Option<EndpointSlice>, dirty: &mut BTreeSet<ObjectKey>) {
+        if self.slices.get(&key) == slice.as_ref() {
+            return;
+        }
+        if let Some(old) = self.slices.remove(&key) {
+            if let Some(keys) = self.slices_of.get_mut(&old.service) {
+                keys.retain(|other| *other != key);
+                if keys.is_empty() {
+                    self.slices_of.remove(&old.service);
+                }
+            }
+            dirty.insert(old.service);
+        }
+        if let Some(mut slice) = slice {
+            self.names.intern(&mut key.namespace);
+            self.share_names(&mut slice);
+            dirty.insert(slice.service.clone());
+            let keys = self.slices_of.entry(slice.service.clone()).or_default();
+            keys.insert(keys.partition_point(|other| *other < key), key.clone());
+            keys.shrink_to_fit();
+            self.slices.insert(key, slice);
+        }
+    }
+
+    fn share_names(&mut self, slice: &mut EndpointSlice) {
+        self.names.intern(&mut slice.service.namespace);
+        slice.ports.iter_mut().for_each(|port| self.names.intern(&mut port.name));
+        for endpoint in &mut slice.endpoints {
+            let hints = endpoint.zone_hints.iter_mut().chain(&mut endpoint.node_hints);
+            hints.chain(&mut endpoint.node_name).for_each(|name| self.names.intern(name));
+        }
+        slice.endpoints.shrink_to_fit();
+    }
+
+    /// Of a Node only the zone counts, and only for Services whose endpoints have zone hints. A zone changes so seldom
+    /// that looking through all slices for hints is cheaper than keeping track of them.
+    fn change_node(&mut self, node: Option<Node>, dirty: &mut BTreeSet<ObjectKey>) {
+        let zone = |node: &Option<Node>| node.as_ref().and_then(|node| node.zone.as_ref().map(Arc::clone));
+        if zone(&self.node) != zone(&node) {
+            let hinted = self.slices.values().filter(|slice| slice.endpoints.iter().any(|e| !e.zone_hints.is_empty()));
+            dirty.extend(hinted.map(|slice| slice.service.clone()));
+        }
+        self.node = node;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::{endpoint, key, service, slice};
+
+    fn set(keys: &[&str]) -> BTreeSet<ObjectKey> {
+        keys.iter().map(|name| key(name)).collect()
+    }
+
+    fn slice_change(name: &str, slice: Option<EndpointSlice>) -> SourceEvent {
+        SourceEvent::Changed(Change::EndpointSlice(key(name), slice))
+    }
+
+    fn replaced(kind: ObjectKind, objects: Vec<Change>) -> SourceEvent {
+        SourceEvent::Replaced { kind, objects, rejected: Vec::new() }
+    }
+
+    #[test]
+    fn complete_only_when_every_kind_was_listed_by_whichever_source() {
+        let mut inputs = Inputs::new([ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node]);
+        for kind in [ObjectKind::Node, ObjectKind::EndpointSlice] {
+            inputs.apply(replaced(kind, Vec::new()));
+            assert!(!inputs.is_complete());
+        }
+        inputs.apply(SourceEvent::Changed(Change::Service(key("web"), Some(service("10.96.0.1")))));
+        assert!(!inputs.is_complete(), "one object is not a list");
+        inputs.apply(replaced(ObjectKind::Service, Vec::new()));
+        assert!(inputs.is_complete());
+        assert_eq!(inputs.service(&key("web")), None, "the list did not have it");
+    }
+
+    #[test]
+    fn a_slice_dirties_its_service_and_the_one_that_it_left() {
+        let mut inputs = Inputs::new([]);
+        let web = slice("web", &[endpoint("10.0.0.1")]);
+        assert_eq!(inputs.apply(slice_change("web-1", Some(web.clone()))), set(&["web"]));
+        assert_eq!(inputs.apply(slice_change("web-1", Some(web))), set(&[]), "nothing changed");
+        let moved = slice("api", &[endpoint("10.0.0.1")]);
+        assert_eq!(inputs.apply(slice_change("web-1", Some(moved))), set(&["api", "web"]));
+        assert_eq!(inputs.slices_of(&key("web")).count(), 0);
+        assert_eq!(inputs.slices_of(&key("api")).count(), 1);
+        assert_eq!(inputs.apply(slice_change("web-1", None)), set(&["api"]));
+        assert_eq!(inputs.apply(slice_change("web-1", None)), set(&[]));
+    }
+
+    #[test]
+    fn a_new_list_dirties_what_differs_and_keeps_what_was_rejected() {
+        let mut inputs = Inputs::new([ObjectKind::Service]);
+        let change = |name: &str, ip: &str| Change::Service(key(name), Some(service(ip)));
+        let first = vec![change("a", "10.96.0.1"), change("b", "10.96.0.2"), change("c", "10.96.0.3")];
+        assert_eq!(inputs.apply(replaced(ObjectKind::Service, first)), set(&["a", "b", "c"]));
+
+        let dirty = inputs.apply(SourceEvent::Replaced {
+            kind: ObjectKind::Service,
+            objects: vec![change("a", "10.96.0.1"), change("d", "10.96.0.4")],
+            rejected: vec![key("b")],
+        });
+        assert_eq!(dirty, set(&["c", "d"]));
+        assert_eq!(inputs.service(&key("b")), Some(&service("10.96.0.2")));
+        assert_eq!(inputs.service(&key("c")), None);
+    }
+
+    #[test]
+    fn a_change_of_zone_dirties_services_with_hints_only() {
+        let mut inputs = Inputs::new([]);
+        let mut hinted = endpoint("10.0.0.1");
+        hinted.zone_hints = vec!["a".into()];
+        inputs.apply(slice_change("hinted-1", Some(slice("hinted", &[hinted]))));
+        inputs.apply(slice_change("plain-1", Some(slice("plain", &[endpoint("10.0.0.2")]))));
+
+        let node = |zone: &str, taints: Vec<Arc<str>>| Node { zone: Some(zone.into()), taints, ..Node::default() };
+        let mut change = |node| inputs.apply(SourceEvent::Changed(Change::Node(Some(node))));
+        assert_eq!(change(node("a", Vec::new())), set(&["hinted"]));
+        assert_eq!(change(node("a", vec!["tainted".into()])), set(&[]));
+        assert_eq!(change(node("b", Vec::new())), set(&["hinted"]));
+    }
+}

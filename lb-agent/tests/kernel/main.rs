@@ -1,0 +1,5 @@
+//! What needs a kernel: loading, pinning, attaching, and the maps themselves.
+
+mod loading;
+mod maps;
+mod sandbox;

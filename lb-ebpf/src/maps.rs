@@ -1,0 +1,76 @@
+//! Every map, under the name that the kernel, the pins and `bpftool` know it by.
+//!
+//! Sizes here are the defaults of `lb_common::abi::capacity`; the agent sets those of the tables when it creates them.
+//! Keys and values are described in `lb_common::abi`.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    macros::btf_map,
+};
+use lb_common::abi::{
+    Backend, Config, Flow, Frontend, FrontendKey, Reason, Service, ServiceName, ServiceStats, SocketFrontend,
+    SocketPeer, SocketPeerKey, Tuple, capacity,
+};
+
+type V4 = [u8; 4];
+type V6 = [u8; 16];
+
+const REASONS: usize = Reason::COUNT as usize;
+const FRONTENDS: usize = capacity::FRONTENDS as usize;
+const SERVICES: usize = capacity::SERVICES as usize;
+const SLOTS: usize = capacity::SLOTS as usize;
+const BACKENDS: usize = capacity::BACKENDS as usize;
+const FLOWS: usize = capacity::FLOWS as usize;
+const PEERS: usize = capacity::SOCKET_PEERS as usize;
+const INTERFACES: usize = capacity::INTERFACES as usize;
+/// Elements are allocated when they are written: tables that are mostly empty cost nothing.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
+#[btf_map]
+pub static SOCKETS: SkStorage<SocketFrontend> = SkStorage::new();
+
+#[btf_map]
+pub static FLOWS4: LruHashMap<Tuple<V4>, Flow<V4>, FLOWS> = LruHashMap::new();
+#[btf_map]
+pub static FLOWS6: LruHashMap<Tuple<V6>, Flow<V6>, FLOWS> = LruHashMap::new();
+#[btf_map]
+pub static FRONTENDS4: HashMap<FrontendKey<V4>, Frontend, FRONTENDS, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static FRONTENDS6: HashMap<FrontendKey<V6>, Frontend, FRONTENDS, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SERVICES4: Array<Service, SERVICES> = Array::new();
+#[btf_map]
+pub static SERVICES6: Array<Service, SERVICES> = Array::new();
+#[btf_map]
+pub static SERVICE_NAMES4: HashMap<u32, ServiceName, SERVICES, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SERVICE_NAMES6: HashMap<u32, ServiceName, SERVICES, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SERVICE_STATS4: PerCpuArray<ServiceStats, SERVICES> = PerCpuArray::new();
+#[btf_map]
+pub static SERVICE_STATS6: PerCpuArray<ServiceStats, SERVICES> = PerCpuArray::new();
+#[btf_map]
+pub static SLOTS4: Array<u32, SLOTS> = Array::new();
+#[btf_map]
+pub static SLOTS6: Array<u32, SLOTS> = Array::new();
+#[btf_map]
+pub static BACKENDS4: Array<Backend<V4>, BACKENDS> = Array::new();
+#[btf_map]
+pub static BACKENDS6: Array<Backend<V6>, BACKENDS> = Array::new();
+#[btf_map]
+pub static NODE_ADDRESSES4: HashMap<u32, V4, INTERFACES> = HashMap::new();
+#[btf_map]
+pub static NODE_ADDRESSES6: HashMap<u32, V6, INTERFACES> = HashMap::new();
+#[btf_map]
+pub static NODEPORT_ADDRS4: HashMap<V4, u32, INTERFACES> = HashMap::new();
+#[btf_map]
+pub static NODEPORT_ADDRS6: HashMap<V6, u32, INTERFACES> = HashMap::new();
+#[btf_map]
+pub static SOCKET_PEERS4: LruHashMap<SocketPeerKey<V4>, SocketPeer<V4>, PEERS> = LruHashMap::new();
+#[btf_map]
+pub static SOCKET_PEERS6: LruHashMap<SocketPeerKey<V6>, SocketPeer<V6>, PEERS> = LruHashMap::new();

@@ -83,12 +83,12 @@ pub struct Answer {
 }
 
 impl Outcome {
-    /// The answer. Panics with what came instead.
+    /// The answer. Panics with what came instead, and with who asked whom.
     #[track_caller]
-    pub fn answer(self) -> Answer {
+    pub fn answer(self, path: impl fmt::Display) -> Answer {
         match self {
             Self::Reached(answer) => answer,
-            other => panic!("no server was reached: {other:?}"),
+            other => panic!("{path}: {other:?}"),
         }
     }
 }

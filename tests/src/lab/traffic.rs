@@ -18,16 +18,9 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// How often each host answered.
-    pub backends: BTreeMap<String, u64>,
+    pub answers: BTreeMap<String, u64>,
     /// Exchanges that reached nobody, with what came instead.
     pub failures: Vec<Outcome>,
-}
-
-impl Tally {
-    /// Number of exchanges.
-    pub fn total(&self) -> u64 {
-        self.backends.values().sum::<u64>() + self.failures.len() as u64
-    }
 }
 
 /// One exchange after the other, from one host to one address.
@@ -49,7 +42,7 @@ impl Traffic {
                 let outcome = ask.here();
                 let mut tally = shared.lock().expect("no thread panics with the lock");
                 match outcome {
-                    Outcome::Reached(answer) => *tally.backends.entry(answer.backend).or_default() += 1,
+                    Outcome::Reached(answer) => *tally.answers.entry(answer.backend).or_default() += 1,
                     failure => tally.failures.push(failure),
                 }
             }
@@ -69,7 +62,7 @@ impl Traffic {
 
     /// Forgets who answered so far, but no failure.
     pub fn forget_answers(&self) {
-        self.tally.lock().expect("no thread panics with the lock").backends.clear();
+        self.tally.lock().expect("no thread panics with the lock").answers.clear();
     }
 }
 

@@ -8,6 +8,7 @@ use lb_tests::lab::{
     cluster::Cluster,
     manifest::Service,
     sandbox::Sandbox,
+    server::ECHO_PORT,
 };
 
 /// A Service with one endpoint, so that a client knows who must answer.
@@ -21,15 +22,11 @@ fn reaches_transparently(client: &Host, service: &Service, pod: &Host) {
     for (family, transport) in ways() {
         let path = format!("{} to {} over {family} {transport}", client.name(), service.name());
         let to = service.cluster_address(family, transport);
-        match Ask::new(transport, to).from(client) {
-            Outcome::Reached(answer) => {
-                assert_eq!(answer.backend, pod.name(), "{path}");
-                assert_eq!(answer.peer, to, "{path}: what the client believes it talked to");
-                let client = SocketAddr::new(client.address(family), answer.local.port());
-                assert_eq!(answer.client_seen, client, "{path}: what the pod saw of the client");
-            }
-            other => panic!("{path}: {other:?}"),
-        }
+        let answer = Ask::new(transport, to).from(client).answer(&path);
+        assert_eq!(answer.backend, pod.name(), "{path}");
+        assert_eq!(answer.peer, to, "{path}: what the client believes it talked to");
+        let client = SocketAddr::new(client.address(family), answer.local.port());
+        assert_eq!(answer.client_seen, client, "{path}: what the pod saw of the client");
     }
 }
 
@@ -62,18 +59,14 @@ pub(crate) fn a_pod_reaches_itself_through_its_service(sandbox: Sandbox) {
         for (family, transport) in ways() {
             let path = format!("{} to itself over {family} {transport}", client.name());
             let to = service.cluster_address(family, transport);
-            match Ask::new(transport, to).from(client) {
-                Outcome::Reached(answer) => {
-                    assert_eq!(answer.backend, client.name(), "{path}");
-                    assert_eq!(answer.peer, to, "{path}");
-                    // A packet whose addresses are both the pod's own could not leave it: the node lends its address.
-                    // The socket hooks let the pod connect to itself without leaving it.
-                    let is_packet_path = client.name() == node1.vm.name() || !is_tcp(transport);
-                    let seen = if is_packet_path { &node1.host } else { client };
-                    assert_eq!(answer.client_seen.ip(), seen.address(family), "{path}");
-                }
-                other => panic!("{path}: {other:?}"),
-            }
+            let answer = Ask::new(transport, to).from(client).answer(&path);
+            assert_eq!(answer.backend, client.name(), "{path}");
+            assert_eq!(answer.peer, to, "{path}");
+            // A packet whose addresses are both the pod's own could not leave it: the node lends its address. The
+            // socket hooks let the pod connect to itself without leaving it.
+            let by_socket_hook = client.name() != node1.vm.name() && is_tcp(transport);
+            let seen = if by_socket_hook { client } else { &node1.host };
+            assert_eq!(answer.client_seen.ip(), seen.address(family), "{path}");
         }
     }
 }
@@ -118,10 +111,7 @@ pub(crate) fn large_transfers_through_a_service_arrive_whole(sandbox: Sandbox) {
             // As much as fits into a packet of 1500 bytes with the headers of IPv6, and nearly nothing.
             for size in [1452, 1] {
                 let ask = Ask::new(Transport::Udp, service.cluster_address(family, Transport::Udp));
-                match ask.datagram_size(size).from(client) {
-                    Outcome::Reached(_) => {}
-                    other => panic!("{path}: {size} bytes: {other:?}"),
-                }
+                ask.datagram_size(size).from(client).answer(format_args!("{path}: {size} bytes"));
             }
         }
     }
@@ -133,9 +123,9 @@ pub(crate) fn fragments_that_are_for_no_service_pass(sandbox: Sandbox) {
     let cluster = Cluster::start(lab, [&service]);
     let [node1, node2] = cluster.nodes();
     for family in Family::BOTH {
-        let to = SocketAddr::new(node2.pods[0].address(family), lb_tests::lab::server::ECHO_PORT);
+        let to = SocketAddr::new(node2.pods[0].address(family), ECHO_PORT);
         for client in [&node1.pods[0], &node1.vm, &node1.host, &cluster.lab.client] {
-            Ask::new(Transport::Udp, to).datagram_size(4000).from(client).answer();
+            Ask::new(Transport::Udp, to).datagram_size(4000).from(client).answer(client.name());
         }
     }
 }

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use lb_tests::lab::{
     Family, Lab, ReversePathFilter, UPLINK,
     capture::Capture,
-    client::{Answer, Ask, Conversation, Outcome, Transport, ways},
+    client::{Ask, Conversation, Outcome, Transport, ways},
     cluster::Cluster,
     manifest::Service,
     sandbox::Sandbox,
+    server::{ECHO_PORT, HTTP_PORT},
 };
 
 /// A cluster with two Services, of one pod of node1 and of one of node2.
@@ -34,25 +35,18 @@ fn from_outside(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) {
     for (family, transport) in ways() {
         let to = local.node_port_address(&node1.host, family, transport);
         let answer =
-            reached(Ask::new(transport, to).from(client), &format!("{to} over {transport}, backend on the node"));
+            Ask::new(transport, to).from(client).answer(format_args!("{to} over {transport}, backend on the node"));
         assert_eq!(answer.backend, node1.pods[0].name());
         assert_eq!(answer.peer, to);
         assert_eq!(answer.client_seen, SocketAddr::new(client.address(family), answer.local.port()));
 
         let to = remote.node_port_address(&node1.host, family, transport);
         let answer =
-            reached(Ask::new(transport, to).from(client), &format!("{to} over {transport}, backend elsewhere"));
+            Ask::new(transport, to).from(client).answer(format_args!("{to} over {transport}, backend elsewhere"));
         assert_eq!(answer.backend, node2.pods[0].name());
         assert_eq!(answer.peer, to);
         assert_eq!(answer.client_seen.ip(), node1.host.address(family));
         assert_in_pool(answer.client_seen.port());
-    }
-}
-
-fn reached(outcome: Outcome, path: &str) -> Answer {
-    match outcome {
-        Outcome::Reached(answer) => answer,
-        other => panic!("{path}: {other:?}"),
     }
 }
 
@@ -70,12 +64,12 @@ pub(crate) fn the_wire_shows_right_addresses_and_checksums(sandbox: Sandbox) {
     let at_node1 = Capture::start(&cluster.lab.router, node1.host.name());
     for (family, transport) in ways() {
         let to = remote.node_port_address(&node1.host, family, transport);
-        let answer = reached(Ask::new(transport, to).from(client), &format!("{to} over {transport}"));
+        let answer = Ask::new(transport, to).from(client).answer(format_args!("{to} over {transport}"));
         let [client_port, node_port, lent_port, pod_port] = [
             answer.local.port(),
             to.port(),
             answer.client_seen.port(),
-            if transport == Transport::Http { 8080 } else { 9000 },
+            if transport == Transport::Http { HTTP_PORT } else { ECHO_PORT },
         ];
         let [client_ip, node_ip, pod_ip] = [client, &node1.host, pod].map(|host| host.address(family));
         let legs = [
@@ -105,7 +99,7 @@ pub(crate) fn pods_and_nodes_reach_node_ports_of_every_node(sandbox: Sandbox) {
                 for entered in [node1, node2] {
                     let to = service.node_port_address(&entered.host, family, transport);
                     let path = format!("{} to {to} of {} over {transport}", client.name(), service.name());
-                    let answer = reached(Ask::new(transport, to).from(client), &path);
+                    let answer = Ask::new(transport, to).from(client).answer(&path);
                     assert_eq!(answer.backend, node.pods[0].name(), "{path}");
                     assert_eq!(answer.peer, to, "{path}");
                 }
@@ -123,7 +117,7 @@ pub(crate) fn a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend
     for family in Family::BOTH {
         for transport in [Transport::Tcp, Transport::Udp] {
             let to = service.node_port_address(&node1.host, family, transport);
-            let answer = reached(Ask::new(transport, to).from(client), &format!("{to} over {transport}"));
+            let answer = Ask::new(transport, to).from(client).answer(format_args!("{to} over {transport}"));
             assert_eq!(answer.client_seen.ip(), client.address(family));
             let to = service.node_port_address(&node2.host, family, transport);
             assert_eq!(Ask::new(transport, to).from(client), Outcome::TimedOut, "{to} over {transport}");
@@ -136,13 +130,12 @@ pub(crate) fn large_transfers_from_outside_arrive_whole(sandbox: Sandbox) {
     let [node1, _] = cluster.nodes();
     for family in Family::BOTH {
         for service in &services {
-            let path = format!("to {} over {family}", service.name());
             let to = service.node_port_address(&node1.host, family, Transport::Tcp);
+            let path = format!("{} at {to}", service.name());
             let opened = Conversation::open(&cluster.lab.client, to);
             let conversation = opened.unwrap_or_else(|outcome| panic!("{path}: {outcome:?}"));
             conversation.send_and_check(10_000_000).unwrap_or_else(|error| panic!("{path}: {error}"));
-            let ask = Ask::new(Transport::Udp, to).datagram_size(1452);
-            reached(ask.from(&cluster.lab.client), &path);
+            Ask::new(Transport::Udp, to).datagram_size(1452).from(&cluster.lab.client).answer(&path);
         }
     }
 }

@@ -21,8 +21,8 @@ pub(crate) fn all_hosts_reach_all_pods_without_services(sandbox: Sandbox) {
         for client in lab.hosts() {
             for pod in lab.all_pods() {
                 let to = SocketAddr::new(pod.address(family), port);
-                let answer = Ask::new(transport, to).from(client).answer();
                 let path = format!("{} to {} over {transport}", client.name(), pod.name());
+                let answer = Ask::new(transport, to).from(client).answer(&path);
                 assert_eq!(answer.backend, pod.name(), "{path}");
                 assert_eq!(answer.client_seen, SocketAddr::new(client.address(family), answer.local.port()), "{path}");
                 assert_eq!(answer.peer, to, "{path}");
@@ -40,7 +40,7 @@ pub(crate) fn wires_carry_full_checksums_and_pod_interfaces_do_not(sandbox: Sand
     let pod_interface = Capture::start(&node1.host, client.name());
     for (family, transport) in ways().filter(|(_, transport)| *transport != Transport::Http) {
         let to = SocketAddr::new(server.address(family), ECHO_PORT);
-        let answer = Ask::new(transport, to).from(client).answer();
+        let answer = Ask::new(transport, to).from(client).answer(format_args!("{family} {transport}"));
         let request = (Some((answer.local.port(), ECHO_PORT)), server.address(family));
         let on_wire = wire.wait_for("request", |packet| (packet.ports, packet.destination) == request);
         let from_pod = pod_interface.wait_for("request", |packet| (packet.ports, packet.destination) == request);
@@ -82,7 +82,10 @@ pub(crate) fn large_transfers_and_fragments_arrive_whole(sandbox: Sandbox) {
                 .send_and_check(10_000_000)
                 .expect("all comes back");
             for size in [1400, 4000] {
-                Ask::new(Transport::Udp, to).datagram_size(size).from(client).answer();
+                Ask::new(Transport::Udp, to)
+                    .datagram_size(size)
+                    .from(client)
+                    .answer(format_args!("{size} bytes to {to}"));
             }
         }
     }

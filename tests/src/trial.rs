@@ -39,6 +39,8 @@ pub enum Body {
     Sandboxed(fn(Sandbox)),
     /// In the harness: for tests of the sandbox itself.
     Outside(fn()),
+    /// In a sandbox, and only when another test starts it by [`command`].
+    Fixture(fn(Sandbox)),
 }
 
 /// The tests of a file, each named like its function: `sandboxed!(routing: hosts_reach_each_other, …)`.
@@ -65,19 +67,18 @@ pub fn main(tests: Vec<Test>) -> ExitCode {
     if arguments.next().as_deref() == Some(EXACT) {
         let name = arguments.next().unwrap_or_default();
         return match tests.iter().find(|test| test.name == name).map(|test| test.body) {
-            Some(Body::Sandboxed(body)) => run_sandboxed(body),
-            _ => panic!("no sandboxed test is named {name:?}"),
+            Some(Body::Sandboxed(body) | Body::Fixture(body)) => run_sandboxed(body),
+            Some(Body::Outside(_)) | None => panic!("no sandboxed test is named {name:?}"),
         };
     }
     lab::sweep();
-    let trials = tests.into_iter().map(|Test { name, body }| {
-        Trial::ignorable_test(name, move || match body {
-            Body::Sandboxed(_) => judge(name),
-            Body::Outside(body) => {
-                body();
-                Ok(Completion::Completed)
-            }
-        })
+    let trials = tests.into_iter().filter_map(|Test { name, body }| match body {
+        Body::Sandboxed(_) => Some(Trial::ignorable_test(name, move || judge(name))),
+        Body::Outside(body) => Some(Trial::test(name, move || {
+            body();
+            Ok(())
+        })),
+        Body::Fixture(_) => None,
     });
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.collect());
     lab::sweep();

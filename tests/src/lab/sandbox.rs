@@ -81,7 +81,8 @@ pub(super) fn mount_bpffs(path: &Path) {
 }
 
 fn make_mounts_private() {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("make mounts private");
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .expect("make mounts private");
     mount_new("proc", Path::new("/proc"));
     mount_new("tmpfs", Path::new("/run"));
     fs::create_dir(NETNS_DIRECTORY).expect("mkdir in a new tmpfs");

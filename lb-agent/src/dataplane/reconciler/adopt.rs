@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use lb_common::abi::{BackendFlags, Service, ServiceName, SlotRange};
 
-use super::{
-    Capacities, Existing, Reconciler,
-    backends::Reference,
-    reconciler::{Applied, Garbage, Tuning},
-    tracker::Tracker,
+use super::{Applied, Garbage, Reconciler, Tuning};
+use crate::{
+    dataplane::{Capacities, Existing, backends::Reference, tracker::Tracker},
+    model::{Family, ObjectKey, Protocol, ServicePortName},
 };
-use crate::model::{Family, ObjectKey, Protocol, ServicePortName};
 
 impl<A: Family> Reconciler<A> {
     /// A reconciler of maps that hold `existing`: indices and generations stay, so that the first synchronization

@@ -17,6 +17,9 @@ impl<A: Family> Reconciler<A> {
     /// What does not make sense (a range beyond the table or shared with another service, a slot without a backend, a
     /// second index of the same name) is not taken over: it stays as it is until its service port has been written
     /// anew, then it is removed.
+    ///
+    /// What the former agent freed last is not known, and may be reused at once: no program runs as long as an agent
+    /// takes to start.
     pub fn adopt(capacities: Capacities, existing: Existing<A>, tuning: Tuning) -> Self {
         let Existing { frontends, services, slots, backends, node_addresses, node_port_addresses } = existing;
         let mut this = Self::empty(capacities, tuning);

@@ -161,6 +161,8 @@ impl<A: Family> Reconciler<A> {
         let index = match before {
             Some((index, _)) => {
                 if value != old {
+                    // Three words, each written at once but not all together: a reader may find the lists of now with
+                    // the flags of before, and so drop one packet instead of refusing it, or the reverse.
                     maps.set_service(index, value)?;
                     self.writes += 1;
                 }

@@ -11,4 +11,8 @@
 
 pub mod controller;
 pub mod dataplane;
+pub mod loader;
 pub mod model;
+pub mod network;
+pub mod object;
+pub mod source;

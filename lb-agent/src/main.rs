@@ -1,2 +1,11 @@
 //! `lb-agent`: see `lb-agent --help`.
-fn main() {}
+
+mod cli;
+mod health;
+mod run;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -10,6 +10,8 @@
 //! in one's complement arithmetic, which is associative and commutative: all changes add up to one [`Diff`], applied
 //! once. One's complement sums do not care about byte order (RFC 1071 §2 B), so words are taken as they lie in memory.
 
+use crate::abi::halves;
+
 /// What changed, as the one's complement sum of every `~m + m'`: 32 bits wide and not yet folded, which is the form
 /// that `bpf_l3_csum_replace` and `bpf_l4_csum_replace` take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,9 +44,16 @@ impl Diff {
     /// Adds the replacement of an IPv6 address.
     #[inline(always)]
     pub const fn ipv6(self, old: [u8; 16], new: [u8; 16]) -> Self {
-        let [old0, old1, old2, old3] = words(old);
-        let [new0, new1, new2, new3] = words(new);
-        self.word32(old0, new0).word32(old1, new1).word32(old2, new2).word32(old3, new3)
+        let [old0, old1] = halves(old);
+        let [new0, new1] = halves(new);
+        self.word64(old0, new0).word64(old1, new1)
+    }
+
+    /// Adds the replacement of two 32-bit words.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+    const fn word64(self, old: u64, new: u64) -> Self {
+        self.word32(old as u32, new as u32).word32((old >> 32) as u32, (new >> 32) as u32)
     }
 
     /// Adds all the changes of another difference.
@@ -66,18 +75,13 @@ impl Diff {
     pub const fn apply(self, old: u16) -> u16 {
         !fold(self.to_u32() as u64 + (!old) as u64)
     }
-}
 
-/// Four 32-bit words as they lie in memory.
-#[inline(always)]
-const fn words(address: [u8; 16]) -> [u32; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-    [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
-    ]
+    /// The value that replaces `old` where the field holds an unfinished sum (the pseudo header's alone, neither
+    /// complemented nor complete), as the kernel leaves it for the device to finish (`CHECKSUM_PARTIAL`).
+    #[inline(always)]
+    pub const fn apply_partial(self, old: u16) -> u16 {
+        fold(self.to_u32() as u64 + old as u64)
+    }
 }
 
 /// Folds a one's complement sum to 16 bits.

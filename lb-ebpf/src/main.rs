@@ -1,2 +1,66 @@
-//! Not written yet.
+//! The programs: one entry point per hook, each a table from outcome to verdict (`programs`). The work is in the
+//! modules, which are generic over the hook and over the IP family:
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `path` | the walk of a packet: known flow, new flow, refusal |
+//! | `packet` | parses headers into plain values; the only place that touches packet memory |
+//! | `flow` | the flow table |
+//! | `balance` | frontend → service → backend |
+//! | `rewrite` | replaces addresses and ports, checksums included |
+//! | `snat` | source ports for masquerading |
+//! | `forward` | the way out of the node |
+//! | `refuse` | RST, ICMP and `ICMPv6` port unreachable |
+//! | `socket` | the cgroup socket hooks |
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(unreachable_pub, reason = "what the object exports is `pub` by the rules of aya's macros")
+)]
+
+#[cfg(target_arch = "bpf")]
+mod balance;
+#[cfg(target_arch = "bpf")]
+mod count;
+#[cfg(target_arch = "bpf")]
+mod family;
+#[cfg(target_arch = "bpf")]
+mod flow;
+#[cfg(target_arch = "bpf")]
+mod forward;
+#[cfg(target_arch = "bpf")]
+mod hook;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod path;
+#[cfg(target_arch = "bpf")]
+mod programs;
+#[cfg(target_arch = "bpf")]
+mod refuse;
+#[cfg(target_arch = "bpf")]
+mod rewrite;
+#[cfg(target_arch = "bpf")]
+mod snat;
+#[cfg(target_arch = "bpf")]
+mod socket;
+
+/// `cargo build --workspace` compiles this package for the host, too, where it is empty.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never linked: the build fails if the object holds a panic (`cargo xtask test`).
+    loop {}
+}
+
+/// Some helpers are only for programs under a GPL-compatible license (`gpl_only` in `kernel/bpf/helpers.c`).
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

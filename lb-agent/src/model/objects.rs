@@ -174,6 +174,26 @@ pub enum Change {
     Node(Option<Node>),
 }
 
+impl Change {
+    /// The change that says that an object is gone.
+    pub fn gone(kind: ObjectKind, key: ObjectKey) -> Self {
+        match kind {
+            ObjectKind::Service => Self::Service(key, None),
+            ObjectKind::EndpointSlice => Self::EndpointSlice(key, None),
+            ObjectKind::Node => Self::Node(None),
+        }
+    }
+
+    /// Whether the object exists after the change.
+    pub fn exists(&self) -> bool {
+        match self {
+            Self::Service(_, state) => state.is_some(),
+            Self::EndpointSlice(_, state) => state.is_some(),
+            Self::Node(state) => state.is_some(),
+        }
+    }
+}
+
 /// Why an object, or a part of it, was not taken. The object's last good state stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{} {object}{}: {field}: {problem}", kind.name(), origin.as_deref().map(|origin| format!(" in {origin}")).unwrap_or_default())]

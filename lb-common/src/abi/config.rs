@@ -29,13 +29,3 @@ pub struct Config {
     /// Always zero.
     pub pad: u32,
 }
-
-/// Whether packets are logged, one line each, by aya-log: the constant `TRACE` in `.rodata`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum TraceMode {
-    /// The verifier removes all logging.
-    Off = 0,
-    /// New flows, refusals and drops.
-    On = 1,
-}

@@ -1,5 +1,4 @@
-use super::{Address, Tuple};
-use crate::hash;
+use super::Tuple;
 
 /// The places where a packet meets our programs. A [`Flow`] names those at which it applies, since a packet passes
 /// several: a reply from a local backend, for instance, enters by the backend's interface and must only be translated
@@ -27,6 +26,16 @@ pub enum FlowAction {
     Forward = 2,
 }
 
+/// Which way the packets of an entry go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FlowDirection {
+    /// From the client to the frontend. Only requests are given another backend.
+    Request = 0,
+    /// From the backend to the client.
+    Reply = 1,
+}
+
 /// What has been seen of a TCP connection, as bits; both entries of a flow note their own direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpState;
@@ -45,11 +54,11 @@ impl TcpState {
 /// Value of `FLOWS*`: what becomes of the packets of one direction of one flow.
 ///
 /// The programs read values that another CPU may be reusing for another flow (preallocated hash maps hand elements
-/// out again at once, `kernel/bpf/hashtab.c`). `owner` is written first and must be read last: see [`Flow::owned_by`].
+/// out again at once, `kernel/bpf/hashtab.c`). `owner` is written first and must be read last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Flow<A> {
-    /// [`hash::owner`] of the key that this value was written for.
+    /// [`hash::owner`](crate::hash::owner) of the key that this value was written for.
     pub owner: u32,
     /// A [`FlowAction`].
     pub action: u8,
@@ -57,8 +66,8 @@ pub struct Flow<A> {
     pub hooks: u8,
     /// Bits of [`TcpState`]; 0 for UDP.
     pub tcp_state: u8,
-    /// Always zero.
-    pub pad: u8,
+    /// A [`FlowDirection`].
+    pub direction: u8,
     /// The tuple that replaces the key's.
     pub to: Tuple<A>,
     /// Index in `BACKENDS*`.
@@ -71,12 +80,4 @@ pub struct Flow<A> {
     pub pad2: u32,
     /// `bpf_jiffies64` of the last packet.
     pub last_seen: u64,
-}
-
-impl<A: Address> Flow<A> {
-    /// Whether the value was written for `key`. Only meaningful on a copy whose `owner` was read after all the rest.
-    #[inline(always)]
-    pub fn owned_by(&self, key: &Tuple<A>) -> bool {
-        self.owner == hash::owner(key)
-    }
 }

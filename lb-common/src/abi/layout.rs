@@ -21,14 +21,14 @@ macro_rules! layout {
 fn the_layout_is_that_of_abi_version_1() {
     assert_eq!(ABI_VERSION, 1);
 
-    layout!(Tuple<V4>, 16, src: V4 = 0, dst: V4 = 4, src_port: u16 = 8, dst_port: u16 = 10, protocol: u8 = 12, pad: [u8; 3] = 13);
-    layout!(Tuple<V6>, 40, src: V6 = 0, dst: V6 = 16, src_port: u16 = 32, dst_port: u16 = 34, protocol: u8 = 36, pad: [u8; 3] = 37);
+    layout!(Tuple<V4>, 16, src: V4 = 0, dst: V4 = 4, src_port: u16 = 8, dst_port: u16 = 10, protocol: u32 = 12);
+    layout!(Tuple<V6>, 40, src: V6 = 0, dst: V6 = 16, src_port: u16 = 32, dst_port: u16 = 34, protocol: u32 = 36);
     layout!(
-        Flow<V4>, 48, owner: u32 = 0, action: u8 = 4, hooks: u8 = 5, tcp_state: u8 = 6, pad: u8 = 7, to: Tuple<V4> = 8,
+        Flow<V4>, 48, owner: u32 = 0, action: u8 = 4, hooks: u8 = 5, tcp_state: u8 = 6, direction: u8 = 7, to: Tuple<V4> = 8,
         backend: u32 = 24, generation: u32 = 28, service: u32 = 32, pad2: u32 = 36, last_seen: u64 = 40,
     );
     layout!(
-        Flow<V6>, 72, owner: u32 = 0, action: u8 = 4, hooks: u8 = 5, tcp_state: u8 = 6, pad: u8 = 7, to: Tuple<V6> = 8,
+        Flow<V6>, 72, owner: u32 = 0, action: u8 = 4, hooks: u8 = 5, tcp_state: u8 = 6, direction: u8 = 7, to: Tuple<V6> = 8,
         backend: u32 = 48, generation: u32 = 52, service: u32 = 56, pad2: u32 = 60, last_seen: u64 = 64,
     );
     layout!(FrontendKey<V4>, 8, address: V4 = 0, port: u16 = 4, protocol: u8 = 6, pad: u8 = 7);

@@ -21,16 +21,18 @@ mod layout;
 #[cfg(feature = "user")]
 mod user;
 
+pub mod capacity;
 pub mod reason;
 
 pub use backend::{Backend, BackendFlags};
-pub use config::{Config, MAX_PORT_RANGES, PortRange, TraceMode};
-pub use flow::{Flow, FlowAction, Hook, TcpState};
+pub use config::{Config, MAX_PORT_RANGES, PortRange};
+pub use flow::{Flow, FlowAction, FlowDirection, Hook, TcpState};
 pub use frontend::{Frontend, FrontendFlags, FrontendKey};
-pub use reason::Reason;
+pub use reason::{Disposition, Reason};
 pub use service::{Service, ServiceFlags, ServiceStats, SlotRange};
 pub use service_name::{MAX_LABEL, ServiceName};
 pub use socket::{PeerDirection, SocketFrontend, SocketPeer, SocketPeerKey};
+pub(crate) use tuple::halves;
 pub use tuple::{Address, Protocol, Tuple};
 
 /// Version of all layouts in this module. It names the directory of the pins, so that an agent never reads maps of

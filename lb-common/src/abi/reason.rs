@@ -73,9 +73,9 @@ reasons! {
     VlanForward = 14, Pass, "vlan_forward";
     /// A packet to refuse to which no answer may be sent (a RST, an ICMP error, an answer that would not fit).
     Unanswerable = 15, Drop, "unanswerable";
-    /// The frontend's value was reused while it was read, twice.
+    /// The frontend's element was given to another frontend while it was read.
     FrontendRaced = 16, Drop, "frontend_raced";
-    /// The socket's exchange could not be remembered; its answers will show the backend's address.
+    /// The socket's exchange could not be remembered: its answers would come from an address that it did not ask.
     SocketStateFull = 17, Drop, "socket_state_full";
 }
 

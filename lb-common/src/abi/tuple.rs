@@ -23,12 +23,18 @@ impl Address for [u8; 16] {
 
     #[inline(always)]
     fn fold(self) -> u64 {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self;
-        let high = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        let low = u64::from_le_bytes([i, j, k, l, m, n, o, p]);
+        let [low, high] = halves(self).map(u64::from_le);
         // The multiplication keeps addresses that differ by swapped halves apart.
-        high.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ low
+        low.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ high
     }
+}
+
+/// An IPv6 address as two words as they lie in memory. Not byte by byte: what is taken apart in bytes stays so in a
+/// program for the BPF target.
+#[inline(always)]
+pub(crate) const fn halves(address: [u8; 16]) -> [u64; 2] {
+    // SAFETY: both are 16 bytes of which every bit pattern is a value.
+    unsafe { core::mem::transmute(address) }
 }
 
 /// The transport protocols that are balanced, by their IANA numbers.
@@ -65,23 +71,21 @@ pub struct Tuple<A> {
     pub src_port: u16,
     /// Destination port.
     pub dst_port: u16,
-    /// IANA protocol number, see [`Protocol`].
-    pub protocol: u8,
-    /// Always zero: hash keys are compared byte by byte.
-    pub pad: [u8; 3],
+    /// IANA protocol number, see [`Protocol`]. As wide as the alignment, so that there is no padding to keep zero.
+    pub protocol: u32,
 }
 
 impl<A: Address> Tuple<A> {
     /// A tuple from its parts.
     #[inline(always)]
     pub const fn new(src: A, src_port: u16, dst: A, dst_port: u16, protocol: u8) -> Self {
-        Self { src, dst, src_port, dst_port, protocol, pad: [0; 3] }
+        Self { src, dst, src_port, dst_port, protocol: protocol as u32 }
     }
 
     /// The tuple of the packets that answer this one.
     #[inline(always)]
     #[must_use]
     pub const fn reversed(&self) -> Self {
-        Self::new(self.dst, self.dst_port, self.src, self.src_port, self.protocol)
+        Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port, protocol: self.protocol }
     }
 }

@@ -1,8 +1,8 @@
 //! What user space needs to read and write the types as map data.
 
 use super::{
-    Backend, Config, Flow, Frontend, FrontendKey, Service, ServiceName, ServiceStats, SocketFrontend, SocketPeer, SocketPeerKey,
-    Tuple,
+    Backend, Config, Flow, Frontend, FrontendKey, Service, ServiceName, ServiceStats, SocketFrontend, SocketPeer,
+    SocketPeerKey, Tuple,
 };
 
 macro_rules! pod {

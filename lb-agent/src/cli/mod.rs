@@ -1,0 +1,83 @@
+//! The command line.
+
+mod cleanup;
+mod output;
+mod run;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Error, Result};
+use clap::{Args, Parser, Subcommand};
+use lb_agent::{
+    loader::{LoaderError, Pins},
+    network::NetworkError,
+    source::{kubernetes::ConnectError, manifests::ManifestsError},
+};
+
+/// Bad configuration: `EX_USAGE` of `sysexits.h`.
+const EX_USAGE: u8 = 64;
+
+/// Balances the Services of a Kubernetes cluster on this node, in eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "lb-agent", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Load the data plane, or take it over, and keep it up to date until a signal ends the agent; the data plane stays.
+    Run(Box<run::Arguments>),
+    /// Detach and remove all that `run` left in the kernel.
+    Cleanup(PinArguments),
+}
+
+/// Where the maps are.
+#[derive(Debug, Args)]
+struct PinArguments {
+    /// Mount point of the bpffs that holds the maps and links.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", env = "LB_BPFFS")]
+    bpffs: PathBuf,
+}
+
+impl PinArguments {
+    fn pins(&self) -> Pins {
+        Pins::new(&self.bpffs)
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come as errors, too. Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lb-agent: {error:#}");
+            if is_usage(&error) { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Run(arguments) => arguments.run(),
+        Command::Cleanup(arguments) => cleanup::run(&arguments.pins()),
+    }
+}
+
+/// Whether a flag is to blame, which the message names.
+fn is_usage(error: &Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(LoaderError::Cgroup { .. } | LoaderError::NoBpffs { .. }))
+            || matches!(cause.downcast_ref(), Some(NetworkError::NoDevice { .. }))
+            || cause.is::<ManifestsError>()
+            || cause.is::<ConnectError>()
+    })
+}

@@ -1,0 +1,49 @@
+//! `/healthz` and `/livez`, on the port where kube-proxy has them.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, http::StatusCode, routing::get};
+use tokio::net::TcpListener;
+
+/// Pause before an address that is in use is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Whether the maps have been brought up to date once.
+pub(crate) type Synchronized = Arc<AtomicBool>;
+
+/// Serves until the process ends. An address that cannot be had is said once, and tried again: the data plane is worth
+/// more than its probe.
+pub(crate) async fn serve(address: SocketAddr, synchronized: Synchronized) {
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => tracing::error!("--healthz-bind-address {address}: {error}; trying again"),
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    // Only accepting can fail, and axum goes on after that.
+    if let Err(error) = axum::serve(listener, router(synchronized)).await {
+        tracing::error!("--healthz-bind-address {address}: {error}");
+    }
+}
+
+fn router(synchronized: Synchronized) -> Router {
+    let answer = move || {
+        let ready = synchronized.load(Ordering::Relaxed);
+        async move {
+            if ready {
+                (StatusCode::OK, "ok\n")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "the maps have not been synchronized yet\n")
+            }
+        }
+    };
+    Router::new().route("/healthz", get(answer.clone())).route("/livez", get(answer))
+}

@@ -1,0 +1,55 @@
+use std::{fs, io, path::Path};
+
+use super::{
+    LoaderError, PINNED, Pins,
+    attach::{attached, detach_clsact, files, interfaces},
+    pins::pin_error,
+    syscall::{self, Pinned},
+};
+
+/// Takes the data plane away: detaches every program of ours, and removes every pin and directory of ours. What it
+/// does not know is left, and returned.
+pub fn cleanup(pins: &Pins) -> Result<Vec<std::path::PathBuf>, LoaderError> {
+    if pins.root().exists() {
+        let _lock = pins.lock()?;
+        for (path, _, _) in attached(pins)? {
+            remove(&path)?;
+        }
+        for name in super::PROGRAMS {
+            let path = pins.program(name);
+            if matches!(syscall::inspect(&path), Ok(Pinned::Program)) {
+                remove(&path)?;
+            }
+        }
+        for name in PINNED {
+            let path = pins.map(name);
+            if matches!(syscall::inspect(&path), Ok(Pinned::Map)) {
+                remove(&path)?;
+            }
+        }
+    }
+    for index in interfaces()? {
+        detach_clsact(index)?;
+    }
+
+    let mut left = Vec::new();
+    for dir in [&pins.links(), &pins.programs(), &pins.maps(), pins.root()] {
+        left.extend(files(dir)?.into_iter().filter(|path| !path.is_dir()));
+        remove_empty(dir)?;
+    }
+    if let Some(ours) = pins.root().parent() {
+        remove_empty(ours)?;
+    }
+    Ok(left)
+}
+
+fn remove(path: &Path) -> Result<(), LoaderError> {
+    fs::remove_file(path).map_err(|source| pin_error("removing", path, source))
+}
+
+fn remove_empty(dir: &Path) -> Result<(), LoaderError> {
+    match fs::remove_dir(dir) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+        result => result.map_err(|source| pin_error("removing", dir, source)),
+    }
+}

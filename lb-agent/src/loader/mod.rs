@@ -1,0 +1,216 @@
+//! Brings the programs and maps into the kernel, and takes over those that an earlier agent left there.
+//!
+//! Maps are pinned and adopted by name; programs are loaded anew by each agent and put in place of the old ones
+//! through their pinned links, each replacement being atomic. So the data plane works while no agent runs, and open
+//! connections do not notice a new one.
+//!
+//! ```text
+//! <bpffs>/lb/v1/maps/FLOWS4           every map of `PINNED`
+//!              /programs/connect4     every program, to tell which one a link holds
+//!              /links/cgroup-connect4  one for each socket hook
+//!              /links/tcx-7-ingress    one for each device and direction
+//! ```
+
+mod attach;
+mod cleanup;
+mod error;
+mod pins;
+mod requirements;
+pub(crate) mod syscall;
+mod tables;
+
+pub use attach::{Attached, Device, Direction, Role, SocketHook, attached, cgroup2_root};
+pub use cleanup::cleanup;
+pub use error::LoaderError;
+pub use pins::{Lock, Pins};
+pub use requirements::check as check_requirements;
+pub use tables::{PINNED, TableSizes};
+
+use std::{fs, io};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Map, MapError, MapInfo},
+    programs::{Program, ProgramError},
+};
+use lb_common::abi::maps::COUNTERS;
+
+use crate::{dataplane::KernelMaps, object::EBPF_OBJECT};
+use pins::pin_error;
+
+/// How the programs are loaded.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where maps are pinned and adopted from. `None` keeps all of it in this process, as tests want it.
+    pub pins: Option<Pins>,
+    /// Sizes of the tables, where they are not adopted.
+    pub sizes: TableSizes,
+    /// Whether the programs log packets: new flows, refusals and drops.
+    pub trace: bool,
+    /// Cookie of the namespace whose own sockets the UDP socket hooks translate; `None` = the caller's.
+    pub netns_cookie: Option<u64>,
+    /// Seed of the hash that picks backends. It must outlive the agent, or flows would change their backends.
+    pub hash_seed: u32,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { pins: None, sizes: TableSizes::default(), trace: false, netns_cookie: None, hash_seed: 0 }
+    }
+}
+
+/// The first four bytes of the boot id: as random as a seed should be, and the same for every agent until a reboot
+/// takes the maps away.
+pub fn hash_seed_of_boot() -> Result<u32, LoaderError> {
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    let kernel = |source| LoaderError::Kernel { path: BOOT_ID.to_owned(), source };
+    let id = fs::read_to_string(BOOT_ID).map_err(kernel)?;
+    let digits = id.get(..8).unwrap_or_default();
+    u32::from_str_radix(digits, 16).map_err(|error| kernel(io::Error::other(error)))
+}
+
+/// The programs and maps of one load. Dropping it removes what is not pinned.
+#[derive(Debug)]
+pub struct Loaded {
+    ebpf: Ebpf,
+    pins: Option<Pins>,
+    tcx: Option<bool>,
+}
+
+/// Every program of the object.
+const PROGRAMS: [&str; 12] = [
+    "pod_ingress",
+    "pod_egress",
+    "uplink_ingress",
+    "uplink_egress",
+    "connect4",
+    "connect6",
+    "getpeername4",
+    "getpeername6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+];
+
+impl Loaded {
+    /// Creates or adopts the maps, and loads every program. Attaches nothing.
+    pub fn load(options: &LoadOptions) -> Result<Self, LoaderError> {
+        let LoadOptions { pins, sizes, trace, netns_cookie, hash_seed } = options;
+        let cookie = match netns_cookie {
+            Some(cookie) => *cookie,
+            None => syscall::netns_cookie()
+                .map_err(|source| LoaderError::Kernel { path: "SO_NETNS_COOKIE".to_owned(), source })?,
+        };
+        // At level 0 the verifier removes all logging.
+        let level = if *trace { aya_log::Level::Info as u8 } else { 0 };
+
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("NODE_NETNS_COOKIE", &cookie, false)
+            .override_global(aya_log::LEVEL, &level, false)
+            .override_global("HASH_SEED", hash_seed, false);
+        for name in PINNED {
+            let adopted = pins.as_ref().map(|pins| adopted_size(pins, name)).transpose()?.flatten();
+            let wanted = sizes.of(name);
+            if let (Some(found), Some((wanted, flag))) = (adopted, wanted)
+                && found != wanted
+            {
+                tracing::warn!(map = name, found, "{flag} {wanted} is not applied: the pinned map is kept");
+            }
+            if let Some(elements) = adopted.or(wanted.map(|(elements, _)| elements)) {
+                loader.map_max_entries(name, elements);
+            }
+            if let Some(pins) = pins {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        }
+        let mut ebpf = loader.load(EBPF_OBJECT).map_err(|error| match (error, pins) {
+            (EbpfError::MapError(MapError::IncompatiblePinnedMap { name, property, expected, actual }), Some(pins)) => {
+                LoaderError::PinnedMap { path: pins.map(&name), property, found: actual, expected }
+            }
+            (error, _) => LoaderError::Object(error),
+        })?;
+        for program in PROGRAMS {
+            load_program(&mut ebpf, program).map_err(|source| LoaderError::Program { program, source })?;
+        }
+        if let Some(pins) = pins {
+            pin_programs(&mut ebpf, pins)?;
+        }
+        Ok(Self { ebpf, pins: pins.clone(), tcx: None })
+    }
+
+    /// A loaded program, for test runs.
+    pub fn program(&self, name: &str) -> Option<&Program> {
+        self.ebpf.program(name)
+    }
+
+    /// Takes a map out, which can be done once.
+    pub fn take(&mut self, map: &'static str) -> Result<Map, LoaderError> {
+        self.ebpf.take_map(map).ok_or(LoaderError::Map {
+            map,
+            source: MapError::InvalidName { name: format!("{map}: not in the object, or taken already") },
+        })
+    }
+
+    /// Takes out the maps that the reconciler writes, which can be done once.
+    pub fn take_maps(&mut self) -> Result<KernelMaps, LoaderError> {
+        KernelMaps::open(|map| self.take(map))
+    }
+
+    /// Starts what turns the programs' records into log lines.
+    pub fn packet_log(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
+        aya_log::EbpfLogger::init(&mut self.ebpf)
+    }
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
+    match ebpf.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => program.load(),
+        Some(Program::CgroupSockAddr(program)) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn pin_programs(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), LoaderError> {
+    for name in PROGRAMS {
+        let path = pins.program(name);
+        match syscall::inspect(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(syscall::Pinned::Program) => {
+                fs::remove_file(&path).map_err(|source| pin_error("removing", &path, source))?;
+            }
+            Ok(other) => {
+                return Err(LoaderError::ForeignPin { path, found: other.to_string(), expected: "a program" });
+            }
+            Err(source) => return Err(pin_error("opening", &path, source)),
+        }
+        if let Some(program) = ebpf.program_mut(name) {
+            program.pin(&path).map_err(|error| pin_error("pinning", &path, io::Error::other(error)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The number of elements of a pinned map.
+fn adopted_size(pins: &Pins, map: &str) -> Result<Option<u32>, LoaderError> {
+    let path = pins.map(map);
+    if !path.try_exists().map_err(|source| pin_error("reading", &path, source))? {
+        return Ok(None);
+    }
+    let found = match syscall::inspect(&path).map_err(|source| pin_error("opening", &path, source))? {
+        syscall::Pinned::Map => {
+            MapInfo::from_pin(&path).map_err(|error| pin_error("opening", &path, io::Error::other(error)))?
+        }
+        other => {
+            return Err(LoaderError::ForeignPin { path, found: other.to_string(), expected: "a map" });
+        }
+    };
+    // Reasons are only ever appended, without a new layout version: an older COUNTERS is too short for them.
+    if map == COUNTERS && found.max_entries() < lb_common::abi::Reason::COUNT {
+        tracing::warn!(map, "replaced by a longer one: counters start from zero");
+        fs::remove_file(&path).map_err(|source| pin_error("removing", &path, source))?;
+        return Ok(None);
+    }
+    Ok(Some(found.max_entries()))
+}

@@ -1,0 +1,133 @@
+//! Where the data plane lives while no agent runs: `<bpffs>/lb/v<ABI_VERSION>/{maps,programs,links}`.
+//!
+//! Names hold no dots, which a bpffs forbids; that is why links are named after interface indices and not names
+//! (`eth0.100`).
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{Map, MapData, MapError};
+use lb_common::abi::ABI_VERSION;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::LoaderError;
+
+/// Directory of all that is ours, of any version, below the bpffs.
+const OURS: &str = "lb";
+
+/// The directories of our pins.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The pins below the bpffs at `bpffs`, of this version's layout. Touches nothing.
+    pub fn new(bpffs: &Path) -> Self {
+        Self { root: bpffs.join(OURS).join(format!("v{ABI_VERSION}")) }
+    }
+
+    /// Makes the directories, and the bpffs itself if it is not mounted.
+    pub fn create(bpffs: &Path) -> Result<Self, LoaderError> {
+        ensure_bpffs(bpffs)?;
+        let pins = Self::new(bpffs);
+        for dir in [pins.maps(), pins.programs(), pins.links()] {
+            fs::create_dir_all(&dir).map_err(|source| pin_error("creating", &dir, source))?;
+        }
+        Ok(pins)
+    }
+
+    /// Directory of this version.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Directory of the maps.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    /// Directory of the links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Directory of the programs. Nothing is started from there: their ids tell which program a link holds, which the
+    /// kernel does not tell without `CAP_SYS_ADMIN`.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
+    /// Where the map of this name is.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Where the link of this name is.
+    pub fn link(&self, name: &str) -> PathBuf {
+        self.links().join(name)
+    }
+
+    /// Where the program of this name is.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs().join(name)
+    }
+
+    /// Opens a pinned map.
+    pub fn open(&self, map: &'static str) -> Result<Map, LoaderError> {
+        MapData::from_pin(self.map(map)).and_then(Map::from_map_data).map_err(|source| match source {
+            MapError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::NotFound => {
+                LoaderError::NotPinned { map, dir: self.maps() }
+            }
+            source => LoaderError::Map { map, source },
+        })
+    }
+
+    /// Keeps other agents off these pins until the lock is dropped, or the process ends.
+    pub fn lock(&self) -> Result<Lock, LoaderError> {
+        let dir = File::open(&self.root).map_err(|source| pin_error("opening", &self.root, source))?;
+        Flock::lock(dir, FlockArg::LockExclusiveNonblock).map(Lock).map_err(|(dir, errno)| match errno {
+            Errno::EWOULDBLOCK => LoaderError::Locked { dir: self.root.clone(), pid: holder(&dir) },
+            errno => pin_error("locking", &self.root, errno.into()),
+        })
+    }
+}
+
+/// Exclusive use of the pins.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+
+pub(super) fn pin_error(action: &'static str, path: &Path, source: io::Error) -> LoaderError {
+    LoaderError::Pins { action, path: path.to_owned(), source }
+}
+
+fn ensure_bpffs(dir: &Path) -> Result<(), LoaderError> {
+    let no_bpffs = |errno: Errno| LoaderError::NoBpffs { dir: dir.to_owned(), source: errno.into() };
+    if statfs(dir).map_err(no_bpffs)?.filesystem_type() == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    mount(Some("bpf"), dir, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(no_bpffs)?;
+    tracing::info!(dir = %dir.display(), "mounted a bpffs");
+    Ok(())
+}
+
+/// The process that holds the lock, as `/proc/locks` names it: `1: FLOCK  ADVISORY  WRITE 4242 00:2b:17 0 EOF`.
+fn holder(locked: &File) -> Option<u32> {
+    let inode = format!(":{}", locked.metadata().ok()?.ino());
+    fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        match fields[..] {
+            [_, "FLOCK", _, _, pid, file, ..] if file.ends_with(&inode) => pid.parse().ok(),
+            _ => None,
+        }
+    })
+}

@@ -1,0 +1,240 @@
+//! The few things that aya has no call for: batched map operations, what a pinned link is attached to, and the cookie
+//! of the network namespace. Layouts are those of `include/uapi/linux/bpf.h`.
+
+use std::{
+    ffi::CString,
+    fs, io, mem,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    ptr,
+};
+
+use aya::Pod;
+use nix::libc;
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+
+/// `BPF_LINK_TYPE_CGROUP`.
+const LINK_TYPE_CGROUP: u32 = 3;
+/// `BPF_LINK_TYPE_TCX`.
+const LINK_TYPE_TCX: u32 = 11;
+
+/// Elements that one batched lookup asks for. Larger than any bucket of a hash map is likely to grow: the kernel
+/// returns whole buckets.
+const BATCH: usize = 4096;
+
+fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: each attribute type below is the prefix of `union bpf_attr` that its command reads and writes, and
+    // outlives the call; pointers inside it are the callers' to keep.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(attribute), mem::size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// What a file on a bpffs holds.
+#[derive(Debug)]
+pub(crate) enum Pinned {
+    Link(LinkInfo),
+    Map,
+    Program,
+    Other(String),
+}
+
+impl std::fmt::Display for Pinned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Map => f.write_str("a map"),
+            Self::Program => f.write_str("a program"),
+            Self::Other(kind) => write!(f, "a {kind}"),
+            Self::Link(LinkInfo { attach_type, target, .. }) => match target {
+                LinkTarget::Cgroup(id) => write!(f, "a link of attach type {attach_type} to cgroup {id}"),
+                LinkTarget::Tcx(index) => write!(f, "a tcx link of attach type {attach_type} to device {index}"),
+                LinkTarget::Other(kind) => write!(f, "a link of type {kind}"),
+            },
+        }
+    }
+}
+
+/// What a link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkInfo {
+    /// Id of the attached program.
+    pub program: u32,
+    /// `enum bpf_attach_type`.
+    pub attach_type: u32,
+    pub target: LinkTarget,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkTarget {
+    /// Inode number of the directory; 0 once the cgroup is gone.
+    Cgroup(u64),
+    /// Interface index; 0 once the device is gone.
+    Tcx(u32),
+    /// `enum bpf_link_type` of a link that we do not make.
+    Other(u32),
+}
+
+#[repr(C)]
+struct ObjectGet {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info`: its union begins at offset 16.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct RawLinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    union: [u32; 16],
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    input: u64,
+    output: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Looks at what is pinned at `path`.
+pub(crate) fn inspect(path: &Path) -> io::Result<Pinned> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = ObjectGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    let fd = i32::try_from(bpf(BPF_OBJ_GET, &mut get)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // All bpf objects share one system call for their information, which does not say what it describes.
+    let kind = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    Ok(match kind.to_string_lossy().trim_start_matches("anon_inode:").trim_matches(['[', ']']) {
+        "bpf-map" => Pinned::Map,
+        "bpf-prog" => Pinned::Program,
+        "bpf_link" | "bpf-link" => Pinned::Link(link_info(&fd)?),
+        other => Pinned::Other(other.to_owned()),
+    })
+}
+
+fn link_info(fd: &OwnedFd) -> io::Result<LinkInfo> {
+    let mut raw = RawLinkInfo::default();
+    let mut query = InfoByFd { fd: descriptor(fd.as_raw_fd()), len: size(&raw), info: ptr::from_mut(&mut raw) as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut query)?;
+    let [first, second, third, ..] = raw.union;
+    let (target, attach_type) = match raw.kind {
+        LINK_TYPE_CGROUP => (LinkTarget::Cgroup(u64::from(second) << 32 | u64::from(first)), third),
+        LINK_TYPE_TCX => (LinkTarget::Tcx(first), second),
+        other => (LinkTarget::Other(other), 0),
+    };
+    Ok(LinkInfo { program: raw.program, attach_type, target })
+}
+
+/// Reads a whole hash map, or the first `limit` elements of an array, in the map's order.
+pub(crate) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<(K, V)>> {
+    // A position in the map: `u32` for hash maps, a key for arrays, which is a `u32` as well.
+    let mut position: Option<u32> = None;
+    let mut elements = Vec::new();
+    let mut batch = BATCH;
+    let mut keys: Vec<K> = Vec::with_capacity(batch);
+    let mut values: Vec<V> = Vec::with_capacity(batch);
+    while elements.len() < limit {
+        let mut next = 0_u32;
+        let mut query = Batch {
+            input: position.as_ref().map_or(0, |position| ptr::from_ref(position) as u64),
+            output: ptr::from_mut(&mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: u32::try_from(batch.min(limit - elements.len())).map_err(io::Error::other)?,
+            map_fd: descriptor(map.as_raw_fd()),
+            ..Batch::default()
+        };
+        let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut query);
+        let last = match result {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && batch < 1 << 20 => {
+                batch *= 2;
+                keys.reserve(batch);
+                values.reserve(batch);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let count = query.count as usize;
+        // SAFETY: the kernel has written `count` elements of the map's key and value size, which aya has compared
+        // with those of `K` and `V`, and every bit pattern of a `Pod` is a value. `count` is at most the capacity.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        elements.extend(keys.drain(..).zip(values.drain(..)));
+        if last {
+            break;
+        }
+        position = Some(next);
+    }
+    Ok(elements)
+}
+
+/// Writes elements, in order; on an error some of them.
+pub(crate) fn write_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    if keys.len() != values.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut request = Batch {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(keys.len()).map_err(io::Error::other)?,
+        map_fd: descriptor(map.as_raw_fd()),
+        ..Batch::default()
+    };
+    bpf(BPF_MAP_UPDATE_BATCH, &mut request).map(drop)
+}
+
+/// The cookie of the network namespace that this thread is in, as `bpf_get_netns_cookie` of its sockets shows it.
+pub(crate) fn netns_cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    let mut cookie = 0_u64;
+    let mut len = size(&cookie);
+    // SAFETY: the option is an u64, and `len` says so.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            ptr::from_mut(&mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+fn size<T>(_: &T) -> u32 {
+    u32::try_from(mem::size_of::<T>()).unwrap_or(u32::MAX)
+}
+
+fn descriptor(fd: libc::c_int) -> u32 {
+    fd.cast_unsigned()
+}

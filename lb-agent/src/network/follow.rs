@@ -1,0 +1,369 @@
+//! Reads and follows the kernel's tables.
+
+use std::{collections::BTreeSet, fs, future::Future, io, net::IpAddr, time::Duration};
+
+use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver};
+use lb_common::ports::Reserved;
+use rtnetlink::{
+    Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
+        link::{InfoKind, InfoPortKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+        route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
+    },
+    sys::SocketAddr,
+};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Network,
+    tables::{Address, Kind, Link, Route, Tables},
+};
+
+const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+/// How long after a change of a route the routes are read: daemons change many at once.
+const ROUTES_SETTLE: Duration = Duration::from_millis(50);
+/// How often everything is read anew, whatever the events said. Also when a changed port range is noticed, which has
+/// no event.
+const READ_ANEW: Duration = Duration::from_secs(60);
+/// Pause before a lost connection is made again.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// How the node's network is read.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names of the uplinks; `None` = found.
+    pub devices: Option<Vec<String>>,
+    /// The API server's `--service-node-port-range`.
+    pub node_ports: Reserved,
+}
+
+/// Why the node's network could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A device was named that is not there.
+    #[error("--devices {name}: there is no such device; there are {}", .present.join(", "))]
+    NoDevice {
+        /// The name.
+        name: String,
+        /// Names of those that are there.
+        present: Vec<String>,
+    },
+    /// The kernel's tables could not be read.
+    #[error("rtnetlink: {0}")]
+    Netlink(#[from] rtnetlink::Error),
+    /// No connection to the kernel.
+    #[error("rtnetlink: {0}")]
+    Connect(io::Error),
+    /// The connection broke, or events were lost.
+    #[error("rtnetlink: connection lost")]
+    Lost,
+    /// The range of local ports could not be read.
+    #[error("{PORT_RANGE}: {0}")]
+    PortRange(io::Error),
+}
+
+type Events = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// Follows the node's network.
+#[derive(Debug)]
+pub struct Watcher {
+    options: Options,
+    tables: Tables,
+    local_ports: Reserved,
+    handle: Handle,
+    events: Events,
+}
+
+impl Watcher {
+    /// Reads the network of this thread's namespace, and follows it from then on.
+    pub async fn start(options: Options) -> Result<Self, NetworkError> {
+        let (handle, events) = connect()?;
+        let tables = read(&handle).await?;
+        if let Some(name) = missing(&options, &tables) {
+            let present = tables.links.values().map(|link| link.name.clone()).collect();
+            return Err(NetworkError::NoDevice { name, present });
+        }
+        Ok(Self { options, tables, local_ports: local_ports()?, handle, events })
+    }
+
+    /// The network as it is known now. `internal` are the addresses of type `InternalIP` of this node.
+    pub fn network(&mut self, internal: &[IpAddr]) -> Network {
+        self.tables.network(self.options.devices.as_deref(), internal, [self.local_ports, self.options.node_ports])
+    }
+
+    /// Keeps `changes` up to date until nobody listens. A problem is logged and mended; the last good state stays.
+    pub async fn run(mut self, mut internal: watch::Receiver<Vec<IpAddr>>, changes: watch::Sender<Network>) {
+        let mut routes_due: Option<Instant> = None;
+        let mut anew_due = Instant::now() + READ_ANEW;
+        loop {
+            let network = self.network(&internal.borrow_and_update());
+            changes.send_if_modified(|current| {
+                let changed = *current != network;
+                *current = network;
+                changed
+            });
+            let due = routes_due.map_or(anew_due, |due| due.min(anew_due));
+            let result = tokio::select! {
+                event = self.events.next() => self.take_in(event, &mut routes_due),
+                () = tokio::time::sleep_until(due) => {
+                    let anew = anew_due <= Instant::now();
+                    routes_due = None;
+                    if anew {
+                        anew_due = Instant::now() + READ_ANEW;
+                        self.read_anew().await
+                    } else {
+                        routes(&self.handle).await.map(|routes| self.tables.routes = routes)
+                    }
+                }
+                Ok(()) = internal.changed() => Ok(()),
+                () = changes.closed() => return,
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, "reading the node's network anew");
+                self.reconnect().await;
+            }
+        }
+    }
+
+    /// Takes in an event and all that wait behind it.
+    fn take_in(
+        &mut self,
+        mut event: Option<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+        routes_due: &mut Option<Instant>,
+    ) -> Result<(), NetworkError> {
+        loop {
+            // The connection ends when the kernel had to drop events.
+            let Some((message, _)) = event else { return Err(NetworkError::Lost) };
+            match message.payload {
+                NetlinkPayload::InnerMessage(message) => {
+                    if self.apply(message) {
+                        routes_due.get_or_insert_with(|| Instant::now() + ROUTES_SETTLE);
+                    }
+                }
+                NetlinkPayload::Overrun(_) => return Err(NetworkError::Lost),
+                _ => {}
+            }
+            match self.events.try_recv() {
+                Ok(next) => event = Some(next),
+                Err(error) if error.is_closed() => return Err(NetworkError::Lost),
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Returns whether the routes must be read again.
+    fn apply(&mut self, message: RouteNetlinkMessage) -> bool {
+        match message {
+            RouteNetlinkMessage::NewLink(message) => {
+                // The events of bridges about their ports come as links too, with a family.
+                if message.header.interface_family == AddressFamily::Unspec {
+                    self.tables.links.insert(message.header.index, link(&message));
+                }
+                // A device that goes down takes its IPv4 routes along, which have no events of their own.
+                true
+            }
+            RouteNetlinkMessage::DelLink(message) => {
+                if message.header.interface_family == AddressFamily::Unspec {
+                    self.tables.remove_link(message.header.index);
+                }
+                true
+            }
+            RouteNetlinkMessage::NewAddress(message) => {
+                address(&message).into_iter().for_each(|address| self.tables.insert_address(address));
+                false
+            }
+            RouteNetlinkMessage::DelAddress(message) => {
+                if let Some(address) = address(&message) {
+                    self.tables.remove_address(address.device, address.address);
+                }
+                true
+            }
+            RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
+                !ways_out(&message).is_empty()
+            }
+            _ => false,
+        }
+    }
+
+    async fn read_anew(&mut self) -> Result<(), NetworkError> {
+        let once_uplinks = std::mem::take(&mut self.tables.once_uplinks);
+        self.tables = read(&self.handle).await?;
+        self.tables.once_uplinks = once_uplinks;
+        self.local_ports = local_ports()?;
+        Ok(())
+    }
+
+    async fn reconnect(&mut self) {
+        loop {
+            let connected = async {
+                (self.handle, self.events) = connect()?;
+                self.read_anew().await
+            };
+            match connected.await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(%error, "the node's network cannot be read; trying again"),
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+    }
+}
+
+fn missing(options: &Options, tables: &Tables) -> Option<String> {
+    let names = options.devices.as_deref().unwrap_or_default();
+    names.iter().find(|name| tables.links.values().all(|link| link.name != **name)).cloned()
+}
+
+fn connect() -> Result<(Handle, Events), NetworkError> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
+    let (connection, handle, events) = new_multicast_connection(&groups).map_err(NetworkError::Connect)?;
+    // Ends when both the handle and the events are dropped, or the connection breaks.
+    tokio::spawn(connection);
+    Ok((handle, events))
+}
+
+async fn read(handle: &Handle) -> Result<Tables, NetworkError> {
+    let mut tables = Tables::default();
+    let mut links = std::pin::pin!(handle.link().get().execute());
+    while let Some(message) = links.try_next().await? {
+        tables.links.insert(message.header.index, link(&message));
+    }
+    let mut addresses = std::pin::pin!(handle.address().get().execute());
+    while let Some(message) = addresses.try_next().await? {
+        tables.addresses.extend(address(&message));
+    }
+    tables.routes = routes(handle).await?;
+    Ok(tables)
+}
+
+fn routes(handle: &Handle) -> impl Future<Output = Result<BTreeSet<Route>, NetworkError>> + use<> {
+    let route = handle.route();
+    async move {
+        let mut routes = BTreeSet::new();
+        for request in [
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        ] {
+            let mut messages = std::pin::pin!(route.get(request).execute());
+            while let Some(message) = messages.try_next().await? {
+                routes.extend(ways_out(&message));
+            }
+        }
+        Ok(routes)
+    }
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut name = String::new();
+    let mut kind = Kind::Physical;
+    let mut is_port = false;
+    let mut elsewhere = false;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name.clone_from(text),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => kind = Kind::Pod,
+                        LinkInfo::Kind(_) => kind = Kind::Virtual,
+                        LinkInfo::PortKind(port) => is_port = *port != InfoPortKind::Vrf,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if message.header.link_layer_type == LinkLayerType::Loopback {
+        kind = Kind::Loopback;
+    } else if kind == Kind::Pod && !elsewhere {
+        kind = Kind::Virtual;
+    }
+    Link { name, kind, is_port }
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    let header = &message.header;
+    let mut own = None;
+    let mut flags = AddressFlags::from_bits_retain(u32::from(header.flags.bits()));
+    for attribute in &message.attributes {
+        match attribute {
+            // Of a point-to-point device `Address` is the other end's.
+            AddressAttribute::Local(address) => own = Some(*address),
+            AddressAttribute::Address(address) => own = own.or(Some(*address)),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    let own = own?;
+    let mut unfit = AddressHeaderFlags::Deprecated | AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    if own.is_ipv6() {
+        // `IFA_F_TEMPORARY` is the same bit.
+        unfit |= AddressHeaderFlags::Secondary;
+    }
+    Some(Address {
+        device: header.index,
+        address: own,
+        global: header.scope == AddressScope::Universe,
+        preferred: flags.bits() & u32::from(unfit.bits()) == 0,
+    })
+}
+
+/// The devices of a route of the main table that leads away from the node.
+fn ways_out(message: &RouteMessage) -> Vec<Route> {
+    let header = &message.header;
+    let mut route = Route {
+        ipv6: header.address_family == AddressFamily::Inet6,
+        default: header.destination_prefix_length == 0,
+        priority: 0,
+        device: 0,
+    };
+    let mut table = u32::from(header.table);
+    let mut gateway = false;
+    let mut hops = Vec::new();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(priority) => route.priority = *priority,
+            RouteAttribute::Oif(device) => route.device = *device,
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => gateway = true,
+            RouteAttribute::MultiPath(paths) => {
+                for path in paths {
+                    let by_gateway = path
+                        .attributes
+                        .iter()
+                        .any(|attribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)));
+                    hops.push((path.interface_index, by_gateway));
+                }
+            }
+            _ => {}
+        }
+    }
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || header.kind != RouteType::Unicast {
+        return Vec::new();
+    }
+    hops.push((route.device, gateway));
+    hops.into_iter()
+        .filter(|(device, gateway)| *device != 0 && (*gateway || route.default))
+        .map(|(device, _)| Route { device, ..route })
+        .collect()
+}
+
+fn local_ports() -> Result<Reserved, NetworkError> {
+    let text = fs::read_to_string(PORT_RANGE).map_err(NetworkError::PortRange)?;
+    let mut ports = text.split_whitespace().filter_map(|port| port.parse().ok());
+    match (ports.next(), ports.next()) {
+        (Some(first), Some(last)) => Ok(Reserved { first, last }),
+        _ => Err(NetworkError::PortRange(io::Error::other(format!("unexpected content {text:?}")))),
+    }
+}

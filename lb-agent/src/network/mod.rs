@@ -1,0 +1,31 @@
+//! Which devices the node has, what each is to the data plane, and which addresses are the node's own; followed live.
+//!
+//! ```text
+//! rtnetlink (dump, then events) ──> tables (links, addresses, routes) ──> Network ──> watch channel
+//! ```
+//!
+//! Links and addresses follow their events one by one, so that a pod's interface is known the moment it exists. Routes
+//! are read again when one with a gateway changes: events do not tell all that a replaced route takes away.
+
+mod follow;
+mod tables;
+
+#[cfg(test)]
+mod tables_tests;
+
+pub use follow::{NetworkError, Options, Watcher};
+
+use std::collections::BTreeSet;
+
+use crate::{loader::Device, model::NodeNetwork};
+
+/// What the loader and the reconciler must know of the node's network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Devices with a way out of the node.
+    pub uplinks: BTreeSet<Device>,
+    /// The node's ends of pods' interfaces.
+    pub pods: BTreeSet<Device>,
+    /// Addresses and ports.
+    pub node: NodeNetwork,
+}

@@ -1,0 +1,173 @@
+//! What the kernel told, and what follows from it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use lb_common::{abi::NODE_PORT_LOOPBACK, ports::Reserved};
+
+use super::Network;
+use crate::{loader::Device, model::NodeNetwork};
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    /// A port of a bridge, bond or team: its traffic passes the device that it belongs to.
+    pub(super) is_port: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Loopback,
+    /// A device without a kind of virtual device: a NIC.
+    Physical,
+    /// One end of a veth or netkit pair whose other end is in another network namespace.
+    Pod,
+    Virtual,
+}
+
+/// An address of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) device: u32,
+    pub(super) address: IpAddr,
+    /// Valid everywhere: not host or link scope.
+    pub(super) global: bool,
+    /// Neither tentative, nor deprecated, nor temporary: fit to be a source address.
+    pub(super) preferred: bool,
+}
+
+/// A unicast route of the main table, either by a gateway or to everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Route {
+    pub(super) ipv6: bool,
+    /// To everywhere.
+    pub(super) default: bool,
+    /// Lower wins.
+    pub(super) priority: u32,
+    pub(super) device: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tables {
+    pub(super) links: BTreeMap<u32, Link>,
+    /// In the kernel's order: the first one of a device is its primary address.
+    pub(super) addresses: Vec<Address>,
+    pub(super) routes: BTreeSet<Route>,
+    /// Devices that were found to be uplinks. They stay uplinks until they are gone: a link that flaps loses its
+    /// routes for a moment, and a node whose NIC is one end of a pair would take it for a pod's.
+    pub(super) once_uplinks: BTreeSet<u32>,
+}
+
+impl Tables {
+    pub(super) fn insert_address(&mut self, new: Address) {
+        let same = |old: &&mut Address| (old.device, old.address) == (new.device, new.address);
+        match self.addresses.iter_mut().find(same) {
+            Some(old) => *old = new,
+            None => self.addresses.push(new),
+        }
+    }
+
+    pub(super) fn remove_address(&mut self, device: u32, address: IpAddr) {
+        self.addresses.retain(|old| (old.device, old.address) != (device, address));
+    }
+
+    pub(super) fn remove_link(&mut self, index: u32) {
+        self.links.remove(&index);
+        self.once_uplinks.remove(&index);
+        self.addresses.retain(|address| address.device != index);
+    }
+
+    /// The outcome. `uplinks` overrides the choice of uplinks by name; `internal` are the node's `InternalIP`s.
+    pub(super) fn network(
+        &mut self,
+        uplinks: Option<&[String]>,
+        internal: &[IpAddr],
+        [local_ports, node_ports]: [Reserved; 2],
+    ) -> Network {
+        let is_uplink = |index: u32, link: &Link| match uplinks {
+            Some(names) => names.contains(&link.name),
+            None => self.once_uplinks.contains(&index) || self.has_way_out(index, link, internal),
+        };
+        let device = |(index, link): (&u32, &Link)| Device { index: *index, name: link.name.clone() };
+        let (uplinks, others): (Vec<_>, Vec<_>) = self.links.iter().partition(|(index, link)| is_uplink(**index, link));
+        let pods = others.into_iter().filter(|(_, link)| link.kind == Kind::Pod).map(device).collect();
+        let uplinks: BTreeSet<Device> = uplinks.into_iter().map(device).collect();
+        self.once_uplinks = uplinks.iter().map(|uplink| uplink.index).collect();
+        let node = NodeNetwork {
+            masquerade4: self.masquerade(false, &uplinks, internal, |address| match address {
+                IpAddr::V4(address) => Some(address.octets()),
+                IpAddr::V6(_) => None,
+            }),
+            masquerade6: self.masquerade(true, &uplinks, internal, |address| match address {
+                IpAddr::V6(address) => Some(address.octets()),
+                IpAddr::V4(_) => None,
+            }),
+            node_port_addresses: self.node_port_addresses(),
+            local_ports,
+            node_ports,
+        };
+        Network { uplinks, pods, node }
+    }
+
+    /// Whether packets may leave the node, or reach it, by this device: it carries a route by a gateway or to
+    /// everywhere, or the node's own address, or is a NIC with an address. A pod's interface has none of these; a
+    /// node whose NIC is itself one end of a pair (a node in a container) does.
+    fn has_way_out(&self, index: u32, link: &Link, internal: &[IpAddr]) -> bool {
+        if link.kind == Kind::Loopback || link.is_port {
+            return false;
+        }
+        let routed = self.routes.iter().any(|route| route.device == index);
+        let mut addresses = self.addresses.iter().filter(|address| address.device == index && address.global);
+        routed || addresses.any(|address| link.kind == Kind::Physical || internal.contains(&address.address))
+    }
+
+    /// The source address for each uplink, the node's own where it holds it and its first one otherwise; under 0 the
+    /// one for all other devices, that of the default route.
+    fn masquerade<A: Copy>(
+        &self,
+        ipv6: bool,
+        uplinks: &BTreeSet<Device>,
+        internal: &[IpAddr],
+        octets: impl Fn(IpAddr) -> Option<A>,
+    ) -> BTreeMap<u32, A> {
+        let source = |device: u32| {
+            let of_device = self.addresses.iter().filter(|address| address.device == device && address.global);
+            of_device
+                .filter_map(|address| {
+                    Some((!internal.contains(&address.address), !address.preferred, octets(address.address)?))
+                })
+                .min_by_key(|(foreign, unfit, _)| (*unfit, *foreign))
+                .map(|(_, _, address)| address)
+        };
+        let mut sources: BTreeMap<_, _> =
+            uplinks.iter().filter_map(|uplink| Some((uplink.index, source(uplink.index)?))).collect();
+        // The other family's default route will do where this one has none.
+        let defaults = self.routes.iter().filter(|route| route.default);
+        let primary = defaults
+            .map(|route| (route.ipv6 != ipv6, route.priority, route.device))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .find_map(|(_, _, device)| sources.get(&device))
+            .or_else(|| sources.values().next())
+            .copied();
+        if let Some(primary) = primary {
+            sources.insert(0, primary);
+        }
+        sources
+    }
+
+    /// Every global address, as kube-proxy answers node ports without `--nodeport-addresses`, and both loopback
+    /// addresses for the node itself.
+    fn node_port_addresses(&self) -> BTreeMap<IpAddr, u32> {
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let global = self.addresses.iter().filter(|address| address.global && !address.address.is_loopback());
+        global
+            .map(|address| (address.address, 0))
+            .chain(loopback.map(|address| (address, NODE_PORT_LOOPBACK)))
+            .collect()
+    }
+}

@@ -1,0 +1,150 @@
+use std::net::IpAddr;
+
+use lb_common::ports::Reserved;
+
+use super::{
+    Network,
+    tables::{Address, Kind, Link, Route, Tables},
+};
+
+const PORTS: [Reserved; 2] = [Reserved { first: 32768, last: 60999 }, Reserved { first: 30000, last: 32767 }];
+
+fn link(name: &str, kind: Kind) -> Link {
+    Link { name: name.to_owned(), kind, is_port: false }
+}
+
+fn ip(address: &str) -> IpAddr {
+    address.parse().expect("an address")
+}
+
+fn address(device: u32, text: &str) -> Address {
+    Address { device, address: ip(text), global: true, preferred: true }
+}
+
+/// A node with a NIC, a bond, an overlay, a CNI bridge and pods, some on the bridge.
+fn node() -> Tables {
+    let port = |name: &str, kind| Link { is_port: true, ..link(name, kind) };
+    Tables {
+        links: [
+            (1, link("lo", Kind::Loopback)),
+            (2, link("eth0", Kind::Physical)),
+            (3, port("eth1", Kind::Physical)),
+            (4, link("bond0", Kind::Virtual)),
+            (5, link("flannel.1", Kind::Virtual)),
+            (6, link("cni0", Kind::Virtual)),
+            (7, port("vethbridged", Kind::Pod)),
+            (8, link("vethrouted", Kind::Pod)),
+            (9, link("dummy0", Kind::Virtual)),
+        ]
+        .into(),
+        addresses: vec![
+            Address { global: false, ..address(1, "127.0.0.1") },
+            address(1, "192.0.2.9"),
+            address(2, "10.0.0.1"),
+            address(2, "10.0.0.2"),
+            Address { preferred: false, ..address(2, "fd00::1") },
+            address(2, "fd00::2"),
+            Address { global: false, ..address(2, "fe80::1") },
+            address(4, "172.16.0.1"),
+            address(6, "10.244.0.1"),
+            address(9, "198.51.100.1"),
+        ],
+        routes: [
+            Route { ipv6: false, default: true, priority: 100, device: 4 },
+            Route { ipv6: false, default: false, priority: 0, device: 5 },
+        ]
+        .into(),
+        once_uplinks: [].into(),
+    }
+}
+
+fn names(network: &Network) -> (Vec<&str>, Vec<&str>) {
+    (
+        network.uplinks.iter().map(|device| device.name.as_str()).collect(),
+        network.pods.iter().map(|device| device.name.as_str()).collect(),
+    )
+}
+
+#[test]
+fn uplinks_are_nics_and_what_has_a_route_out() {
+    let network = node().network(None, &[], PORTS);
+    assert_eq!(names(&network), (vec!["eth0", "bond0", "flannel.1"], vec!["vethbridged", "vethrouted"]));
+}
+
+#[test]
+fn the_device_of_the_nodes_own_address_is_an_uplink() {
+    let network = node().network(None, &[ip("198.51.100.1")], PORTS);
+    assert!(names(&network).0.contains(&"dummy0"));
+}
+
+#[test]
+fn a_pair_that_carries_the_default_route_is_an_uplink_and_no_pod() {
+    let mut tables = node();
+    tables.routes.insert(Route { ipv6: true, default: true, priority: 1024, device: 8 });
+    let network = tables.network(None, &[], PORTS);
+    assert_eq!(names(&network), (vec!["eth0", "bond0", "flannel.1", "vethrouted"], vec!["vethbridged"]));
+}
+
+#[test]
+fn named_devices_are_the_only_uplinks() {
+    let network = node().network(Some(&["vethrouted".to_owned()]), &[], PORTS);
+    assert_eq!(names(&network), (vec!["vethrouted"], vec!["vethbridged"]));
+}
+
+#[test]
+fn each_uplink_masquerades_with_its_first_fit_address_and_all_else_with_that_of_the_default_route() {
+    let node = node().network(None, &[], PORTS).node;
+    assert_eq!(node.masquerade4, [(0, [172, 16, 0, 1]), (2, [10, 0, 0, 1]), (4, [172, 16, 0, 1])].into());
+    let fd00_2 = "fd00::2".parse::<std::net::Ipv6Addr>().expect("an address").octets();
+    // The device of the default route has no IPv6 address.
+    assert_eq!(node.masquerade6, [(0, fd00_2), (2, fd00_2)].into());
+}
+
+#[test]
+fn the_nodes_own_address_masquerades_where_it_is() {
+    let node = node().network(None, &[ip("10.0.0.2")], PORTS).node;
+    assert_eq!(node.masquerade4.get(&2), Some(&[10, 0, 0, 2]));
+}
+
+#[test]
+fn node_ports_answer_on_global_addresses_and_for_the_node_itself_on_loopback() {
+    let node = node().network(None, &[], PORTS).node;
+    let expected =
+        ["192.0.2.9", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "172.16.0.1", "10.244.0.1", "198.51.100.1"];
+    let expected = expected.map(|address| (ip(address), 0)).into_iter().chain([(ip("127.0.0.1"), 1), (ip("::1"), 1)]);
+    assert_eq!(node.node_port_addresses, expected.collect());
+}
+
+#[test]
+fn what_is_removed_is_gone() {
+    let mut tables = node();
+    tables.remove_address(2, ip("10.0.0.1"));
+    assert_eq!(tables.network(None, &[], PORTS).node.masquerade4.get(&2), Some(&[10, 0, 0, 2]));
+    tables.remove_link(2);
+    let network = tables.network(None, &[], PORTS);
+    assert!(!names(&network).0.contains(&"eth0"));
+    assert!(!network.node.node_port_addresses.contains_key(&ip("10.0.0.2")));
+}
+
+#[test]
+fn an_uplink_stays_one_until_it_is_gone() {
+    let mut tables = node();
+    let pair = Route { ipv6: false, default: true, priority: 0, device: 8 };
+    tables.routes.insert(pair);
+    assert!(names(&tables.network(None, &[], PORTS)).0.contains(&"vethrouted"));
+    tables.routes.remove(&pair);
+    assert!(names(&tables.network(None, &[], PORTS)).0.contains(&"vethrouted"));
+    tables.remove_link(8);
+    tables.links.insert(8, link("vethrouted", Kind::Pod));
+    assert!(names(&tables.network(None, &[], PORTS)).1.contains(&"vethrouted"));
+}
+
+#[test]
+fn each_family_masquerades_by_its_own_default_route() {
+    let mut tables = node();
+    tables.addresses.push(address(4, "fd00::4"));
+    tables.routes.insert(Route { ipv6: true, default: true, priority: 1024, device: 2 });
+    let node = tables.network(None, &[], PORTS).node;
+    assert_eq!(node.masquerade4.get(&0), Some(&[172, 16, 0, 1]));
+    assert_eq!(node.masquerade6.get(&0), node.masquerade6.get(&2));
+}

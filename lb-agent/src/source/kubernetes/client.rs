@@ -1,0 +1,139 @@
+//! The connection to the API server.
+
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kube::{
+    Client, Config,
+    config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
+};
+
+use crate::source::reduce::cut;
+
+/// How long a connection may take to come about.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection that waits for an answer may be silent before it is given up for dead. An API server sends a
+/// bookmark a minute on every watch (`bookmarkFrequency` in its cacher); a server that sends none only makes us
+/// resume quiet watches this often.
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Why there is no client. Nothing has been sent yet: a server that does not answer is not such an error.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig cannot be read.
+    #[error("kubeconfig {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kubeconfig, or a file that it names, is not usable.
+    #[error("kubeconfig {}: {problem}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// This is not a pod, and no kubeconfig was given.
+    #[error("no kubeconfig was given, and this is not a pod of a cluster: {0}")]
+    InCluster(#[from] InClusterError),
+    /// The pod's credentials are not usable.
+    #[error("credentials of the pod: {0}")]
+    Client(#[source] Box<kube::Error>),
+}
+
+/// A client for the cluster of a kubeconfig, or for the cluster whose pod this is.
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+    let Some(path) = kubeconfig else {
+        let client = Client::try_from(tuned(Config::incluster()?));
+        return client.map_err(|error| ConnectError::Client(Box::new(error)));
+    };
+    let unusable = |problem: String| ConnectError::Kubeconfig { path: path.to_owned(), problem: cut(&problem) };
+    let parsed = Kubeconfig::read_from(path).map_err(|error| match error {
+        KubeconfigError::ReadConfig(source, path) => ConnectError::Read { path, source },
+        // The text that surrounds the error may hold credentials.
+        KubeconfigError::Parse(error) => unusable(error.without_snippet().to_string()),
+        error => unusable(with_causes(&error)),
+    })?;
+    let config = Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await;
+    let config = config.map_err(|error| unusable(with_causes(&error)))?;
+    Client::try_from(tuned(config)).map_err(|error| unusable(with_causes(&error)))
+}
+
+fn tuned(config: Config) -> Config {
+    let mut config = config;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    // So that the time a connection was idle before a request is not counted as waiting for its answer.
+    config.reset_reader_on_write = true;
+    // The watches back off by themselves, and say so.
+    config.default_retry = false;
+    config
+}
+
+/// An error with its causes, those that its own text does not repeat already.
+pub(super) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn message(text: &str) -> String {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("kubeconfig");
+        std::fs::write(&path, text).expect("written");
+        let message = connect(Some(&path)).await.err().expect("an error").to_string();
+        let expected = format!("kubeconfig {}: ", path.display());
+        message.strip_prefix(&expected).unwrap_or_else(|| panic!("names no file: {message}")).to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_does_not_exist_is_named() {
+        let message = connect(Some(Path::new("/nowhere/kubeconfig"))).await.err().expect("an error").to_string();
+        assert_eq!(message, "kubeconfig /nowhere/kubeconfig: No such file or directory (os error 2)");
+    }
+
+    #[tokio::test]
+    async fn a_broken_kubeconfig_is_named_with_what_is_wrong() {
+        let with_user = |user: &str| {
+            format!(
+                "current-context: c\ncontexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n\
+                 clusters: [{{name: k, cluster: {{server: 'https://192.0.2.1:6443'}}}}]\n\
+                 users: [{{name: u, user: {user}}}]\n"
+            )
+        };
+        for (text, expected) in [
+            ("clusters: [".to_owned(), "line 1"),
+            ("{}".to_owned(), "current context"),
+            ("current-context: here\n".to_owned(), "here"),
+            (with_user("{client-certificate: /nowhere/cert, client-key: /nowhere/key}"), "/nowhere/cert"),
+            (with_user("{client-certificate-data: '!', client-key-data: '!'}"), "base64"),
+        ] {
+            let message = message(&text).await;
+            assert!(message.contains(expected), "{message:?} for {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broken_kubeconfig_does_not_print_its_secrets() {
+        let message = message("users:\n- name: u\n  user: {token: s3cret\n  oops: [").await;
+        assert!(!message.contains("s3cret"), "{message}");
+    }
+}

@@ -1,0 +1,283 @@
+//! A file of manifests to reduced objects.
+//!
+//! Documents are separated before anything is parsed, by the lines that only a separator can be, so that a document
+//! that is not YAML costs only itself. Kubernetes objects are JSON in YAML's clothes: each document becomes a JSON
+//! value first, gets the defaults that an API server would have given it, and is then reduced as one that came from an
+//! API server.
+
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use serde_json::Value;
+use tracing::debug;
+
+use super::defaults::{Missing, give_defaults};
+use crate::{
+    model::ObjectKind,
+    source::reduce::{Reduce, Reduced, cut, reduce_json},
+};
+
+/// How many documents without an object are described in one file's problem.
+const MAX_PROBLEMS: usize = 4;
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// The objects of kinds that are used, in the order of the file; each has a name.
+    pub(super) objects: Vec<(ObjectKind, Reduced)>,
+    /// Documents of which it cannot be said which object they are.
+    pub(super) problems: Vec<String>,
+}
+
+/// Reads the text of a file. `file` is its name in messages, `node` the name of this node: other nodes are ignored.
+pub(super) fn read(file: &str, text: &str, node: &str) -> Contents {
+    let mut reader = Reader { file, node, contents: Contents::default(), unnamed: 0 };
+    for document in split(text) {
+        reader.document(&document);
+    }
+    if reader.unnamed > MAX_PROBLEMS {
+        reader.contents.problems.push(format!("and {} more documents", reader.unnamed - MAX_PROBLEMS));
+    }
+    reader.contents
+}
+
+/// A document of a file.
+struct Document<'a> {
+    /// Its number in the file, from 1. Empty documents do not count.
+    number: usize,
+    /// The line of the file that its text begins with, from 1.
+    start: usize,
+    /// The line of the file that its content begins with.
+    line: usize,
+    text: &'a str,
+}
+
+/// The documents that hold more than comments and directives. A line that begins with `---` separates documents
+/// wherever it stands, even in a block scalar (YAML 1.2.2, 9.1.2), if a space or the line's end follows.
+fn split(text: &str) -> Vec<Document<'_>> {
+    let separates = |line: &str| {
+        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    };
+    // Where each part begins: offset and line.
+    let mut starts = vec![(0, 1)];
+    let mut offset = 0;
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        if separates(line) && offset != 0 {
+            starts.push((offset, index + 1));
+        }
+        offset += line.len();
+    }
+    let ends = starts.iter().skip(1).map(|(offset, _)| *offset).chain([text.len()]);
+    let parts = starts.iter().zip(ends).filter_map(|(&(from, start), to)| Some((start, text.get(from..to)?)));
+    let with_content = parts.filter_map(|(start, text)| {
+        let has_content = |line: &str| !matches!(line.trim_start().bytes().next(), None | Some(b'#' | b'%'));
+        // Content may stand behind the separator.
+        let content = if separates(text) { text.get(3..)? } else { text };
+        Some((start, start + content.lines().position(has_content)?, text))
+    });
+    let numbered = with_content.enumerate();
+    numbered.map(|(index, (start, line, text))| Document { number: index + 1, start, line, text }).collect()
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    node: &'a str,
+    contents: Contents,
+    /// How many documents have no object.
+    unnamed: usize,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, document: &Document<'_>) {
+        match serde_saphyr::from_str::<Value>(document.text) {
+            Ok(Value::Null) => {}
+            Ok(object) => self.object(document, object, None),
+            Err(error) => {
+                let line = line_of(document, &error);
+                self.problem(document, line, &error.without_snippet().to_string());
+            }
+        }
+    }
+
+    /// Takes one object. `listed` is the index and the kind that the list gives it, where it is an item of a list.
+    fn object(&mut self, document: &Document<'_>, mut object: Value, listed: Option<(usize, &str)>) {
+        let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
+        let (version, mut kind) = (text(&object, "apiVersion"), text(&object, "kind"));
+        if let Some((_, of_list)) = listed.filter(|_| kind.is_empty()) {
+            of_list.clone_into(&mut kind);
+        }
+        if kind.is_empty() {
+            return self.problem(document, document.line, "kind is missing");
+        }
+        if let (Some(of_list @ ("" | "Service" | "EndpointSlice" | "Node")), None) = (kind.strip_suffix("List"), listed)
+        {
+            let Value::Array(items) = object["items"].take() else {
+                return self.problem(document, document.line, "items is missing");
+            };
+            for (index, item) in items.into_iter().enumerate() {
+                self.object(document, item, Some((index, of_list)));
+            }
+            return;
+        }
+        let index = listed.map(|(index, _)| index);
+        match (version.as_str(), kind.as_str()) {
+            ("v1" | "", "Service") => self.take::<Service>(document, object, index),
+            ("v1" | "", "Node") if text(&object["metadata"], "name") == self.node => {
+                self.take::<Node>(document, object, index);
+            }
+            ("discovery.k8s.io/v1" | "", "EndpointSlice") => self.take::<EndpointSlice>(document, object, index),
+            (version, "EndpointSlice") => {
+                let problem =
+                    format!("apiVersion of an EndpointSlice is {version:?}, expected \"discovery.k8s.io/v1\"");
+                self.problem(document, document.line, &problem);
+            }
+            (version, kind) => {
+                debug!(file = self.file, document = document.number, version, kind, "not a kind that is used");
+            }
+        }
+    }
+
+    fn take<K: Reduce>(&mut self, document: &Document<'_>, mut object: Value, item: Option<usize>) {
+        let missing = give_defaults(K::KIND, &mut object);
+        let mut reduced = reduce_json::<K>(&object);
+        let mut line = document.line;
+        if reduced.change.is_none() && item.is_none() {
+            // Where the shape is wrong the parser knows the line: it is asked again only then.
+            line = serde_saphyr::from_str::<K>(document.text).err().map_or(line, |error| line_of(document, &error));
+        }
+        for missing in missing {
+            let Missing { problem, fatal } = missing;
+            if fatal && reduced.change.take().is_some() || !fatal && reduced.change.is_some() {
+                reduced.rejections.push(problem.rejection(K::KIND, reduced.key.clone()));
+            }
+        }
+        let item = item.map(|index| format!(" item {index}")).unwrap_or_default();
+        let origin = format!("{}:{line} (document {}{item})", self.file, document.number);
+        for rejection in &mut reduced.rejections {
+            rejection.origin = Some(origin.clone());
+        }
+        if reduced.key.name.is_empty() {
+            return self.problem(document, line, &format!("{} without metadata.name", K::KIND.name()));
+        }
+        self.contents.objects.push((K::KIND, reduced));
+    }
+
+    fn problem(&mut self, document: &Document<'_>, line: usize, problem: &str) {
+        self.unnamed += 1;
+        if self.unnamed <= MAX_PROBLEMS {
+            self.contents.problems.push(format!("line {line} (document {}): {}", document.number, cut(problem)));
+        }
+    }
+}
+
+/// The line of the file that an error of the YAML parser is about.
+fn line_of(document: &Document<'_>, error: &serde_saphyr::Error) -> usize {
+    let within = error.location().and_then(|location| usize::try_from(location.line()).ok());
+    within.map_or(document.line, |line| document.start + line.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn documents_are_separated_by_lines_that_can_be_nothing_else() {
+        for (text, expected) in [
+            ("", vec![]),
+            ("---\n---\n# nothing\n", vec![]),
+            ("%YAML 1.2\n---\na: 1\n", vec![(2, 3)]),
+            ("a: 1", vec![(1, 1)]),
+            ("\n# first\na: 1\n---\n\nb: 1\n", vec![(1, 3), (4, 6)]),
+            ("a: 1\n--- {b: 1}\n---\r\nc: 1\r\n", vec![(1, 1), (2, 2), (3, 4)]),
+            // Not separators.
+            ("a: |\n  ---\n  b\n---x: 1\n ---\n", vec![(1, 1)]),
+        ] {
+            let documents = split(text);
+            let found: Vec<_> = documents.iter().map(|document| (document.start, document.line)).collect();
+            assert_eq!(found, expected, "{text:?}");
+            assert!(documents.iter().map(|document| document.number).eq(1..=expected.len()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn many_broken_documents_are_a_short_problem() {
+        let contents = read("a.yaml", &"---\na: [\n".repeat(1000), "node-a");
+        assert_eq!(contents.problems.len(), MAX_PROBLEMS + 1);
+        assert_eq!(contents.problems.last().map(String::as_str), Some("and 996 more documents"));
+    }
+
+    #[test]
+    fn other_versions_of_a_slice_are_told_and_other_services_are_ignored() {
+        let slice = "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: a}\n";
+        let contents = read("a.yaml", slice, "node-a");
+        assert_eq!(contents.problems.len(), 1);
+        assert!(contents.problems[0].contains("discovery.k8s.io/v1beta1"), "{:?}", contents.problems);
+        let service = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n";
+        let contents = read("a.yaml", service, "node-a");
+        assert!(contents.problems.is_empty() && contents.objects.is_empty());
+    }
+
+    #[test]
+    fn an_alias_bomb_is_a_problem_and_not_a_bomb() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..40 {
+            let aliases = vec![format!("*a{}", level - 1); 9].join(", ");
+            text = format!("{text}a{level}: &a{level} [{aliases}]\n");
+        }
+        assert_eq!(read("a.yaml", &text, "node-a").problems.len(), 1);
+        let deep = "[".repeat(100_000);
+        assert_eq!(read("a.yaml", &deep, "node-a").problems.len(), 1);
+    }
+
+    /// Pieces of manifests, so that random texts reach further than the first byte.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "---\n",
+            "apiVersion: v1\n",
+            "apiVersion: discovery.k8s.io/v1\n",
+            "kind: Service\n",
+            "kind: List\n",
+            "kind: EndpointSlice\n",
+            "items:\n- ",
+            "metadata: {name: a}\n",
+            "metadata: [a]\n",
+            "spec:\n",
+            "spec: 1\n",
+            "  clusterIP: 10.0.0.1\n",
+            "  clusterIPs: {0: 1}\n",
+            "  ports: [{port: 1}]\n",
+            "  ports: [1, null, {}]\n",
+            "  type: NodePort\n",
+            "endpoints: [{addresses: [1]}]\n",
+            "  ",
+            "\n",
+            "&a ",
+            "*a",
+            "\t",
+            "\"",
+            "'",
+            "|\n",
+            "{",
+            "]",
+            "\u{feff}",
+            "\r",
+            "é",
+            "!!binary ",
+            "<<: ",
+            "? ",
+            ": ",
+            "- ",
+        ]);
+        prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in prop_oneof![".{0,64}", pieces()]) {
+            read("a.yaml", &text, "node-a");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! `v1` Node: this node's own, as `proxy_health.go` and `topology.go` of kube-proxy use it.
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::{Problem, Reduce, quote};
+use crate::{
+    model::{Change, Node, ObjectKey, ObjectKind},
+    source::address::parse_ip_sloppy,
+};
+
+/// The zone that a node is in.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+impl Reduce for api::Node {
+    const KIND: ObjectKind = ObjectKind::Node;
+
+    fn change(&self, _key: &ObjectKey, left_out: &mut Vec<Problem>) -> Result<Change, Problem> {
+        let addresses = self.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+        let taints = self.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+        let mut internal_ips = Vec::new();
+        for (index, address) in addresses.iter().enumerate().filter(|(_, address)| address.type_ == "InternalIP") {
+            match parse_ip_sloppy(&address.address) {
+                Some(address) => internal_ips.push(address),
+                // The status is the kubelet's: the rest of the node stays usable.
+                None => left_out.push(Problem::new(
+                    format!("status.addresses[{index}].address"),
+                    format!("is {}, expected an IP address", quote(&address.address)),
+                )),
+            }
+        }
+        Ok(Change::Node(Some(Node {
+            zone: self
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(ZONE_LABEL))
+                .map(|zone| zone.as_str().into()),
+            internal_ips,
+            deleting: self.metadata.deletion_timestamp.is_some(),
+            taints: taints.iter().map(|taint| taint.key.as_str().into()).collect(),
+        })))
+    }
+}

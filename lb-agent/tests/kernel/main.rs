@@ -1,0 +1,6 @@
+//! What needs a kernel: loading, pinning, attaching, and the maps themselves.
+
+mod loading;
+mod maps;
+mod network;
+mod sandbox;

@@ -1,0 +1,125 @@
+use std::time::Instant;
+
+use lb_agent::{
+    dataplane::{DataplaneMaps as _, FamilyMaps, KernelMaps},
+    loader::{LoadOptions, Loaded, TableSizes},
+};
+use lb_common::abi::{
+    ABI_VERSION, Address, Backend, BackendFlags, Config, Frontend, FrontendKey, Service, ServiceFlags, ServiceName,
+    SlotRange,
+};
+
+use crate::sandbox;
+
+fn small() -> LoadOptions {
+    let sizes = TableSizes { flows: 64, frontends: 8, services: 8, slots: 64, backends: 16 };
+    LoadOptions { sizes, ..LoadOptions::default() }
+}
+
+fn maps(options: &LoadOptions) -> KernelMaps {
+    Loaded::load(options).and_then(|mut loaded| loaded.take_maps()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn what_is_written_is_what_exists() {
+    sandbox::run("maps::what_is_written_is_what_exists", |_| {
+        let mut maps = maps(&small());
+        fill::<[u8; 4]>(&mut maps, [10, 0, 0, 1]);
+        fill::<[u8; 16]>(&mut maps, [0xfd; 16]);
+
+        let config = Config { abi_version: ABI_VERSION, node_port_min: 30000, ..Config::default() };
+        maps.set_config(&config).expect("written");
+        assert_eq!(maps.config().expect("read"), config);
+    });
+}
+
+fn fill<A: Address>(maps: &mut KernelMaps, address: A)
+where
+    KernelMaps: FamilyMaps<A>,
+{
+    let key = FrontendKey::new(address, 80, 6);
+    let frontend = Frontend { service: 3, owner: 7, flags: 1 };
+    let service = Service {
+        cluster: SlotRange { first: 4, count: 3 },
+        local: SlotRange { first: 20, count: 1 },
+        flags: ServiceFlags::HAS_ENDPOINTS,
+        affinity_seconds: 0,
+    };
+    let name = ServiceName::new("default", "web", "http", 6).expect("short");
+    let backend = Backend { generation: 9, address, port: 8080, flags: BackendFlags::LOCAL };
+    maps.set_frontend(&key, frontend).expect("written");
+    maps.set_service(3, service).expect("written");
+    maps.set_service_name(3, &name).expect("written");
+    maps.set_slots(4, &[1, 2, 15]).expect("written");
+    maps.set_slots(20, &[2]).expect("written");
+    maps.set_slots(0, &[]).expect("nothing to write");
+    maps.set_backend(15, backend).expect("written");
+    maps.set_backend(2, Backend { generation: 0, ..backend }).expect("written");
+    maps.set_node_address(7, address).expect("written");
+    maps.set_node_port_address(address, 1).expect("written");
+
+    let existing = FamilyMaps::<A>::existing(maps).expect("read");
+    assert_eq!(existing.frontends, [(key, frontend)]);
+    assert_eq!(existing.services, [(3, name, service)]);
+    assert_eq!(existing.slots, [(4, 1), (5, 2), (6, 15), (20, 2)]);
+    assert_eq!(existing.backends, [(15, backend)]);
+    assert_eq!(existing.node_addresses, [(7, address)]);
+    assert_eq!(existing.node_port_addresses, [(address, 1)]);
+
+    for _ in 0..2 {
+        maps.remove_frontend(&key).expect("removing what is not there succeeds");
+        maps.remove_service_name(3).expect("removing what is not there succeeds");
+        FamilyMaps::<A>::remove_node_address(maps, 7).expect("removing what is not there succeeds");
+        maps.remove_node_port_address(address).expect("removing what is not there succeeds");
+    }
+    let existing = FamilyMaps::<A>::existing(maps).expect("read");
+    assert_eq!((existing.frontends.len(), existing.services.len(), existing.slots.len()), (0, 0, 0));
+    assert_eq!((existing.node_addresses.len(), existing.node_port_addresses.len()), (0, 0));
+}
+
+#[test]
+fn a_full_table_and_an_index_beyond_its_end_are_told_apart() {
+    sandbox::run("maps::a_full_table_and_an_index_beyond_its_end_are_told_apart", |_| {
+        let mut maps = maps(&small());
+        let frontend = Frontend::default();
+        for port in 1..=8 {
+            maps.set_frontend(&FrontendKey::new([1, 2, 3, 4], port, 6), frontend).expect("there is room for 8");
+        }
+        let error = maps.set_frontend(&FrontendKey::new([1, 2, 3, 4], 9, 6), frontend).expect_err("no room for 9");
+        assert!(error.is_full(), "{error}");
+        assert!(error.to_string().contains("FRONTENDS4"), "{error}");
+
+        let error = maps.set_backend(16, Backend::<[u8; 4]>::default()).expect_err("beyond the end");
+        assert!(!error.is_full(), "{error}");
+        let error = FamilyMaps::<[u8; 16]>::set_slots(&mut maps, 62, &[0, 0, 0]).expect_err("beyond the end");
+        assert!(error.to_string().contains("SLOTS6"), "{error}");
+    });
+}
+
+#[test]
+fn tables_of_the_default_size_are_read_in_well_under_a_second() {
+    sandbox::run("maps::tables_of_the_default_size_are_read_in_well_under_a_second", |_| {
+        let mut maps = maps(&LoadOptions::default());
+        let sizes = TableSizes::default();
+        for index in 0..10_000 {
+            let name = ServiceName::new("ns", &format!("service-{index}"), "", 6).expect("short");
+            let key = FrontendKey::new(u32::to_be_bytes(0x0a60_0000 + index), 80, 6);
+            let cluster = SlotRange { first: index * 10, count: 10 };
+            FamilyMaps::<[u8; 4]>::set_service_name(&mut maps, index, &name).expect("written");
+            FamilyMaps::<[u8; 4]>::set_service(&mut maps, index, Service { cluster, ..Service::default() })
+                .expect("written");
+            maps.set_frontend(&key, Frontend { service: index, ..Frontend::default() }).expect("written");
+        }
+        let last = Backend { generation: 1, address: [10, 1, 2, 3], port: 80, flags: 0 };
+        maps.set_backend(sizes.backends - 1, last).expect("written");
+
+        let start = Instant::now();
+        let existing = FamilyMaps::<[u8; 4]>::existing(&maps).expect("read");
+        let elapsed = start.elapsed();
+        println!("10,000 services, {} backends: {elapsed:?}", sizes.backends);
+        assert_eq!((existing.services.len(), existing.frontends.len()), (10_000, 10_000));
+        assert_eq!(existing.slots.len(), 100_000);
+        assert_eq!(existing.backends, [(sizes.backends - 1, last)]);
+        assert!(elapsed.as_millis() < 1000, "{elapsed:?}");
+    });
+}

@@ -1,0 +1,122 @@
+use std::{net::IpAddr, time::Duration};
+
+use lb_agent::network::{Network, Options, Watcher};
+use lb_common::ports::Reserved;
+use tokio::sync::watch;
+
+use crate::sandbox::{self, command, ip};
+
+fn options(devices: Option<&str>) -> Options {
+    let devices = devices.map(|names| names.split(',').map(str::to_owned).collect());
+    Options { devices, node_ports: Reserved { first: 30000, last: 32767 } }
+}
+
+fn block_on(future: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future);
+}
+
+fn names(network: &Network) -> (Vec<&str>, Vec<&str>) {
+    (
+        network.uplinks.iter().map(|device| device.name.as_str()).collect(),
+        network.pods.iter().map(|device| device.name.as_str()).collect(),
+    )
+}
+
+/// A namespace that holds the other ends of pairs, as long as it exists.
+struct Elsewhere(std::process::Child);
+
+impl Elsewhere {
+    fn new() -> Self {
+        let child = std::process::Command::new("unshare").args(["--net", "sleep", "60"]).spawn().expect("unshare");
+        // It is there once its namespace differs from ours.
+        let own = std::fs::read_link("/proc/self/ns/net").expect("own namespace");
+        while std::fs::read_link(format!("/proc/{}/ns/net", child.id())).expect("its namespace") == own {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Self(child)
+    }
+
+    fn pair(&self, name: &str) {
+        ip(&format!("link add {name} type veth peer name p{name} netns {}", self.0.id()));
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
+    sandbox::run("network::pods_addresses_and_routes_are_followed_as_they_come_and_go", |_| {
+        let elsewhere = Elsewhere::new();
+        elsewhere.pair("eth0");
+        ip("link set eth0 up");
+        ip("addr add 10.0.0.1/24 dev eth0");
+        ip("addr add fd00::1/64 dev eth0 nodad");
+        ip("route add default via 10.0.0.254");
+        block_on(async {
+            let mut watcher = Watcher::start(options(None)).await.unwrap_or_else(|error| panic!("{error}"));
+            let first = watcher.network(&[]);
+            assert_eq!(names(&first), (vec!["eth0"], vec![]));
+            let eth0 = nix::net::if_::if_nametoindex("eth0").expect("an index");
+            assert_eq!(first.node.masquerade4, [(0, [10, 0, 0, 1]), (eth0, [10, 0, 0, 1])].into());
+            assert_eq!(first.node.masquerade6.len(), 2);
+
+            let (_internal, internal) = watch::channel(Vec::new());
+            let (sender, mut changes) = watch::channel(first);
+            tokio::spawn(watcher.run(internal, sender));
+            let mut until = async |what: &str, holds: fn(&Network) -> bool| {
+                let seen = tokio::time::timeout(Duration::from_secs(5), changes.wait_for(holds)).await.is_ok();
+                assert!(seen, "{what}: {:?}", *changes.borrow());
+            };
+
+            elsewhere.pair("vpod1");
+            until("a pod came", |network| names(network).1 == ["vpod1"]).await;
+            ip("link del vpod1");
+            until("a pod went", |network| names(network).1.is_empty()).await;
+
+            ip("addr add 10.0.0.7/24 dev eth0");
+            until("an address came", |network| {
+                network.node.node_port_addresses.contains_key(&IpAddr::from([10, 0, 0, 7]))
+            })
+            .await;
+            ip("addr del 10.0.0.7/24 dev eth0");
+            until("an address went", |network| {
+                !network.node.node_port_addresses.contains_key(&IpAddr::from([10, 0, 0, 7]))
+            })
+            .await;
+
+            ip("route del default");
+            elsewhere.pair("eth1");
+            until("an uplink stays one", |network| names(network) == (vec!["eth0"], vec!["eth1"])).await;
+            ip("link set eth1 up");
+            ip("addr add 10.1.0.1/24 dev eth1");
+            ip("route add 10.9.0.0/16 via 10.1.0.254");
+            until("a route makes an uplink", |network| names(network).0 == ["eth0", "eth1"]).await;
+        });
+    });
+}
+
+#[test]
+fn a_named_device_that_is_not_there_is_an_error_that_names_those_that_are() {
+    sandbox::run("network::a_named_device_that_is_not_there_is_an_error_that_names_those_that_are", |_| {
+        block_on(async {
+            let error = Watcher::start(options(Some("lo,eth7"))).await.expect_err("there is no eth7").to_string();
+            assert!(error.starts_with("--devices eth7: ") && error.contains("there are lo"), "{error}");
+        });
+    });
+}
+
+#[test]
+fn the_range_of_local_ports_is_that_of_the_namespace() {
+    sandbox::run("network::the_range_of_local_ports_is_that_of_the_namespace", |_| {
+        command("sysctl", "-q -w net.ipv4.ip_local_port_range=40000\t41000");
+        block_on(async {
+            let mut watcher = Watcher::start(options(None)).await.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(watcher.network(&[]).node.local_ports, Reserved { first: 40000, last: 41000 });
+        });
+    });
+}

@@ -1,0 +1,86 @@
+//! Each test runs in a child process with network and mount namespaces of its own, a bpffs of its own, and a cgroup
+//! that nobody else is in.
+
+use std::{
+    env, fs,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use lb_agent::loader;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+
+/// Set in the child: the directory that it may use.
+const INSIDE: &str = "LB_TEST_SANDBOX";
+/// Set by CI: what cannot run fails.
+const REQUIRED: &str = "LB_TESTS_REQUIRE_KERNEL";
+
+/// What a test may use. The network namespace has a loopback device that is up, and nothing else.
+pub(crate) struct Sandbox {
+    /// A bpffs.
+    pub(crate) bpffs: PathBuf,
+    /// An empty cgroup.
+    pub(crate) cgroup: PathBuf,
+    /// An empty directory.
+    pub(crate) dir: PathBuf,
+}
+
+/// Runs `body` in a sandbox. `test` is the full name of the calling test.
+pub(crate) fn run(test: &str, body: impl FnOnce(&Sandbox)) {
+    if let Some(dir) = env::var_os(INSIDE) {
+        body(&enter(&PathBuf::from(dir)));
+        return;
+    }
+    if let Err(error) = loader::check_requirements() {
+        assert!(env::var_os(REQUIRED).is_none(), "{error}");
+        println!("skipped {test}: {error}");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let cgroup = cgroup_of(dir.path());
+    fs::create_dir(&cgroup).expect("a cgroup");
+
+    let mut child = Command::new(env::current_exe().expect("this program"));
+    child.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(INSIDE, dir.path());
+    // SAFETY: `unshare` is one system call; nothing else happens between fork and exec.
+    unsafe {
+        child.pre_exec(|| Ok(unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?));
+    }
+    let output = child.output().expect("the test's child process");
+    fs::remove_dir(&cgroup).expect("the cgroup is empty again");
+    let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success(), "{}\n{printed}", output.status);
+    assert!(printed.contains("1 passed"), "no test is called {test}:\n{printed}");
+}
+
+fn cgroup_of(dir: &Path) -> PathBuf {
+    let name = dir.file_name().expect("a name").to_string_lossy().replace('.', "");
+    loader::cgroup2_root().expect("a cgroup2").join(format!("lb-test-{name}"))
+}
+
+fn enter(dir: &Path) -> Sandbox {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+    let bpffs = dir.join("bpf");
+    fs::create_dir(&bpffs).expect("a directory");
+    mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), none).expect("a bpffs");
+    ip("link set lo up");
+    Sandbox { bpffs, cgroup: cgroup_of(dir), dir: dir.to_owned() }
+}
+
+/// Runs `ip` with these arguments, separated by spaces.
+pub(crate) fn ip(arguments: &str) {
+    command("ip", arguments);
+}
+
+/// Runs a program with arguments that are separated by spaces, and returns what it printed.
+pub(crate) fn command(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split(' ')).output().expect(program);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{program} {arguments}: {}", text(&output.stderr));
+    text(&output.stdout)
+}

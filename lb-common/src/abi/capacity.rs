@@ -1,0 +1,17 @@
+//! How many elements each table holds unless the operator says otherwise. The object is built with these; the agent may
+//! set others when it creates the maps.
+
+/// `FLOWS*`: two entries a flow.
+pub const FLOWS: u32 = 1 << 18;
+/// `FRONTENDS*`: elements are allocated when they are written.
+pub const FRONTENDS: u32 = 1 << 17;
+/// `SERVICES*`, `SERVICE_NAMES*`, `SERVICE_STATS*`: one for each port of a Service.
+pub const SERVICES: u32 = 1 << 17;
+/// `SLOTS*`.
+pub const SLOTS: u32 = 1 << 20;
+/// `BACKENDS*`.
+pub const BACKENDS: u32 = 1 << 18;
+/// `SOCKET_PEERS*`: two entries for each exchange of an unconnected UDP socket.
+pub const SOCKET_PEERS: u32 = 1 << 16;
+/// `NODE_ADDRESSES*` and `NODEPORT_ADDRS*`.
+pub const INTERFACES: u32 = 1 << 10;

@@ -1,0 +1,92 @@
+//! The way out: packets whose addresses both change are not given back to the stack, which would drop them as
+//! martians (their source is an address of this node), but sent by us.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup,
+    },
+    helpers::bpf_fib_lookup as fib_lookup,
+};
+use lb_common::abi::{Reason, Tuple};
+
+use crate::{
+    family::Family,
+    hook::{PacketContext, Verdict},
+    packet::{self, Mac, Packet},
+    rewrite::rewrite,
+};
+
+/// A route and, where the kernel knows it, the neighbour.
+#[repr(C)]
+pub struct Route {
+    params: bpf_fib_lookup,
+    /// The neighbour's link-layer address is known.
+    resolved: u32,
+}
+
+impl Route {
+    /// Index of the device that leads there.
+    #[inline(always)]
+    pub fn interface(&self) -> u32 {
+        self.params.ifindex
+    }
+
+    /// Looks up the way for packets of a tuple that come by the device of `ctx`.
+    #[inline(always)]
+    pub fn look_up<C: PacketContext, F: Family>(&mut self, ctx: &C, tuple: &Tuple<F::Address>) -> Result<(), Reason> {
+        let params = &mut self.params;
+        params.family = F::AF;
+        #[expect(clippy::cast_possible_truncation, reason = "a protocol number")]
+        let protocol = tuple.protocol as u8;
+        params.l4_protocol = protocol;
+        params.sport = tuple.src_port.to_be();
+        params.dport = tuple.dst_port.to_be();
+        // 0: for an skb the kernel then compares its real size, segments included, with the MTU.
+        params.__bindgen_anon_1.tot_len = 0;
+        params.ifindex = ctx.interface();
+        params.__bindgen_anon_2.flowinfo = 0;
+        params.__bindgen_anon_5.tbid = 0;
+        params.__bindgen_anon_6.__bindgen_anon_1.mark = 0;
+        F::set_fib_addresses(params, tuple.src, tuple.dst);
+        // SAFETY: `params` is initialized and lives through the call.
+        let code = unsafe { fib_lookup(ctx.as_ptr(), params, size_of::<bpf_fib_lookup>() as i32, 0) };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "negative codes match no constant")]
+        match code as u32 {
+            BPF_FIB_LKUP_RET_SUCCESS => {
+                self.resolved = 1;
+                Ok(())
+            }
+            BPF_FIB_LKUP_RET_NO_NEIGH => {
+                self.resolved = 0;
+                Ok(())
+            }
+            BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
+                Err(Reason::RouteForbids)
+            }
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Reason::TooBig),
+            _ => Err(Reason::NoRoute),
+        }
+    }
+}
+
+/// Turns the packet into one of tuple `to` and sends it.
+#[inline(always)]
+pub fn send<C: PacketContext, F: Family>(
+    ctx: &C,
+    packet: &Packet<F::Address>,
+    to: &Tuple<F::Address>,
+    route: &Route,
+) -> Result<Verdict, Reason> {
+    if packet.ttl <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    rewrite::<C, F>(ctx, packet, to, true)?;
+    if route.resolved == 0 {
+        return ctx.redirect_unresolved(route.interface(), &mut F::next_hop(&route.params));
+    }
+    // SAFETY: a lookup that found the neighbour filled in both addresses, the source's first, at an even offset.
+    let [src, dst]: [Mac; 2] = unsafe { *(&raw const route.params.__bindgen_anon_6).cast() };
+    packet::set_macs(ctx, dst, src)?;
+    ctx.redirect(route.interface())
+}

@@ -1,0 +1,290 @@
+//! What the modules need of the place where a packet meets them. TC is one implementation; XDP is to be the next.
+
+use core::{arch::asm, mem::offset_of};
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{__sk_buff, BPF_F_IPV6, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, bpf_redir_neigh},
+    helpers::{
+        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_pull_data,
+    },
+    programs::TcContext,
+};
+use lb_common::{
+    abi::{Hook, Protocol, Reason},
+    checksum::Diff,
+};
+
+use crate::packet;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Verdict {
+    /// The kernel, and whoever is hooked after us, go on with it.
+    Next = 0,
+    /// It ends here.
+    Drop = 1,
+    /// It was sent on by the program.
+    Redirected = 2,
+}
+
+/// Where a packet path begins: a hook and which side of the node it looks at.
+pub trait Place {
+    /// The hook, as flow entries name it.
+    const HOOK: Hook;
+    /// The hook at which replies of flows that start here, and go through the stack, are translated back.
+    const REPLY_HOOK: Hook;
+    /// Packets come from a pod: `Local` external policies do not apply to them.
+    const INSIDE: bool;
+}
+
+/// Packets that a pod sends.
+pub struct PodIngress;
+/// Packets that reach the node.
+pub struct UplinkIngress;
+/// Packets for a pod.
+pub struct PodEgress;
+/// Packets that leave the node.
+pub struct UplinkEgress;
+
+impl Place for PodIngress {
+    const HOOK: Hook = Hook::PodIngress;
+    const REPLY_HOOK: Hook = Hook::PodEgress;
+    const INSIDE: bool = true;
+}
+impl Place for UplinkIngress {
+    const HOOK: Hook = Hook::UplinkIngress;
+    const REPLY_HOOK: Hook = Hook::UplinkEgress;
+    const INSIDE: bool = false;
+}
+impl Place for PodEgress {
+    const HOOK: Hook = Hook::PodEgress;
+    const REPLY_HOOK: Hook = Hook::PodIngress;
+    const INSIDE: bool = false;
+}
+impl Place for UplinkEgress {
+    const HOOK: Hook = Hook::UplinkEgress;
+    const REPLY_HOOK: Hook = Hook::UplinkIngress;
+    const INSIDE: bool = true;
+}
+
+/// A layer-4 checksum: where it is and what the protocol asks of it.
+#[derive(Clone, Copy)]
+pub struct L4Checksum {
+    /// Offset in the packet.
+    pub offset: usize,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Over IPv6.
+    pub v6: bool,
+}
+
+impl L4Checksum {
+    /// The value to store for a computed one: a UDP checksum of 0 means that there is none, so its other form is sent
+    /// (RFC 768, RFC 8200 §8.1).
+    #[inline(always)]
+    pub fn stored(self, computed: u16) -> u16 {
+        if computed == 0 && matches!(self.protocol, Protocol::Udp) { 0xffff } else { computed }
+    }
+}
+
+/// A packet in the hands of a program.
+pub trait PacketContext: EbpfContext {
+    /// First byte that can be read directly.
+    fn data(&self) -> usize;
+    /// End of what can be read directly.
+    fn data_end(&self) -> usize;
+    /// Length of the whole packet.
+    fn length(&self) -> usize;
+    /// Makes the first `length` bytes readable and writable directly. Pointers into the packet end here.
+    fn pull(&self, length: usize) -> Result<(), Reason>;
+    /// Cuts or extends the packet. Pointers into the packet end here.
+    fn resize(&self, length: usize) -> Result<(), Reason>;
+    /// Index of the device that the packet came by.
+    fn interface(&self) -> u32;
+    /// Whether the packet carries a VLAN tag outside its data.
+    fn has_vlan_tag(&self) -> bool;
+    /// Applies changes of addresses and ports to a layer-4 checksum. Pointers into the packet end here.
+    fn update_checksum(&self, checksum: L4Checksum, addresses: Diff, ports: Diff) -> Result<(), Reason>;
+    /// Whether the layer-4 checksum is only the sum of the pseudo header, to be completed by the device that sends the
+    /// packet. Destroys the checksum, and pointers into the packet end here.
+    fn is_checksum_partial(&self, checksum: L4Checksum) -> Result<bool, Reason>;
+    /// Sends the packet out of a device as it is.
+    fn redirect(&self, interface: u32) -> Result<Verdict, Reason>;
+    /// Sends the packet out of a device to a neighbour that the kernel has to resolve first.
+    fn redirect_unresolved(&self, interface: u32, next_hop: &mut bpf_redir_neigh) -> Result<Verdict, Reason>;
+}
+
+/// Loads one of the context's pointers into the packet. They are 32 bits wide in the context's type and 64 in the
+/// register that the verifier puts them in; LLVM, which cannot know, would now and then widen them by shifts, which
+/// the verifier does not allow on pointers.
+#[inline(always)]
+fn load_pointer<const OFFSET: usize>(ctx: &TcContext) -> usize {
+    let pointer: usize;
+    // SAFETY: reads a field of the context that the kernel passed in.
+    unsafe {
+        asm!(
+            "{pointer} = *(u32 *)({ctx} + {offset})",
+            pointer = out(reg) pointer,
+            ctx = in(reg) skb(ctx),
+            offset = const OFFSET,
+            options(pure, readonly, nostack),
+        );
+    }
+    pointer
+}
+
+/// The context as the kernel's helpers take it.
+#[inline(always)]
+fn skb(ctx: &TcContext) -> *mut __sk_buff {
+    ctx.as_ptr().cast()
+}
+
+/// `-EINVAL`.
+const EINVAL: i64 = -22;
+
+impl PacketContext for TcContext {
+    #[inline(always)]
+    fn data(&self) -> usize {
+        load_pointer::<{ offset_of!(__sk_buff, data) }>(self)
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        load_pointer::<{ offset_of!(__sk_buff, data_end) }>(self)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.len() as usize
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
+    fn pull(&self, length: usize) -> Result<(), Reason> {
+        // SAFETY: the context is the one that the kernel passed in.
+        match unsafe { bpf_skb_pull_data(skb(self), length as u32) } {
+            0 => Ok(()),
+            _ => Err(Reason::HelperFailed),
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
+    fn resize(&self, length: usize) -> Result<(), Reason> {
+        // SAFETY: the context is the one that the kernel passed in.
+        match unsafe { bpf_skb_change_tail(skb(self), length as u32, 0) } {
+            0 => Ok(()),
+            _ => Err(Reason::HelperFailed),
+        }
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*skb(self)).ifindex }
+    }
+
+    #[inline(always)]
+    fn has_vlan_tag(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*skb(self)).vlan_present != 0 }
+    }
+
+    /// Only the kernel knows whether the packet's checksum is complete, partial (`CHECKSUM_PARTIAL`: the pseudo
+    /// header's sum, ports not included) or shadowed by the device's sum over the packet (`CHECKSUM_COMPLETE`), and
+    /// only its helper keeps all three right. One call does for addresses, which concern all three. For ports, which a
+    /// partial sum does not cover, a second call is saved: what the first one made of the field tells which kind it is.
+    #[inline(always)]
+    fn update_checksum(&self, checksum: L4Checksum, addresses: Diff, ports: Diff) -> Result<(), Reason> {
+        let old = packet::read::<_, u16>(self, checksum.offset)?;
+        if old == 0 && !checksum.v6 && matches!(checksum.protocol, Protocol::Udp) {
+            return Ok(());
+        }
+        replace_pseudo(self, checksum, addresses)?;
+        if ports == Diff::NONE {
+            return Ok(());
+        }
+        let field = packet::pointer::<_, u16>(self, checksum.offset)?;
+        // SAFETY: `pointer` checked the bounds.
+        let new = unsafe { *field };
+        let (full, partial) = (checksum.stored(addresses.apply(old)), addresses.apply_partial(old));
+        if full == partial || (new != full && new != partial) {
+            return l4_csum_replace(self, checksum, ports, 0);
+        }
+        if new == full {
+            // SAFETY: as above.
+            unsafe { *field = checksum.stored(ports.apply(new)) };
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn is_checksum_partial(&self, checksum: L4Checksum) -> Result<bool, Reason> {
+        // The two forms move in opposite directions; a change by 1 tells them apart whatever the value.
+        let probe = Diff::NONE.word16(0, 1);
+        let old = packet::read::<_, u16>(self, checksum.offset)?;
+        if old == 0 {
+            return Ok(false);
+        }
+        replace_pseudo(self, checksum, probe)?;
+        Ok(packet::read::<_, u16>(self, checksum.offset)? == probe.apply_partial(old))
+    }
+
+    #[inline(always)]
+    fn redirect(&self, interface: u32) -> Result<Verdict, Reason> {
+        // SAFETY: no pointers are passed.
+        redirected(unsafe { bpf_redirect(interface, 0) })
+    }
+
+    #[inline(always)]
+    fn redirect_unresolved(&self, interface: u32, next_hop: &mut bpf_redir_neigh) -> Result<Verdict, Reason> {
+        // SAFETY: `next_hop` is initialized and lives through the call.
+        redirected(unsafe { bpf_redirect_neigh(interface, next_hop, size_of::<bpf_redir_neigh>() as i32, 0) })
+    }
+}
+
+#[inline(always)]
+fn redirected(code: i64) -> Result<Verdict, Reason> {
+    if code == i64::from(TC_ACT_REDIRECT) { Ok(Verdict::Redirected) } else { Err(Reason::HelperFailed) }
+}
+
+#[inline(always)]
+fn l4_csum_replace(ctx: &TcContext, checksum: L4Checksum, diff: Diff, flags: u32) -> Result<(), Reason> {
+    match l4_csum_replace_code(ctx, checksum, diff, flags) {
+        0 => Ok(()),
+        _ => Err(Reason::HelperFailed),
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "header lengths")]
+fn l4_csum_replace_code(ctx: &TcContext, checksum: L4Checksum, diff: Diff, flags: u32) -> i64 {
+    let flags = if matches!(checksum.protocol, Protocol::Udp) { flags | BPF_F_MARK_MANGLED_0 } else { flags };
+    // SAFETY: the context is the one that the kernel passed in. A field size of 0 (in `flags`) makes `to` the whole
+    // difference.
+    unsafe { bpf_l4_csum_replace(skb(ctx), checksum.offset as u32, 0, u64::from(diff.to_u32()), u64::from(flags)) }
+}
+
+/// Applies a change of the pseudo header.
+#[inline(always)]
+fn replace_pseudo(ctx: &TcContext, checksum: L4Checksum, diff: Diff) -> Result<(), Reason> {
+    if !checksum.v6 {
+        return l4_csum_replace(ctx, checksum, diff, BPF_F_PSEUDO_HDR);
+    }
+    // An IPv6 header has no checksum of its own that would balance the change of an address in the device's sum, and
+    // kernels before 6.16 forget that (commit "bpf: Fix L4 csum update on IPv6 in CHECKSUM_COMPLETE"). They do not know
+    // the flag either: undo what they do to that sum.
+    match l4_csum_replace_code(ctx, checksum, diff, BPF_F_PSEUDO_HDR | BPF_F_IPV6) {
+        0 => Ok(()),
+        EINVAL => {
+            l4_csum_replace(ctx, checksum, diff, BPF_F_PSEUDO_HDR)?;
+            // Fails where there is no such sum, which is as good.
+            // SAFETY: the context is the one that the kernel passed in.
+            unsafe { bpf_csum_update(skb(ctx), diff.to_u32()) };
+            Ok(())
+        }
+        _ => Err(Reason::HelperFailed),
+    }
+}

@@ -1,0 +1,112 @@
+//! Every map, under the name that the kernel, the pins and `bpftool` know it by.
+//!
+//! Sizes here are the defaults of `lb_common::abi::capacity`; the agent sets those of the tables when it creates them.
+//! Keys and values are described in `lb_common::abi`.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    macros::btf_map,
+};
+use lb_common::abi::{
+    Backend, Config, Flow, Frontend, FrontendKey, Reason, Service, ServiceName, ServiceStats, SocketFrontend,
+    SocketPeer, SocketPeerKey, Tuple, capacity,
+};
+
+use crate::{balance::Picked, forward::Route};
+
+type V4 = [u8; 4];
+type V6 = [u8; 16];
+
+const REASONS: usize = Reason::COUNT as usize;
+pub const FRONTENDS: usize = capacity::FRONTENDS as usize;
+pub const SERVICES: usize = capacity::SERVICES as usize;
+pub const SLOTS: usize = capacity::SLOTS as usize;
+pub const BACKENDS: usize = capacity::BACKENDS as usize;
+pub const FLOWS: usize = capacity::FLOWS as usize;
+pub const PEERS: usize = capacity::SOCKET_PEERS as usize;
+pub const INTERFACES: usize = capacity::INTERFACES as usize;
+/// Elements are allocated when they are written: tables that are mostly empty cost nothing.
+pub const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
+#[btf_map]
+pub static SOCKETS: SkStorage<SocketFrontend> = SkStorage::new();
+
+#[btf_map]
+pub static FLOWS4: LruHashMap<Tuple<V4>, Flow<V4>, FLOWS> = LruHashMap::new();
+#[btf_map]
+pub static FLOWS6: LruHashMap<Tuple<V6>, Flow<V6>, FLOWS> = LruHashMap::new();
+#[btf_map]
+pub static FRONTENDS4: HashMap<FrontendKey<V4>, Frontend, FRONTENDS, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static FRONTENDS6: HashMap<FrontendKey<V6>, Frontend, FRONTENDS, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SERVICES4: Array<Service, SERVICES> = Array::new();
+#[btf_map]
+pub static SERVICES6: Array<Service, SERVICES> = Array::new();
+#[btf_map]
+pub static SERVICE_NAMES4: HashMap<u32, ServiceName, SERVICES, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SERVICE_NAMES6: HashMap<u32, ServiceName, SERVICES, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SERVICE_STATS4: PerCpuArray<ServiceStats, SERVICES> = PerCpuArray::new();
+#[btf_map]
+pub static SERVICE_STATS6: PerCpuArray<ServiceStats, SERVICES> = PerCpuArray::new();
+#[btf_map]
+pub static SLOTS4: Array<u32, SLOTS> = Array::new();
+#[btf_map]
+pub static SLOTS6: Array<u32, SLOTS> = Array::new();
+#[btf_map]
+pub static BACKENDS4: Array<Backend<V4>, BACKENDS> = Array::new();
+#[btf_map]
+pub static BACKENDS6: Array<Backend<V6>, BACKENDS> = Array::new();
+#[btf_map]
+pub static NODE_ADDRESSES4: HashMap<u32, V4, INTERFACES> = HashMap::new();
+#[btf_map]
+pub static NODE_ADDRESSES6: HashMap<u32, V6, INTERFACES> = HashMap::new();
+#[btf_map]
+pub static NODEPORT_ADDRS4: HashMap<V4, u32, INTERFACES> = HashMap::new();
+#[btf_map]
+pub static NODEPORT_ADDRS6: HashMap<V6, u32, INTERFACES> = HashMap::new();
+#[btf_map]
+pub static SOCKET_PEERS4: LruHashMap<SocketPeerKey<V4>, SocketPeer<V4>, PEERS> = LruHashMap::new();
+#[btf_map]
+pub static SOCKET_PEERS6: LruHashMap<SocketPeerKey<V6>, SocketPeer<V6>, PEERS> = LruHashMap::new();
+
+/// What a new flow is put together in. The stack is too small for it: 512 bytes for a whole chain of calls, of which an
+/// IPv6 flow needs half. Only used at ingress hooks, which do not interrupt each other on one CPU.
+#[btf_map]
+pub static SCRATCH4: PerCpuArray<NewFlow<V4>, 1> = PerCpuArray::new();
+#[btf_map]
+pub static SCRATCH6: PerCpuArray<NewFlow<V6>, 1> = PerCpuArray::new();
+
+/// Both directions of a flow in the making.
+#[repr(C)]
+pub struct NewFlow<A> {
+    /// Index in `SERVICES*`.
+    pub service: u32,
+    /// The flow's hash.
+    pub hash: u32,
+    /// The backend.
+    pub picked: Picked<A>,
+    /// The value for the request's tuple.
+    pub request: Flow<A>,
+    /// The value for `reply_key`.
+    pub reply: Flow<A>,
+    /// The tuple of the replies.
+    pub reply_key: Tuple<A>,
+    /// The way out, for packets that are forwarded.
+    pub route: Route,
+}
+
+/// Mixed into every hash that picks a backend. A constant of the loaded object; the same on all nodes.
+#[unsafe(no_mangle)]
+pub static HASH_SEED: Global<u32> = Global::new(0);
+/// Cookie of the node's own network namespace. A constant of the loaded object.
+#[unsafe(no_mangle)]
+pub static NODE_NETNS_COOKIE: Global<u64> = Global::new(0);

@@ -1,0 +1,151 @@
+//! The address of a socket call, in its three forms.
+
+use aya_ebpf::programs::SockAddrContext;
+
+use crate::family::{Family, Ipv4, Ipv6, octets, words};
+
+/// A form of address that a socket call can have.
+pub trait SocketAddress {
+    /// The family that it names.
+    type Family: Family;
+
+    /// Reads the call's address.
+    fn address(ctx: &SockAddrContext) -> <Self::Family as Family>::Address;
+
+    /// Replaces the call's address.
+    fn set_address(ctx: &SockAddrContext, address: <Self::Family as Family>::Address);
+
+    /// The address in 16 bytes, IPv4 as IPv4-mapped.
+    fn wide(address: <Self::Family as Family>::Address) -> [u8; 16];
+
+    /// The inverse of `wide`.
+    fn narrow(wide: [u8; 16]) -> <Self::Family as Family>::Address;
+}
+
+/// `AF_INET`.
+pub struct Inet4;
+/// `AF_INET6`.
+pub struct Inet6;
+/// An IPv4 address in an `AF_INET6` call (RFC 4291 §2.5.5.2).
+pub struct Mapped;
+
+/// The third word of an IPv4-mapped address.
+const MAPPED_PREFIX: u32 = 0x0000_ffff_u32.to_be();
+
+// The verifier wants every access to the context as a plain load or store of one field at a constant offset; volatile
+// accesses keep LLVM from merging or moving them.
+
+impl SocketAddress for Inet4 {
+    type Family = Ipv4;
+
+    #[inline(always)]
+    fn address(ctx: &SockAddrContext) -> [u8; 4] {
+        // SAFETY: the context is the one that the kernel passed in. So for all of this file.
+        unsafe { core::ptr::read_volatile(&raw const (*ctx.sock_addr).user_ip4) }.to_ne_bytes()
+    }
+
+    #[inline(always)]
+    fn set_address(ctx: &SockAddrContext, address: [u8; 4]) {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut (*ctx.sock_addr).user_ip4, u32::from_ne_bytes(address)) }
+    }
+
+    #[inline(always)]
+    fn wide(address: [u8; 4]) -> [u8; 16] {
+        octets([0, 0, MAPPED_PREFIX, u32::from_ne_bytes(address)])
+    }
+
+    #[inline(always)]
+    fn narrow(wide: [u8; 16]) -> [u8; 4] {
+        let [.., a, b, c, d] = wide;
+        [a, b, c, d]
+    }
+}
+
+impl SocketAddress for Inet6 {
+    type Family = Ipv6;
+
+    #[inline(always)]
+    fn address(ctx: &SockAddrContext) -> [u8; 16] {
+        octets([word(ctx, 0), word(ctx, 1), word(ctx, 2), word(ctx, 3)])
+    }
+
+    #[inline(always)]
+    fn set_address(ctx: &SockAddrContext, address: [u8; 16]) {
+        let [a, b, c, d] = words(address);
+        set_word(ctx, 0, a);
+        set_word(ctx, 1, b);
+        set_word(ctx, 2, c);
+        set_word(ctx, 3, d);
+    }
+
+    #[inline(always)]
+    fn wide(address: [u8; 16]) -> [u8; 16] {
+        address
+    }
+
+    #[inline(always)]
+    fn narrow(wide: [u8; 16]) -> [u8; 16] {
+        wide
+    }
+}
+
+impl Mapped {
+    /// Whether the call's address is an IPv4-mapped one.
+    #[inline(always)]
+    pub fn applies(ctx: &SockAddrContext) -> bool {
+        word(ctx, 0) == 0 && word(ctx, 1) == 0 && word(ctx, 2) == MAPPED_PREFIX
+    }
+}
+
+impl SocketAddress for Mapped {
+    type Family = Ipv4;
+
+    #[inline(always)]
+    fn address(ctx: &SockAddrContext) -> [u8; 4] {
+        word(ctx, 3).to_ne_bytes()
+    }
+
+    #[inline(always)]
+    fn set_address(ctx: &SockAddrContext, address: [u8; 4]) {
+        // The prefix stays.
+        set_word(ctx, 3, u32::from_ne_bytes(address));
+    }
+
+    #[inline(always)]
+    fn wide(address: [u8; 4]) -> [u8; 16] {
+        Inet4::wide(address)
+    }
+
+    #[inline(always)]
+    fn narrow(wide: [u8; 16]) -> [u8; 4] {
+        Inet4::narrow(wide)
+    }
+}
+
+#[inline(always)]
+fn word(ctx: &SockAddrContext, index: usize) -> u32 {
+    // SAFETY: as above; `index` is a constant below 4.
+    unsafe { core::ptr::read_volatile((&raw const (*ctx.sock_addr).user_ip6).cast::<u32>().add(index)) }
+}
+
+#[inline(always)]
+fn set_word(ctx: &SockAddrContext, index: usize, word: u32) {
+    // SAFETY: as above; `index` is a constant below 4.
+    unsafe { core::ptr::write_volatile((&raw mut (*ctx.sock_addr).user_ip6).cast::<u32>().add(index), word) }
+}
+
+/// The call's port.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a 16-bit port in a 32-bit field")]
+pub fn port(ctx: &SockAddrContext) -> u16 {
+    // SAFETY: as above.
+    u16::from_be(unsafe { core::ptr::read_volatile(&raw const (*ctx.sock_addr).user_port) } as u16)
+}
+
+/// Replaces the call's port.
+#[inline(always)]
+pub fn set_port(ctx: &SockAddrContext, port: u16) {
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(&raw mut (*ctx.sock_addr).user_port, u32::from(port.to_be())) }
+}

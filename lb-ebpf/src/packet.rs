@@ -75,6 +75,7 @@ struct Ipv6Header {
 
 /// A TCP or UDP packet, as far as it matters here.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Packet<A> {
     /// Its 5-tuple.
     pub tuple: Tuple<A>,
@@ -105,6 +106,10 @@ pub enum Link {
 /// the kernel's eyes: `pull`, `resize`, or any checksum helper.
 #[inline(always)]
 pub fn pointer<C: PacketContext, T>(ctx: &C, offset: usize) -> Result<*mut T, Reason> {
+    // Where the offset comes from a map, the verifier needs to be told a bound; elsewhere the compiler removes this.
+    if offset > MAX_L4_OFFSET + TCP {
+        return Err(Reason::Malformed);
+    }
     let start = ctx.data() + offset;
     if start + size_of::<T>() > ctx.data_end() {
         return Err(Reason::Malformed);

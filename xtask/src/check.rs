@@ -7,7 +7,8 @@ use crate::{exec, setup, workspace};
 pub(crate) fn main() -> Result<()> {
     setup::for_building()?;
     let format = exec::run(workspace::cargo("fmt").args(["--all", "--check"]));
-    let lint = exec::run(workspace::cargo("clippy").args(["--all-targets", "--", "--deny", "warnings"]));
+    let lint =
+        exec::run(workspace::cargo("clippy").args(["--all-targets", "--keep-going", "--", "--deny", "warnings"]));
     let lint_ebpf = exec::run(
         workspace::cargo("clippy")
             // For this one process, as in lb-agent/build.rs: core is compiled for the BPF target.

@@ -40,6 +40,13 @@ pub struct Device {
     pub name: String,
 }
 
+impl Device {
+    /// Whether it is still there, in this thread's network namespace.
+    pub fn exists(&self) -> bool {
+        nix::net::if_::if_nametoindex(self.name.as_str()) == Ok(self.index)
+    }
+}
+
 /// What a device is to the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {

@@ -102,9 +102,9 @@ impl Watcher {
         loop {
             let network = self.network(&internal.borrow_and_update());
             changes.send_if_modified(|current| {
-                let changed = *current != network;
+                let differs = *current != network;
                 *current = network;
-                changed
+                differs
             });
             let due = routes_due.map_or(anew_due, |due| due.min(anew_due));
             let result = tokio::select! {
@@ -173,12 +173,14 @@ impl Watcher {
                 true
             }
             RouteNetlinkMessage::NewAddress(message) => {
-                address(&message).into_iter().for_each(|address| self.tables.insert_address(address));
+                if let Some(address) = address(&message) {
+                    self.tables.insert_address(address);
+                }
                 false
             }
             RouteNetlinkMessage::DelAddress(message) => {
                 if let Some(address) = address(&message) {
-                    self.tables.remove_address(address.device, address.address);
+                    self.tables.remove_address(address.device, address.ip);
                 }
                 true
             }
@@ -313,7 +315,7 @@ fn address(message: &AddressMessage) -> Option<Address> {
     }
     Some(Address {
         device: header.index,
-        address: own,
+        ip: own,
         global: header.scope == AddressScope::Universe,
         preferred: flags.bits() & u32::from(unfit.bits()) == 0,
     })

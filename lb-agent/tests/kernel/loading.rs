@@ -1,13 +1,13 @@
 use std::{fs, path::Path};
 
 use lb_agent::{
-    dataplane::FamilyMaps as _,
+    dataplane::{Counters, FamilyMaps},
     loader::{
         Attached, Device, Direction, LoadOptions, Loaded, LoaderError, PINNED, Pins, Role, SocketHook, TableSizes,
         attached, cleanup,
     },
 };
-use lb_common::abi::Backend;
+use lb_common::abi::{Backend, Reason};
 
 use crate::sandbox::{self, Sandbox, command, ip};
 
@@ -61,9 +61,9 @@ fn every_map_but_the_trace_is_pinned_and_adopted() {
         let mut other = options(&pins);
         other.sizes.backends = 32;
         let maps = Loaded::load(&other).and_then(|mut loaded| loaded.take_maps()).expect("adopted");
-        let existing = lb_agent::dataplane::FamilyMaps::<[u8; 4]>::existing(&maps).expect("read");
+        let existing = FamilyMaps::<[u8; 4]>::existing(&maps).expect("read");
         assert_eq!(existing.backends, [(3, backend)]);
-        assert_eq!(lb_agent::dataplane::FamilyMaps::<[u8; 4]>::capacities(&maps).backends, 16);
+        assert_eq!(FamilyMaps::<[u8; 4]>::capacities(&maps).backends, 16);
     });
 }
 
@@ -81,6 +81,19 @@ fn a_pinned_map_of_another_layout_is_refused_by_name_and_kept() {
 
         fs::remove_file(&path).expect("removed");
         cleanup(&pins).expect("clean");
+    });
+}
+
+#[test]
+fn counters_of_a_version_with_fewer_reasons_are_replaced() {
+    sandbox::run("loading::counters_of_a_version_with_fewer_reasons_are_replaced", |sandbox| {
+        let pins = pins(sandbox);
+        let path = pins.map("COUNTERS");
+        let create = "map create PATH type percpu_array key 4 value 8 entries 3 name COUNTERS";
+        command("bpftool", &create.replace("PATH", path.to_str().expect("text")));
+        load(&pins);
+        let counters = Counters::open(|map| pins.open(map)).expect("pinned").read();
+        assert_eq!(counters.expect("read").len(), Reason::ALL.len());
     });
 }
 

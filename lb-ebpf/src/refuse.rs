@@ -35,12 +35,13 @@ pub fn answer<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>)
     if packet.l3 != ETHERNET || packet.l4 != ETHERNET + ip || ctx.has_vlan_tag() {
         return Err(Reason::Unanswerable);
     }
+    let checksum: u16 = packet::read(ctx, packet.checksum().offset)?;
     let partial = ctx.is_checksum_partial(packet.checksum())?;
     match (packet.protocol(), F::V6) {
         (Protocol::Tcp, false) => reset_v4(ctx, packet.tcp_flags, partial)?,
         (Protocol::Tcp, true) => reset_v6(ctx, packet.tcp_flags, partial)?,
-        (Protocol::Udp, false) => unreachable_v4(ctx)?,
-        (Protocol::Udp, true) => unreachable_v6(ctx, partial)?,
+        (Protocol::Udp, false) => unreachable_v4(ctx, checksum)?,
+        (Protocol::Udp, true) => unreachable_v6(ctx, checksum, partial)?,
     }
     let [dst, src]: [Mac; 2] = packet::read(ctx, 0)?;
     packet::set_macs(ctx, src, dst)?;
@@ -51,6 +52,24 @@ pub fn answer<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>)
 type Ipv4Words = [u16; IPV4 / 2];
 type Ipv6Words = [u16; IPV6 / 2];
 type TcpWords = [u16; TCP / 2];
+/// A UDP header.
+type UdpWords = [u16; UDP / 2];
+
+/// A RST, as it lies in the packet. (The fields of a tuple may lie in any order.)
+#[repr(C)]
+struct Reset<I> {
+    ip: I,
+    tcp: TcpWords,
+}
+
+/// An ICMP or `ICMPv6` error, likewise.
+#[repr(C)]
+struct Unreachable<I> {
+    ip: I,
+    icmp: [u16; ICMP / 2],
+    quoted_ip: I,
+    quoted: UdpWords,
+}
 
 #[inline(always)]
 fn sum<const N: usize>(words: &[u16; N]) -> u64 {
@@ -156,9 +175,9 @@ fn reset_v4<C: PacketContext>(ctx: &C, flags: u8, partial: bool) -> Result<(), R
     let header = answer_v4(&request, Protocol::Tcp as u8, TCP);
     let mut answer = reset(&segment, flags, payload);
     answer[8] = reset_checksum(&answer, pseudo_v4(&header, Protocol::Tcp as u8, TCP), partial);
-    let out: *mut (Ipv4Words, TcpWords) = packet::pointer(ctx, ETHERNET)?;
+    let out: *mut Reset<Ipv4Words> = packet::pointer(ctx, ETHERNET)?;
     // SAFETY: `pointer` checked the bounds.
-    unsafe { *out = (header, answer) };
+    unsafe { *out = Reset { ip: header, tcp: answer } };
     Ok(())
 }
 
@@ -174,9 +193,9 @@ fn reset_v6<C: PacketContext>(ctx: &C, flags: u8, partial: bool) -> Result<(), R
     let header = answer_v6(&request, Protocol::Tcp as u8, TCP);
     let mut answer = reset(&segment, flags, payload);
     answer[8] = reset_checksum(&answer, pseudo_v6(&header, Protocol::Tcp as u8, TCP), partial);
-    let out: *mut (Ipv6Words, TcpWords) = packet::pointer(ctx, ETHERNET)?;
+    let out: *mut Reset<Ipv6Words> = packet::pointer(ctx, ETHERNET)?;
     // SAFETY: `pointer` checked the bounds.
-    unsafe { *out = (header, answer) };
+    unsafe { *out = Reset { ip: header, tcp: answer } };
     Ok(())
 }
 
@@ -184,16 +203,17 @@ fn reset_v6<C: PacketContext>(ctx: &C, flags: u8, partial: bool) -> Result<(), R
 /// checksum writes there. Over all of an ICMP message whose own checksum is right it computes 0 or its other form,
 /// which changes no sum: nothing needs to be done about it.
 #[inline(always)]
-fn unreachable_v4<C: PacketContext>(ctx: &C) -> Result<(), Reason> {
+fn unreachable_v4<C: PacketContext>(ctx: &C, udp_checksum: u16) -> Result<(), Reason> {
     let request: Ipv4Words = packet::read(ctx, ETHERNET)?;
-    let quoted: [u16; QUOTED / 2] = packet::read(ctx, ETHERNET + IPV4)?;
+    let [src, dst, length, _]: UdpWords = packet::read(ctx, ETHERNET + IPV4)?;
+    let quoted = [src, dst, length, udp_checksum];
     ctx.resize(ETHERNET + IPV4 + ICMP + IPV4 + QUOTED)?;
     let header = answer_v4(&request, PROTOCOL_ICMP, ICMP + IPV4 + QUOTED);
     let type_code = ICMP_TYPE_CODE.to_be();
     let checksum = !checksum::fold(u64::from(type_code) + sum(&request) + sum(&quoted));
-    let out: *mut (Ipv4Words, [u16; ICMP / 2], Ipv4Words, [u16; QUOTED / 2]) = packet::pointer(ctx, ETHERNET)?;
+    let out: *mut Unreachable<Ipv4Words> = packet::pointer(ctx, ETHERNET)?;
     // SAFETY: `pointer` checked the bounds.
-    unsafe { *out = (header, [type_code, checksum, 0, 0], request, quoted) };
+    unsafe { *out = Unreachable { ip: header, icmp: [type_code, checksum, 0, 0], quoted_ip: request, quoted } };
     Ok(())
 }
 
@@ -201,9 +221,10 @@ fn unreachable_v4<C: PacketContext>(ctx: &C) -> Result<(), Reason> {
 /// the checksum, the unused word starts as the pseudo header's sum, and what the device writes there is the checksum,
 /// in another place than usual but right for the sum of the whole.
 #[inline(always)]
-fn unreachable_v6<C: PacketContext>(ctx: &C, partial: bool) -> Result<(), Reason> {
+fn unreachable_v6<C: PacketContext>(ctx: &C, udp_checksum: u16, partial: bool) -> Result<(), Reason> {
     let request: Ipv6Words = packet::read(ctx, ETHERNET)?;
-    let quoted: [u16; QUOTED / 2] = packet::read(ctx, ETHERNET + IPV6)?;
+    let [src, dst, length, _]: UdpWords = packet::read(ctx, ETHERNET + IPV6)?;
+    let quoted = [src, dst, length, udp_checksum];
     ctx.resize(ETHERNET + IPV6 + ICMP + IPV6 + QUOTED)?;
     let header = answer_v6(&request, PROTOCOL_ICMPV6, ICMP + IPV6 + QUOTED);
     let type_code = ICMPV6_TYPE_CODE.to_be();
@@ -213,9 +234,9 @@ fn unreachable_v6<C: PacketContext>(ctx: &C, partial: bool) -> Result<(), Reason
     } else {
         (!checksum::fold(pseudo + u64::from(type_code) + sum(&request) + sum(&quoted)), 0)
     };
-    let out: *mut (Ipv6Words, [u16; ICMP / 2], Ipv6Words, [u16; QUOTED / 2]) = packet::pointer(ctx, ETHERNET)?;
+    let out: *mut Unreachable<Ipv6Words> = packet::pointer(ctx, ETHERNET)?;
     // SAFETY: `pointer` checked the bounds.
-    unsafe { *out = (header, [type_code, checksum, 0, unused], request, quoted) };
+    unsafe { *out = Unreachable { ip: header, icmp: [type_code, checksum, 0, unused], quoted_ip: request, quoted } };
     Ok(())
 }
 

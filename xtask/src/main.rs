@@ -1,2 +1,79 @@
-//! Not written yet.
-fn main() {}
+//! Everything a contributor runs, as `cargo xtask VERB`; one module per verb.
+//!
+//! The dependencies are few on purpose: this is the first thing that a fresh clone compiles.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+mod bench;
+mod build;
+mod check;
+mod debian;
+mod exec;
+mod k8s;
+mod provision_check;
+mod run;
+mod setup;
+mod summary;
+mod test;
+mod vm;
+mod workspace;
+
+/// Build, run and test lb.
+///
+/// Each task first installs what it needs and misses (see `setup`), and prints every command before it runs it.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Option<Task>,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need: rust-src, bpf-linker, Debian packages
+    Setup(setup::Options),
+    /// Build `lb-agent` with the eBPF programs inside, and the lab
+    Build(build::Options),
+    /// Show Services being balanced in a lab of network namespaces; with `-- ARGS`, run the agent on this host
+    #[command(after_long_help = run::AFTER_HELP)]
+    Run(run::Options),
+    /// Lint: rustfmt and clippy, warnings are errors
+    Check,
+    /// Run every test: host, packets, lab, Kubernetes API server; ends with `N passed, N failed`
+    Test(test::Options),
+    /// Run the benchmarks
+    Bench(bench::Options),
+    /// Find or build the Kubernetes programs that the tests start, and print their directory
+    K8s(k8s::Options),
+    /// Boot Debian's kernels in QEMU and run the packet tests there
+    Vm(vm::Options),
+    /// Try the provisioning script in a clean Debian root: install, build, from a clone of HEAD
+    ProvisionCheck(provision_check::Options),
+}
+
+fn main() -> ExitCode {
+    let Some(task) = Cli::parse().task else {
+        Cli::command().print_long_help().expect("standard output accepts the help");
+        return ExitCode::SUCCESS;
+    };
+    let outcome = match task {
+        Task::Setup(options) => setup::main(&options),
+        Task::Build(options) => build::main(&options),
+        Task::Run(options) => run::main(&options),
+        Task::Check => check::main(),
+        Task::Test(options) => return test::main(&options),
+        Task::Bench(options) => bench::main(&options),
+        Task::K8s(options) => k8s::main(&options),
+        Task::Vm(options) => return vm::main(&options),
+        Task::ProvisionCheck(options) => provision_check::main(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

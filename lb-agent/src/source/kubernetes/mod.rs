@@ -40,9 +40,9 @@ pub async fn run(client: Client, node: &str, sender: mpsc::Sender<SourceMessage>
     let own_node = watcher::Config::default().fields(&format!("metadata.name={node}"));
     let watches = async {
         tokio::join!(
-            watch::watch::<Service>(Api::all(client.clone()), services, &sender),
-            watch::watch::<EndpointSlice>(Api::all(client.clone()), slices, &sender),
-            watch::watch::<Node>(Api::all(client), own_node, &sender),
+            Box::pin(watch::watch::<Service>(Api::all(client.clone()), services, &sender)),
+            Box::pin(watch::watch::<EndpointSlice>(Api::all(client.clone()), slices, &sender)),
+            Box::pin(watch::watch::<Node>(Api::all(client), own_node, &sender)),
         )
     };
     tokio::select! {

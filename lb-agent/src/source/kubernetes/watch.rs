@@ -47,7 +47,7 @@ pub(super) async fn watch<K: Reduce>(
     config: watcher::Config,
     sender: &mpsc::Sender<SourceMessage>,
 ) -> Closed {
-    let mut watch = OneKind::<K> { sender, list: None, listed: false, failing: None, kind: std::marker::PhantomData };
+    let mut watch = OneKind::<K> { sender, list: None, listed: false, told: None, kind: std::marker::PhantomData };
     let mut streamed = true;
     let mut backoff = DefaultBackoff::default();
     loop {
@@ -85,8 +85,8 @@ struct OneKind<'a, K> {
     list: Option<List>,
     /// Whether a list was complete since the stream began.
     listed: bool,
-    /// What was last told about the watch: `None` before anything was.
-    failing: Option<Option<String>>,
+    /// What was told about the watch last.
+    told: Option<WatchState>,
     kind: std::marker::PhantomData<fn() -> K>,
 }
 
@@ -101,9 +101,10 @@ impl<K: Reduce> OneKind<'_, K> {
     ) -> Result<Restart, Closed> {
         self.listed = false;
         loop {
-            let patience = match (self.listed, &self.failing) {
-                (false, _) if streamed => Some(STREAM_SILENCE),
-                (true, Some(Some(_))) => Some(RESUMED_AFTER),
+            let failing = self.told.as_ref().is_some_and(|told| told.problem.is_some());
+            let patience = match self.listed {
+                false if streamed => Some(STREAM_SILENCE),
+                true if failing => Some(RESUMED_AFTER),
                 _ => None,
             };
             let next = match patience {
@@ -171,15 +172,17 @@ impl<K: Reduce> OneKind<'_, K> {
 
     /// Tells the state of the watch, if it is not the one that was told last.
     async fn state(&mut self, problem: Option<String>) -> Result<(), Closed> {
-        if self.failing.as_ref() == Some(&problem) {
+        let state = WatchState { watch: Watch::Api(K::KIND), problem };
+        if self.told.as_ref() == Some(&state) {
             return Ok(());
         }
-        match &problem {
-            Some(problem) => warn!(kind = K::KIND.name(), problem, "watch failed; the last state stays in force"),
-            None => info!(kind = K::KIND.name(), "watch works"),
+        if let Some(problem) = &state.problem {
+            warn!(kind = K::KIND.name(), problem, "watch failed; the last state stays in force");
+        } else {
+            info!(kind = K::KIND.name(), "watch works");
         }
-        self.failing = Some(problem.clone());
-        self.send(SourceMessage::State(WatchState { watch: Watch::Api(K::KIND), problem })).await
+        self.told = Some(state.clone());
+        self.send(SourceMessage::State(state)).await
     }
 
     async fn reject(&self, rejections: Vec<crate::model::Rejection>) -> Result<(), Closed> {

@@ -1,7 +1,9 @@
 //! The directory: which of its files to read, and when.
 //!
 //! * A file that is being written is read when its writer closes it, so a file that is half written drops nothing.
-//!   Editors that write another file and rename it need nothing special.
+//!   Editors that write another file and rename it need nothing special. A file that is deleted and written anew is
+//!   gone for as long as its writer waits in between, and one that is cut by truncate(2), which opens nothing, is read
+//!   when it is next closed.
 //! * Files are read again when inotify names them or when their metadata differ, so links (a mounted `ConfigMap` is a
 //!   directory of them) and overflows of inotify's queue are covered.
 //! * A directory that goes away, or is replaced, leaves the last state in force. It is looked for once a second. When
@@ -9,10 +11,8 @@
 //!   an empty directory in the place of a full one is more likely a mount or a copy that is not there yet.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    fs,
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
+    collections::{HashMap, HashSet},
+    fs, io,
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
@@ -28,6 +28,7 @@ use tracing::{info, warn};
 
 use super::{
     document,
+    file::{Fingerprint, fingerprint, identity, names, read},
     store::{Batch, Store},
 };
 use crate::source::{SourceMessage, Watch, WatchState};
@@ -42,8 +43,6 @@ const RETURN_QUIET: Duration = Duration::from_millis(500);
 const LONGEST_RETURN: Duration = Duration::from_secs(10);
 /// How often the directory itself is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// The largest file that is read, in bytes: 10,000 Services with their slices are about a tenth of it.
-const MAX_FILE: u64 = 128 << 20;
 
 /// Why a directory cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -112,21 +111,6 @@ pub fn spawn(
     };
     let thread = thread::Builder::new().name("manifests".to_owned());
     thread.spawn(move || drop(directory.follow(&events))).map_err(ManifestsError::Thread)
-}
-
-/// Device and inode of a directory, `None` if it is something else.
-fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
-    let metadata = fs::metadata(path)?;
-    Ok(metadata.is_dir().then(|| (metadata.dev(), metadata.ino())))
-}
-
-/// What changes when a file does: device, inode, size, and the times of modification and of change in nanoseconds.
-type Fingerprint = (u64, u64, u64, i128, i128);
-
-fn fingerprint(metadata: &fs::Metadata) -> Fingerprint {
-    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-    let modified = nanoseconds(metadata.mtime(), metadata.mtime_nsec());
-    (metadata.dev(), metadata.ino(), metadata.size(), modified, nanoseconds(metadata.ctime(), metadata.ctime_nsec()))
 }
 
 /// The receiving end of the channel is gone.
@@ -266,7 +250,7 @@ impl Directory {
 
     /// Reads the files that may have changed and tells what did.
     fn scan(&mut self) -> Result<(), Closed> {
-        let names = match self.names() {
+        let names = match names(&self.path) {
             Ok(names) => names,
             Err(error) => return self.state(self.directory(), Some(error.to_string())),
         };
@@ -294,19 +278,6 @@ impl Directory {
             self.send(message)?;
         }
         Ok(())
-    }
-
-    /// The names of the manifests in the directory.
-    fn names(&self) -> io::Result<BTreeSet<String>> {
-        let mut names = BTreeSet::new();
-        for entry in fs::read_dir(&self.path)? {
-            let Ok(name) = entry?.file_name().into_string() else { continue };
-            let extension = Path::new(&name).extension().and_then(|extension| extension.to_str());
-            if !name.starts_with('.') && matches!(extension, Some("yaml" | "yml" | "json")) {
-                names.insert(name);
-            }
-        }
-        Ok(names)
     }
 
     /// Reads a file if it may have changed.
@@ -353,9 +324,10 @@ impl Directory {
         if self.problems.get(&watch) == Some(&problem) {
             return Ok(());
         }
-        match &problem {
-            Some(problem) => warn!(%watch, problem, "the last state of what cannot be read stays in force"),
-            None => info!(%watch, "is followed"),
+        if let Some(problem) = &problem {
+            warn!(%watch, problem, "the last state of what cannot be read stays in force");
+        } else {
+            info!(%watch, "is followed");
         }
         self.problems.insert(watch.clone(), problem.clone());
         self.send(SourceMessage::State(WatchState { watch, problem }))
@@ -364,17 +336,4 @@ impl Directory {
     fn send(&self, message: SourceMessage) -> Result<(), Closed> {
         self.sender.blocking_send(message).map_err(|_| Closed)
     }
-}
-
-fn read(path: &Path, metadata: &fs::Metadata) -> io::Result<String> {
-    // A pipe or a device may never end.
-    if !metadata.is_file() {
-        return Err(io::Error::other("is not a file"));
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("is larger than {MAX_FILE} bytes")));
-    }
-    String::from_utf8(bytes).map_err(|error| io::Error::other(format!("is not UTF-8: {error}")))
 }

@@ -9,12 +9,13 @@ use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::debug;
 
+use super::defaults::{Missing, give_defaults};
 use crate::{
     model::ObjectKind,
-    source::reduce::{PROXY_NAME_LABEL, Problem, Reduce, Reduced, cut, reduce_json},
+    source::reduce::{Reduce, Reduced, cut, reduce_json},
 };
 
 /// How many documents without an object are described in one file's problem.
@@ -109,7 +110,8 @@ impl Reader<'_> {
         if kind.is_empty() {
             return self.problem(document, document.line, "kind is missing");
         }
-        if let (Some(of_list), None) = (kind.strip_suffix("List"), listed) {
+        if let (Some(of_list @ ("" | "Service" | "EndpointSlice" | "Node")), None) = (kind.strip_suffix("List"), listed)
+        {
             let Value::Array(items) = object["items"].take() else {
                 return self.problem(document, document.line, "items is missing");
             };
@@ -175,63 +177,6 @@ fn line_of(document: &Document<'_>, error: &serde_saphyr::Error) -> usize {
     within.map_or(document.line, |line| document.start + line.saturating_sub(1))
 }
 
-/// What an API server would have allocated.
-struct Missing {
-    problem: Problem,
-    /// Whether nothing is left to serve without it.
-    fatal: bool,
-}
-
-/// Gives an object the defaults of the API server that matter here. Returns what only an API server can give.
-fn give_defaults(kind: ObjectKind, object: &mut Value) -> Vec<Missing> {
-    let Value::Object(members) = object else { return Vec::new() };
-    let Some(Value::Object(metadata)) = members.get_mut("metadata") else { return Vec::new() };
-    if kind == ObjectKind::Node {
-        metadata.remove("namespace");
-        return Vec::new();
-    }
-    if metadata.get("namespace").is_none_or(|namespace| matches!(namespace.as_str(), Some("")) || namespace.is_null()) {
-        metadata.insert("namespace".to_owned(), json!("default"));
-    }
-    let another_proxy = metadata.get("labels").is_some_and(|labels| labels.get(PROXY_NAME_LABEL).is_some());
-    let Some(Value::Object(spec)) = members.get_mut("spec").filter(|_| kind == ObjectKind::Service) else {
-        return Vec::new();
-    };
-    let service_type = spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_owned();
-    if another_proxy || service_type == "ExternalName" {
-        return Vec::new();
-    }
-    let absent = |value: Option<&Value>| value.is_none_or(|value| value.is_null() || value.as_str() == Some(""));
-    let mut missing = Vec::new();
-    if absent(spec.get("clusterIP")) {
-        match spec.get("clusterIPs").and_then(|addresses| addresses.get(0)).cloned() {
-            Some(first) => drop(spec.insert("clusterIP".to_owned(), first)),
-            None => missing.push(Missing {
-                problem: Problem::new(
-                    "spec.clusterIP",
-                    "is missing, and no API server is there to allocate one: give an address, or None",
-                ),
-                fatal: true,
-            }),
-        }
-    }
-    if service_type == "NodePort" && spec.get("clusterIP").and_then(Value::as_str) != Some("None") {
-        let ports = spec.get("ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        for (index, port) in ports.iter().enumerate() {
-            if port.get("nodePort").is_none_or(|port| port.is_null() || *port == 0) {
-                missing.push(Missing {
-                    problem: Problem::new(
-                        format!("spec.ports[{index}].nodePort"),
-                        "is missing, and no API server is there to allocate one: the port is served without it",
-                    ),
-                    fatal: false,
-                });
-            }
-        }
-    }
-    missing
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -280,7 +225,7 @@ mod tests {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..40 {
             let aliases = vec![format!("*a{}", level - 1); 9].join(", ");
-            text += &format!("a{level}: &a{level} [{aliases}]\n");
+            text = format!("{text}a{level}: &a{level} [{aliases}]\n");
         }
         assert_eq!(read("a.yaml", &text, "node-a").problems.len(), 1);
         let deep = "[".repeat(100_000);

@@ -7,8 +7,10 @@
 //!
 //! Subdirectories and files whose names begin with a dot are not read. Objects of other kinds are ignored.
 
+mod defaults;
 mod directory;
 mod document;
+mod file;
 mod store;
 
 #[cfg(test)]

@@ -1,0 +1,179 @@
+//! What must hold for any packet, and for the programs as such.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+use bytes::Bytes;
+use lb_common::abi::{Hook, Reason};
+
+use super::{
+    Dataplane, Verdict,
+    dataplane::{Arrival, HOOKS, program_name},
+    diff,
+    rows::{Case, at, mixed_tables},
+};
+
+/// Packets of the property test.
+const PACKETS: u32 = 20_000;
+
+/// Numbers that look random and are the same in every run (xorshift64, Marsaglia 2003).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % limit as u64).expect("below a usize")
+    }
+}
+
+/// Runs packets of the rows with a few bytes changed, cut or added. Whatever the programs make of them, a packet that
+/// they pass without translating it is the same byte by byte; one that they translate has the length it had, differs in
+/// its headers only and keeps its checksums as right or wrong as they were; only a refusal may change the length.
+pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u64) -> Result<Statistics> {
+    let mut numbers = Numbers(seed);
+    let mut statistics = Statistics::default();
+    dataplane.forget()?;
+    dataplane.fill(&mixed_tables())?;
+    let mut no_endpoints_before = 0;
+    for number in 0..PACKETS {
+        let mut arrival = arrivals[numbers.below(arrivals.len())].clone();
+        arrival.packet = mutate(&arrival.packet, &mut numbers);
+        arrival.hook = HOOKS[numbers.below(HOOKS.len())];
+        let Ok(outcome) = dataplane.run(&arrival, 1) else {
+            // The kernel itself takes no untagged packet without a whole IP header.
+            assert!(arrival.packet.len() < 14 + 40, "packet {number} of seed {seed}: {:02x?}", &arrival.packet[..]);
+            statistics.refused_by_the_kernel += 1;
+            continue;
+        };
+        let complain = |what: &str| -> ! {
+            panic!(
+                "packet {number} of seed {seed}, {:?}, {:?}: {what}\n{}",
+                arrival.hook,
+                outcome.verdict,
+                diff::difference(&arrival.packet, &outcome.packet).unwrap_or_default()
+            )
+        };
+        let no_endpoints = dataplane.counter(Reason::NoEndpoints);
+        let refused = no_endpoints > no_endpoints_before;
+        no_endpoints_before = no_endpoints;
+        let changed = outcome.packet != arrival.packet;
+        match outcome.verdict {
+            Verdict::Next if !changed => statistics.passed += 1,
+            Verdict::Next | Verdict::Redirect if outcome.packet.len() == arrival.packet.len() && !refused => {
+                statistics.translated += 1;
+                if diff::wrong_checksums(&arrival.packet) != diff::wrong_checksums(&outcome.packet) {
+                    complain("translation made a checksum wrong or right");
+                }
+                let rewritable = 14 + 8 + 40 + 8 * 64 + 20;
+                let (before, after) =
+                    (arrival.packet.get(rewritable..), outcome.packet.get(rewritable..));
+                if before != after {
+                    complain("the data changed");
+                }
+            }
+            Verdict::Redirect if refused => {
+                statistics.refused += 1;
+                if !diff::wrong_checksums(&outcome.packet).is_empty() {
+                    complain("a refusal with a wrong checksum");
+                }
+            }
+            Verdict::Drop => statistics.dropped += 1,
+            Verdict::Next | Verdict::Redirect => complain("another length without a refusal"),
+            Verdict::Other(_) => complain("a verdict that nobody gives"),
+        }
+    }
+    Ok(statistics)
+}
+
+fn mutate(packet: &Bytes, numbers: &mut Numbers) -> Bytes {
+    let mut frame = packet.to_vec();
+    for _ in 0..numbers.below(4) {
+        let position = match numbers.below(4) {
+            // Any byte; or one of the headers, where it matters more.
+            0 => numbers.below(frame.len()),
+            _ => numbers.below(frame.len().min(80)),
+        };
+        frame[position] = match numbers.below(3) {
+            0 => frame[position] ^ (1 << numbers.below(8)),
+            1 => [0, 1, 0x7f, 0x80, 0xff][numbers.below(5)],
+            _ => u8::try_from(numbers.below(256)).expect("below 256"),
+        };
+    }
+    match numbers.below(8) {
+        0 => frame.truncate(14 + numbers.below(frame.len() - 13)),
+        1 => frame.extend((0..numbers.below(64)).map(|_| 0xaa)),
+        _ => {}
+    }
+    frame.into()
+}
+
+/// What became of the packets of [`mutated_packets`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Statistics {
+    /// Left alone.
+    pub passed: u32,
+    /// Given other addresses.
+    pub translated: u32,
+    /// Answered.
+    pub refused: u32,
+    /// Dropped.
+    pub dropped: u32,
+    /// Never shown to a program.
+    pub refused_by_the_kernel: u32,
+}
+
+/// Flows of [`flows_spread_and_return`].
+const FLOWS: u16 = 256;
+
+/// Many flows to two backends use both about evenly, and each finds its backend again after the flow table forgot it.
+pub fn flows_spread_and_return(dataplane: &mut Dataplane, case: Case) -> Result<()> {
+    dataplane.forget()?;
+    dataplane.fill(&case.two_backends())?;
+    let mut picks = [Vec::new(), Vec::new()];
+    for pick in &mut picks {
+        for port in 0..FLOWS {
+            let packet = case.later(at(case.net.pod, 40_000 + port), case.cluster_ip()).bytes();
+            let arrival =
+                Arrival { hook: Hook::PodIngress, interface: super::Interface::Pod, packet: packet.clone(), gso_size: 0 };
+            let outcome = dataplane.run(&arrival, 1)?;
+            assert_eq!(outcome.verdict, Verdict::Next, "flow {port}");
+            assert_ne!(outcome.packet, packet, "flow {port} was not translated");
+            let destination = if case.net.pod.is_ipv4() { 30..34 } else { 38..54 };
+            pick.push(outcome.packet.slice(destination));
+        }
+        dataplane.forget()?;
+    }
+    let [before, after] = picks;
+    assert_eq!(before, after, "a flow that was forgotten went elsewhere");
+    let backends: HashSet<_> = before.iter().collect();
+    assert_eq!(backends.len(), 2);
+    for backend in backends {
+        let share = before.iter().filter(|picked| *picked == backend).count();
+        // 128 ± 40 is five standard deviations of a fair choice among 256.
+        assert!((88..=168).contains(&share), "{share} of {FLOWS} flows went to {backend:?}");
+    }
+    Ok(())
+}
+
+/// Sizes of the programs, for people.
+pub fn sizes(dataplane: &Dataplane) -> Result<String> {
+    let mut lines = String::from("program          verified  translated (instructions, bytes)");
+    for hook in HOOKS {
+        let info = dataplane.program(hook).info()?;
+        let number = |value: Option<u32>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
+        lines += &format!(
+            "\n{:<15} {:>9} {:>11}",
+            program_name(hook),
+            number(info.verified_instruction_count()),
+            number(info.size_translated()),
+        );
+    }
+    Ok(lines)
+}
+

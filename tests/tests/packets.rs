@@ -1,0 +1,80 @@
+//! Packet tests: see `lb_tests::packets`. Needs root (or `CAP_BPF`, `CAP_NET_ADMIN`, `CAP_PERFMON` and
+//! `CAP_SYS_ADMIN` for the network namespace) and `/proc`, nothing else: no files, no tools, no cgroup.
+
+use std::{
+    env,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Result;
+use lb_tests::packets::{Dataplane, World, dataplane::SMALL, properties, rows};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// Loaded objects that no trial uses at the moment. One that a failed trial used is not given back.
+#[derive(Clone, Default)]
+struct Pool(Arc<Mutex<Vec<Dataplane>>>);
+
+impl Pool {
+    /// A test of the data plane, or of any other when one is free.
+    fn trial(
+        &self,
+        world: World,
+        name: impl Into<String>,
+        test: impl FnOnce(&mut Dataplane) -> Result<()> + Send + 'static,
+    ) -> Trial {
+        let pool = self.clone();
+        Trial::test(name, move || {
+            let free = pool.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut dataplane = free.map_or_else(|| Dataplane::load(world, SMALL), Ok).map_err(failed)?;
+            test(&mut dataplane).map_err(failed)?;
+            if !dataplane.spoiled {
+                pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(dataplane);
+            }
+            Ok(())
+        })
+    }
+}
+
+fn failed(error: anyhow::Error) -> Failed {
+    format!("{error:#}").into()
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let world = match World::enter() {
+        Ok(world) => world,
+        Err(error) => {
+            let reason = format!("cannot run here: a network namespace cannot be set up: {error}");
+            let trial = Trial::ignorable_test("packets", move || cannot_run(reason));
+            return libtest_mimic::run(&arguments, vec![trial]).exit_code();
+        }
+    };
+    let pool = Pool::default();
+    let mut trials = vec![pool.trial(world, "the verifier takes every program", |dataplane| {
+        println!("{}", properties::sizes(dataplane)?);
+        Ok(())
+    })];
+    for case in rows::CASES {
+        let name = format!("{} {}: flows spread, and return to their backends", case.net.name, case.protocol_name());
+        trials.push(pool.trial(world, name, move |dataplane| properties::flows_spread_and_return(dataplane, case)));
+    }
+    let rows = rows::all();
+    let arrivals: Vec<_> = rows.iter().flat_map(|row| row.arrivals().cloned()).collect();
+    trials.push(pool.trial(world, "mutated packets are translated whole, refused, dropped or left alone", move |dataplane| {
+        println!("{:?}", properties::mutated_packets(dataplane, &arrivals, 0x5eed)?);
+        Ok(())
+    }));
+    trials.extend(
+        rows.into_iter().map(|row| pool.trial(world, row.sentence.clone(), move |dataplane| row.play(dataplane))),
+    );
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Says so; with `LB_REQUIRE_ALL=1` in the environment it is a failure.
+fn cannot_run(reason: String) -> Result<Completion, Failed> {
+    if env::var_os("LB_REQUIRE_ALL").is_some_and(|value| value == "1") {
+        return Err(reason.into());
+    }
+    Ok(Completion::ignored_with(reason))
+}

@@ -1,0 +1,86 @@
+//! `cargo xtask run`: the lab, or the agent on this host.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{exec, setup, workspace};
+
+pub(crate) const AFTER_HELP: &str = "\
+The lab is one outside client, a router and two nodes with pods, all in network namespaces of this machine; nothing of
+the machine's own network is touched. It prints where its manifests are: edit them, and watch the change arrive.
+
+Options of the lab:
+    --once             Check every path once, print a line for each, and leave; exit code 0 if all hold
+    --manifests DIR    Follow the manifests in this directory
+
+To open a shell in one of its hosts, paste the command that the lab prints for it, of this form:
+    nsenter --net=/proc/PID/ns/net bash
+
+Examples:
+    cargo xtask run                         the lab with a live picture
+    cargo xtask run --once                  the lab as a check
+    cargo xtask run -- --manifests DIR      no lab: `lb-agent run --manifests DIR` on this host
+    cargo xtask run -- --kubeconfig FILE    no lab: `lb-agent run --kubeconfig FILE` on this host
+";
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Passed to the lab: --once, --manifests DIR
+    #[arg(allow_hyphen_values = true, value_name = "LAB OPTIONS")]
+    lab: Vec<String>,
+    /// Run the agent on this host with these options, instead of the lab
+    #[arg(last = true, value_name = "AGENT OPTIONS")]
+    agent: Vec<String>,
+}
+
+pub(crate) fn main(options: &Options) -> Result<()> {
+    setup::for_building()?;
+    let mut command;
+    if options.agent.is_empty() {
+        exec::run(
+            workspace::cargo("build")
+                .args(["-p", "lb-agent", "-p", "lb-tests", "--bin", "lb-agent", "--bin", "lb-lab"]),
+        )?;
+        command = exec::as_root(workspace::built("lb-lab"));
+        command.env("LB_AGENT", workspace::built("lb-agent"));
+        command.args(&options.lab);
+    } else {
+        exec::run(workspace::cargo("build").args(["-p", "lb-agent"]))?;
+        command = exec::as_root(workspace::built("lb-agent"));
+        command.arg("run").args(&options.agent);
+    }
+    replace_ourselves(&mut command)
+}
+
+/// The program gets the terminal and its signals as if it had been started from the shell.
+fn replace_ourselves(command: &mut Command) -> Result<()> {
+    exec::announce(command);
+    Err(command.exec()).with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parsed(arguments: &[&str]) -> Options {
+        Cli::try_parse_from(["run"].iter().chain(arguments)).expect("valid arguments").options
+    }
+
+    #[test]
+    fn options_are_the_labs_before_two_dashes_and_the_agents_after_them() {
+        let lab = parsed(&["--once", "--manifests", "dir"]);
+        assert_eq!((lab.lab, lab.agent.len()), (["--once", "--manifests", "dir"].map(str::to_owned).into(), 0));
+        let agent = parsed(&["--", "--kubeconfig", "file", "--once"]);
+        assert_eq!((agent.lab.len(), agent.agent), (0, ["--kubeconfig", "file", "--once"].map(str::to_owned).into()));
+        assert!(parsed(&[]).lab.is_empty());
+    }
+}

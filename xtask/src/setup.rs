@@ -1,0 +1,142 @@
+//! `cargo xtask setup`: installs what is missing, and says so first.
+
+use std::ffi::OsString;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::{debian, exec, k8s, workspace};
+
+/// The linker of the eBPF object. This version works with the LLVM of the pinned Rust toolchain (`rust-toolchain.toml`).
+const BPF_LINKER: &str = "0.10.3";
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Also the Kubernetes programs that the tests start (minutes, once), and what `vm` and `provision-check` need
+    #[arg(long)]
+    all: bool,
+}
+
+/// Something to have before a task can work.
+enum Need {
+    RustSource,
+    BpfLinker,
+    Program(debian::Program),
+}
+
+/// What compiling needs beside Rust itself: crates with C or assembly inside.
+const COMPILER: debian::Program = debian::Program { name: "cc", package: "gcc", why: "compile crates with C inside" };
+
+/// What the tests run.
+const TESTING: &[debian::Program] = &[
+    debian::Program { name: "ip", package: "iproute2", why: "wire the lab" },
+    debian::Program { name: "bpftool", package: "bpftool", why: "read the maps as an operator does" },
+];
+
+pub(crate) fn main(options: &Options) -> Result<()> {
+    let mut needs = vec![Need::RustSource, Need::Program(COMPILER), Need::BpfLinker];
+    needs.extend(TESTING.iter().copied().map(Need::Program));
+    if options.all {
+        needs.extend(debian::VM_TOOLS.iter().chain([&debian::DEBOOTSTRAP]).copied().map(Need::Program));
+    }
+    ensure(needs)?;
+    if options.all {
+        k8s::directory()?;
+    }
+    eprintln!("setup: nothing is missing");
+    Ok(())
+}
+
+/// What `cargo build` needs.
+pub(crate) fn for_building() -> Result<()> {
+    ensure(vec![Need::RustSource, Need::Program(COMPILER), Need::BpfLinker])
+}
+
+/// What the tests need beside a build and the Kubernetes programs.
+pub(crate) fn for_testing() -> Result<()> {
+    ensure(TESTING.iter().copied().map(Need::Program).collect())
+}
+
+/// One program that a single task needs.
+pub(crate) fn program(program: debian::Program) -> Result<()> {
+    ensure(vec![Need::Program(program)])
+}
+
+/// Has cargo start what it runs through sudo, when we are not root: eBPF and namespaces need root, compiling does not.
+pub(crate) fn run_tests_as_root(cargo: &mut Command) {
+    if !exec::is_root() {
+        let arch = std::env::consts::ARCH.to_uppercase();
+        cargo.env(format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER"), "sudo --preserve-env --");
+    }
+}
+
+fn ensure(needs: Vec<Need>) -> Result<()> {
+    let mut missing = Vec::new();
+    for need in needs {
+        if !need.is_met()? {
+            missing.push(need);
+        }
+    }
+    for need in &missing {
+        eprintln!("setup: missing {}", need.describe());
+    }
+    missing.iter().try_for_each(Need::install)
+}
+
+impl Need {
+    fn is_met(&self) -> Result<bool> {
+        Ok(match self {
+            Need::RustSource => {
+                let sysroot =
+                    exec::capture(Command::new("rustc").current_dir(workspace::root()).args(["--print", "sysroot"]))?;
+                std::path::Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir()
+            }
+            Need::BpfLinker => bpf_linker_version()?.is_some_and(|version| version == BPF_LINKER),
+            Need::Program(program) => exec::find(program.name).is_some(),
+        })
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Need::RustSource => "Rust's own source (to build `core` for BPF): adding it with rustup".to_owned(),
+            Need::BpfLinker => {
+                format!("bpf-linker {BPF_LINKER} (links the eBPF object): installing it with cargo, 2 minutes")
+            }
+            Need::Program(program) => {
+                format!("{} (to {}): installing Debian's package {}", program.name, program.why, program.package)
+            }
+        }
+    }
+
+    fn install(&self) -> Result<()> {
+        match self {
+            Need::RustSource => {
+                exec::run(Command::new("rustup").current_dir(workspace::root()).args(["component", "add", "rust-src"]))
+                    .context(
+                        "get the source of the pinned toolchain: `rustup component add rust-src` in this directory",
+                    )
+            }
+            Need::BpfLinker => exec::run(workspace::cargo("install").args([
+                "bpf-linker",
+                "--version",
+                BPF_LINKER,
+                "--locked",
+                "--force",
+            ]))
+            .context("get bpf-linker: `cargo install bpf-linker --version 0.10.3 --locked`"),
+            Need::Program(program) => debian::install(program),
+        }
+    }
+}
+
+/// The version of the bpf-linker that cargo would find, if there is one that starts.
+fn bpf_linker_version() -> Result<Option<String>> {
+    let sysroot = exec::capture(Command::new("rustc").current_dir(workspace::root()).args(["--print", "sysroot"]))?;
+    // It is linked with the LLVM that rustc brings.
+    let library_path = OsString::from(format!("{}/lib", sysroot.trim()));
+    let mut linker = Command::new("bpf-linker");
+    linker.arg("--version").env("LD_LIBRARY_PATH", library_path).stderr(Stdio::null());
+    let Ok(output) = linker.output() else { return Ok(None) };
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.split_whitespace().nth(1).map(str::to_owned))
+}

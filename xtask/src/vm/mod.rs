@@ -1,0 +1,207 @@
+//! `cargo xtask vm`: boots Debian's kernels in QEMU, emulated, and runs tests of `lb-tests` there.
+//!
+//! The guest has no disk: an initramfs holds a shell, the kernel modules that we need, and the test programs with
+//! their libraries. What happens is read from its serial console. How long it takes there says nothing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::summary::Summary;
+use crate::{debian, exec, setup, workspace};
+
+mod initramfs;
+mod modules;
+
+use initramfs::Initramfs;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Which kernel to boot
+    #[arg(long, value_enum, default_value = "all")]
+    kernel: Kernel,
+    /// Which test target of lb-tests to run there
+    #[arg(long, default_value = "packets")]
+    test: String,
+    /// Boot with this program instead of a test; its exit code decides
+    #[arg(long, conflicts_with = "test")]
+    program: Option<PathBuf>,
+    /// Passed to the test program
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Kernel {
+    #[value(name = "6.1")]
+    V6_1,
+    #[value(name = "6.12")]
+    V6_12,
+    All,
+}
+
+impl Kernel {
+    /// The kernels, each with the Debian release that has it.
+    fn releases(self) -> &'static [(&'static str, &'static str)] {
+        const BOTH: &[(&str, &str)] = &[("6.1", "bookworm"), ("6.12", "trixie")];
+        match self {
+            Kernel::V6_1 => &BOTH[..1],
+            Kernel::V6_12 => &BOTH[1..],
+            Kernel::All => BOTH,
+        }
+    }
+}
+
+/// What the packet tests and the lab's devices need, as modules of Debian's kernel.
+const MODULES: [&str; 6] = ["veth", "dummy", "8021q", "sch_ingress", "cls_bpf", "nf_tables"];
+/// The guest's memory, MiB.
+const MEMORY: &str = "1536";
+/// How long a guest may take, seconds: emulated, it is about ten times slower than the host.
+const TIME_LIMIT: &str = "1200";
+/// The line by which the guest says how the program ended.
+const EXIT_LINE: &str = "vm: program ended with ";
+
+pub(crate) fn main(options: &Options) -> ExitCode {
+    let mut summary = Summary::default();
+    if let Err(error) = run(options, &mut summary) {
+        eprintln!("xtask: {error:#}");
+        summary.failed += 1;
+    }
+    println!("{summary}");
+    if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(options: &Options, summary: &mut Summary) -> Result<()> {
+    ensure!(cfg!(target_arch = "x86_64"), "the kernels are x86-64's, and so must be the programs that run on them");
+    for program in debian::VM_TOOLS {
+        setup::program(*program)?;
+    }
+    let program = match &options.program {
+        Some(program) => std::path::absolute(program)?,
+        None => test_program(&options.test)?,
+    };
+    for (kernel, release) in options.kernel.releases() {
+        let before = summary.clone();
+        let mut outcome = boot(release, &program, &options.arguments, summary);
+        if outcome.is_ok() && options.program.is_none() && summary.passed == before.passed {
+            outcome = Err(anyhow!("no test passed"));
+        }
+        // One kernel's failure must not hide another's.
+        if let Err(error) = outcome {
+            eprintln!("xtask: kernel {kernel}: {error:#}");
+            summary.failed = summary.failed.max(before.failed + 1);
+        }
+    }
+    Ok(())
+}
+
+/// Builds a test target and returns its executable.
+fn test_program(name: &str) -> Result<PathBuf> {
+    setup::for_building()?;
+    let mut cargo = workspace::cargo("test");
+    cargo.args(["--package", "lb-tests", "--test", name, "--no-run"]);
+    exec::run(&mut cargo)?;
+    // Now that it is built, cargo only names it: "  Executable tests/packets.rs (target/debug/deps/packets-0123)".
+    let output = cargo.output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let path =
+        text.lines().find_map(|line| line.trim().strip_prefix("Executable ")?.rsplit_once('(')?.1.strip_suffix(')'));
+    Ok(workspace::root().join(path.context("cargo named no executable")?))
+}
+
+fn boot(release: &str, program: &Path, arguments: &[String], summary: &mut Summary) -> Result<()> {
+    let archive = debian::Release::open(release)?;
+    let package = archive.dependency("linux-image-cloud-amd64")?;
+    let kernel = archive.unpacked(&package)?;
+    let busybox = archive.unpacked("busybox-static")?;
+    let version = package.strip_prefix("linux-image-").context("a kernel package has another name")?;
+
+    let mut image = Initramfs::default();
+    image.file("bin/busybox", &std::fs::read(find_busybox(&busybox)?)?, 0o755);
+    let order = modules::add(&mut image, &kernel, &MODULES)?;
+    image.program("test/program", program)?;
+    let quoted: Vec<String> =
+        arguments.iter().map(|argument| format!("'{}'", argument.replace('\'', r"'\''"))).collect();
+    image.file("init", init_script(&order, &quoted.join(" ")).as_bytes(), 0o755);
+    let directory = workspace::target().join("vm");
+    std::fs::create_dir_all(&directory)?;
+    let image_path = directory.join(format!("{release}.cpio"));
+    std::fs::write(&image_path, image.finish())?;
+
+    let mut qemu = Command::new("timeout");
+    qemu.args([
+        "--foreground",
+        TIME_LIMIT,
+        "qemu-system-x86_64",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+    ])
+    .args(["-m", MEMORY, "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-kernel"])
+    .arg(kernel.join(format!("boot/vmlinuz-{version}")))
+    .arg("-initrd")
+    .arg(&image_path)
+    .args(["-append", "console=ttyS0 loglevel=4 panic=-1"]);
+    let status = watch_console(&mut qemu, summary)?;
+    ensure!(status == "0", "the program ended with {status}");
+    Ok(())
+}
+
+/// Runs the guest, shows its console, counts its tests, and returns the exit code of the program inside.
+fn watch_console(qemu: &mut Command, summary: &mut Summary) -> Result<String> {
+    exec::announce(qemu);
+    let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start qemu")?;
+    let mut console = BufReader::new(child.stdout.take().expect("standard output is piped"));
+    let mut status = None;
+    let mut line = Vec::new();
+    while console.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        line.clear();
+        writeln!(std::io::stdout(), "{text}")?;
+        summary.add_line(&text);
+        if let Some(code) = text.strip_prefix(EXIT_LINE) {
+            status = Some(code.to_owned());
+        }
+    }
+    let ended = child.wait()?;
+    match status {
+        Some(status) => Ok(status),
+        None => bail!("the guest stopped before the program ended (qemu: {ended}; 124 is the limit of {TIME_LIMIT} s)"),
+    }
+}
+
+fn find_busybox(unpacked: &Path) -> Result<PathBuf> {
+    let places = ["usr/bin/busybox", "bin/busybox"].map(|place| unpacked.join(place));
+    places.into_iter().find(|place| place.is_file()).context("busybox-static holds no busybox")
+}
+
+/// What the guest does: the mounts of an ordinary machine, the modules, the program, power off.
+fn init_script(modules: &[String], arguments: &str) -> String {
+    let modules = modules.join(" ");
+    format!(
+        "#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /tmp /run /sbin /usr/bin /usr/sbin /etc
+/bin/busybox --install -s
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp NO_COLOR=1 LB_REQUIRE_ALL=1 RUST_BACKTRACE=1
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+mount -t tmpfs none /tmp
+mount -t tmpfs none /run
+mount -t bpf none /sys/fs/bpf
+mount -t cgroup2 none /sys/fs/cgroup
+for module in {modules}; do insmod /modules/$module; done
+ip link set lo up
+cd /tmp
+echo \"vm: $(uname -r) runs\"
+/test/program {arguments}
+echo \"{EXIT_LINE}$?\"
+poweroff -f
+"
+    )
+}

@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     /// Watch the API server of this kubeconfig. Without this and --manifests: the cluster whose pod this is.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Follow the Services, `EndpointSlices` and Nodes in the YAML and JSON files of this directory.
+    /// Follow the Services, endpoint slices and Nodes in the YAML and JSON files of this directory.
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     manifests: Option<PathBuf>,
     /// Name of this node, as endpoints spell it [default: the host's name].

@@ -127,7 +127,13 @@ fn a_new_agent_replaces_programs_in_the_links_of_the_old_one() {
             loaded.attach_device(&device("pod0"), Role::Pod).unwrap_or_else(|error| panic!("{error}"));
             loaded.attach_device(&device("eth0"), Role::Uplink).unwrap_or_else(|error| panic!("{error}"));
         };
-        let link_ids = || command("bpftool", "link list -j").matches("\"id\"").count();
+        let link_ids = || -> Vec<serde_json::Value> {
+            let id = |path: &Path| {
+                let shown = command("bpftool", &format!("-j link show pinned {}", path.display()));
+                serde_json::from_str::<serde_json::Value>(&shown).expect("JSON")["id"].clone()
+            };
+            attached(&pins).expect("readable").iter().map(|(path, _, _)| id(path)).collect()
+        };
 
         attach();
         let first = programs(&pins);

@@ -14,6 +14,7 @@
 mod attach;
 mod cleanup;
 mod error;
+mod filters;
 mod pins;
 mod requirements;
 pub(crate) mod syscall;
@@ -22,6 +23,7 @@ mod tables;
 pub use attach::{Attached, Device, Direction, Role, SocketHook, attached, cgroup2_root};
 pub use cleanup::cleanup;
 pub use error::LoaderError;
+pub use filters::clsact_filters;
 pub use pins::{Lock, Pins};
 pub use requirements::check as check_requirements;
 pub use tables::{PINNED, TableSizes};

@@ -1,10 +1,11 @@
 use std::{fs, path::Path};
 
+use aya::programs::ProgramInfo;
 use lb_agent::{
     dataplane::{Counters, FamilyMaps},
     loader::{
-        Attached, Device, Direction, LoadOptions, Loaded, LoaderError, PINNED, Pins, Role, SocketHook, TableSizes,
-        attached, cleanup,
+        self, Attached, Device, Direction, LoadOptions, Loaded, LoaderError, PINNED, Pins, Role, SocketHook,
+        TableSizes, attached, cleanup,
     },
 };
 use lb_common::abi::{Backend, Reason};
@@ -94,6 +95,24 @@ fn counters_of_a_version_with_fewer_reasons_are_replaced() {
         load(&pins);
         let counters = Counters::open(|map| pins.open(map)).expect("pinned").read();
         assert_eq!(counters.expect("read").len(), Reason::ALL.len());
+    });
+}
+
+#[test]
+fn the_data_plane_of_another_layout_is_refused_until_it_is_cleaned_up() {
+    sandbox::run("loading::the_data_plane_of_another_layout_is_refused_until_it_is_cleaned_up", |sandbox| {
+        ip("link add pod0 type veth peer name eth0");
+        let own = pins(sandbox);
+        load(&own).attach_device(&device("pod0"), Role::Pod).expect("attached");
+        let other = own.root().with_file_name("v999");
+        fs::rename(own.root(), &other).expect("renamed");
+
+        let error = Pins::create(&sandbox.bpffs).expect_err("another version").to_string();
+        assert!(error.contains("v999") && error.contains("lb-agent cleanup"), "{error}");
+        assert_eq!(cleanup(&own).expect("clean"), Vec::<std::path::PathBuf>::new());
+        assert!(!other.exists());
+        assert!(!command("bpftool", "net show dev pod0").contains("tcx"));
+        pins(sandbox);
     });
 }
 
@@ -195,6 +214,13 @@ fn clsact_filters_are_replaced_in_place_and_cleaned_up() {
             loaded.use_clsact();
             loaded.attach_device(&device("pod0"), role).unwrap_or_else(|error| panic!("{error}"));
         }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let found = runtime.block_on(loader::clsact_filters()).unwrap_or_else(|error| panic!("{error}"));
+        let index = device("pod0").index;
+        let id = |name: &str| ProgramInfo::from_pin(pins.program(name)).expect("pinned").id();
+        let expected =
+            [(Direction::Ingress, index, id("uplink_ingress")), (Direction::Egress, index, id("uplink_egress"))];
+        assert_eq!(found, expected);
         for direction in ["ingress", "egress"] {
             let filters = command("tc", &format!("filter show dev pod0 {direction}"));
             assert_eq!(filters.matches("handle 0x6c620001").count(), 1, "{filters}");

@@ -70,7 +70,20 @@ pub(crate) fn a_killed_lab_leaves_nothing_but_an_empty_cgroup() {
 pub(crate) fn a_shell_opens_on_a_host_from_outside() {
     let Fixture { mut waiter, process_1, .. } = start_fixture();
     let output = Command::new("nsenter")
-        .args(["-t", &process_1.to_string(), "-m", "ip", "netns", "exec", "node1-pod0", "ip", "-br", "-4", "address"])
+        .args([
+            "-t",
+            &process_1.to_string(),
+            "-m",
+            "-p",
+            "ip",
+            "netns",
+            "exec",
+            "node1-pod0",
+            "ip",
+            "-br",
+            "-4",
+            "address",
+        ])
         .output()
         .expect("run nsenter");
     waiter.kill().expect("kill one's own child");

@@ -3,7 +3,6 @@
 use std::{
     any::Any,
     collections::BTreeMap,
-    fmt::Display,
     panic::{self, AssertUnwindSafe},
     time::Instant,
 };
@@ -51,13 +50,14 @@ struct Report {
 
 impl Report {
     /// A check gives what it saw, or panics with it.
-    fn check(&mut self, what: impl Display, body: impl FnOnce() -> String) {
+    fn check(&mut self, what: impl ToString, body: impl FnOnce() -> String) {
         self.checked += 1;
+        let what = what.to_string();
         match panic::catch_unwind(AssertUnwindSafe(body)) {
-            Ok(seen) => println!("ok      {what:<64}  {seen}"),
+            Ok(seen) => println!("ok      {what:<62}  {seen}"),
             Err(cause) => {
                 self.failed += 1;
-                println!("FAILED  {what:<64}  {}", message(cause.as_ref()));
+                println!("FAILED  {what:<62}  {}", message(cause.as_ref()));
             }
         }
     }
@@ -86,7 +86,7 @@ fn addresses(cluster: &Cluster, services: &Services, report: &mut Report) {
         ("node to Service, backend on the other node", &node1.host, None, far, &node1.host),
         ("outside to node port, backend on the node", outside, node_port_of, near, outside),
         ("outside to node port, backend on the other node", outside, node_port_of, far, &node1.host),
-        ("pod in a VM to node port, backend on the other node", vm, node_port_of, far, &node1.host),
+        ("pod in a VM to node port, backend on the other node", vm, node_port_of, far, vm),
         ("pod in a VM to itself through its Service", vm, None, vm, &node1.host),
     ];
     for (what, client, node_port_of, backend, seen) in expected {

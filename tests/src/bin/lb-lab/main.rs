@@ -30,11 +30,11 @@ does not see (vm0). All of it lives in namespaces of its own; nothing of this ma
 is left behind.
 
 A shell in a host of the lab, PID being what the picture shows:
-    nsenter -t PID -m ip netns exec node1 bash
+    nsenter -t PID -m -p ip netns exec node1 bash
 Hosts: client, router, node1, node2, node1-pod0, node1-pod1, node1-vm0, node2-pod0, node2-pod1, node2-vm0
 
 A map of node1's agent, by field names:
-    nsenter -t PID -m bpftool map dump pinned /run/lb/node1/bpf/lb/v1/maps/FRONTENDS4";
+    nsenter -t PID -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v1/maps/FRONTENDS4";
 
 /// Services balanced between hosts by our programs, in a lab of network namespaces.
 #[derive(Parser)]

@@ -152,8 +152,8 @@ impl<'a> Picture<'a> {
     fn draw_directions(&self, frame: &mut Frame, area: Rect) {
         let pid = self.cluster.lab.outer_pid;
         let text = format!(
-            "edit      {}\nshell     nsenter -t {pid} -m ip netns exec node1 bash\n\
-             maps      nsenter -t {pid} -m bpftool map dump pinned /run/lb/node1/bpf/lb/v1/maps/FRONTENDS4",
+            "edit      {}\nshell     nsenter -t {pid} -m -p ip netns exec node1 bash\n\
+             maps      nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v1/maps/FRONTENDS4",
             self.cluster.manifests.directory().display()
         );
         frame.render_widget(Paragraph::new(text).block(Block::bordered().title(" lb: a lab of two nodes ")), area);

@@ -55,9 +55,10 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
             started("a connection outlives its Service's last endpoint")
                 .then(none())
                 .packet(IN, &later, Verdict::Next, later.clone().to(old)),
-            started("a SYN leaves an endpoint that terminates")
-                .then(terminating())
-                .packet(IN, &first, Verdict::Next, first.clone().to(new)),
+            case.row("a SYN leaves an endpoint that terminates", case.one_remote())
+                .packet(IN, &first, Verdict::Next, first.clone().to(new))
+                .then(Tables::new([case.service().terminating(new, Place::Remote).endpoint(old, Place::Local)]))
+                .packet(IN, &first, Verdict::Next, first.clone().to(old)),
             started("a SYN leaves an endpoint that is gone")
                 .then(replaced())
                 .packet(IN, &first, Verdict::Next, first.clone().to(new)),

@@ -5,7 +5,8 @@ use std::{
 
 use super::{
     LoaderError, PINNED, PROGRAMS, Pins,
-    attach::{attached, detach_clsact, files, interfaces},
+    attach::{detach_clsact, interfaces},
+    hooks::{attached, files},
     pins::pin_error,
     syscall::{self, Pinned},
 };

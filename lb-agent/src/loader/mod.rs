@@ -15,15 +15,17 @@ mod attach;
 mod cleanup;
 mod error;
 mod filters;
+mod hooks;
 mod pins;
 mod requirements;
 pub(crate) mod syscall;
 mod tables;
 
-pub use attach::{Attached, Device, Direction, Role, SocketHook, attached, cgroup2_root};
+pub use attach::cgroup2_root;
 pub use cleanup::cleanup;
 pub use error::LoaderError;
 pub use filters::clsact_filters;
+pub use hooks::{Attached, Device, Direction, Role, SocketHook, attached};
 pub use pins::{Lock, Pins};
 pub use requirements::check as check_requirements;
 pub use tables::{PINNED, TableSizes};

@@ -19,7 +19,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{LoaderError, attach::files};
+use super::{LoaderError, hooks::files};
 
 /// Directory of all that is ours, of any version, below the bpffs.
 const OURS: &str = "lb";

@@ -131,21 +131,21 @@ where
 
         let ranges = || services.iter().flat_map(|(_, _, service)| [service.cluster, service.local]);
         let end = ranges().map(|range| range.first.saturating_add(range.count)).max().unwrap_or(0);
-        let table = tables.slots.read(end)?;
+        let table = tables.slots.read(end, |_| true)?;
         let mut slots: Vec<_> = ranges()
             .flat_map(|range| range.first..range.first.saturating_add(range.count))
-            .filter_map(|slot| Some((slot, *table.get(usize::try_from(slot).ok()?)?)))
+            .filter_map(|slot| table.get(usize::try_from(slot).ok()?).copied())
             .collect();
         slots.sort_unstable();
         slots.dedup();
 
         // All of them: those that are terminating, or wait out their quarantine, are in no slot.
-        let backends = (0..).zip(tables.backends.read(tables.backends.map.len())?);
+        let backends = tables.backends.read(tables.backends.map.len(), |backend| backend.generation != 0)?;
         Ok(Existing {
             frontends: tables.frontends.read_all()?,
             services,
             slots,
-            backends: backends.filter(|(_, backend)| backend.generation != 0).collect(),
+            backends,
             node_addresses: tables.node_addresses.read_all()?,
             node_port_addresses: tables.node_port_addresses.read_all()?,
         })
@@ -230,7 +230,7 @@ impl<K: Pod, V: Pod> HashTable<K, V> {
     }
 
     pub(crate) fn read_all(&self) -> Result<Vec<(K, V)>, MapError> {
-        syscall::read_all(self.map.map().fd().as_fd(), usize::MAX).map_err(|source| MapError {
+        syscall::read_all(self.map.map().fd().as_fd(), usize::MAX, |_| true).map_err(|source| MapError {
             map: self.name,
             operation: Operation::Read,
             source,
@@ -278,11 +278,13 @@ impl<V: Pod> ArrayMap<V> {
         self.map.set(index, value, 0).map_err(|error| failed(self.name, Operation::Write, error))
     }
 
-    /// The first `count` elements.
-    fn read(&self, count: u32) -> Result<Vec<V>, MapError> {
-        let failed = |source| MapError { map: self.name, operation: Operation::Read, source };
-        let elements = syscall::read_all::<u32, V>(self.map.map().fd().as_fd(), count as usize).map_err(failed)?;
-        Ok(elements.into_iter().map(|(_, value)| value).collect())
+    /// Those of the first `count` elements that are to `keep`, with their indices.
+    fn read(&self, count: u32, keep: impl Fn(&V) -> bool) -> Result<Vec<(u32, V)>, MapError> {
+        syscall::read_all(self.map.map().fd().as_fd(), count as usize, keep).map_err(|source| MapError {
+            map: self.name,
+            operation: Operation::Read,
+            source,
+        })
     }
 
     /// Writes consecutive elements. `indices` is room to work in, kept between calls.

@@ -62,6 +62,9 @@ impl ServiceCounters {
     }
 }
 
+/// Tuples with what becomes of their packets.
+pub type FlowEntries<A> = Vec<(Tuple<A>, Flow<A>)>;
+
 /// `FLOWS*` of one family.
 pub struct Flows<A>(HashTable<Tuple<A>, Flow<A>>);
 
@@ -81,7 +84,7 @@ where
     }
 
     /// Every entry. Packets go on meanwhile: an entry may be there twice, or not at all, if it moved.
-    pub fn read(&self) -> Result<Vec<(Tuple<A>, Flow<A>)>, MapError> {
+    pub fn read(&self) -> Result<FlowEntries<A>, MapError> {
         self.0.read_all()
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    panic,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -10,7 +11,10 @@ use std::{
 };
 
 use lb_tests::{
-    lab::{self, Host, Lab, ReversePathFilter, sandbox::Sandbox},
+    lab::{
+        self, Host, Lab, ReversePathFilter,
+        sandbox::{CannotRun, Sandbox},
+    },
     trial,
 };
 
@@ -37,6 +41,10 @@ fn start_fixture() -> Fixture {
     let mut waiter = trial::command(FIXTURE).stdout(Stdio::piped()).spawn().expect("start this program again");
     let mut line = String::new();
     BufReader::new(waiter.stdout.take().expect("piped")).read_line(&mut line).expect("read its first line");
+    if line.starts_with("cannot run here") {
+        waiter.wait().expect("wait for one's own child");
+        panic::resume_unwind(Box::new(CannotRun(line)));
+    }
     let (process_1, cgroup) = line.trim().split_once(' ').unwrap_or_else(|| panic!("it said {line:?}"));
     Fixture { process_1: process_1.parse().expect("a process id"), cgroup: cgroup.into(), waiter }
 }

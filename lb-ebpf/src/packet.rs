@@ -198,6 +198,7 @@ impl Packet<[u8; 4]> {
         if version_ihl >> 4 != 4 || header_length < IPV4 {
             return Err(Reason::Malformed);
         }
+        // SAFETY: as above.
         let (src, dst, total_length) =
             unsafe { ((*header).src.to_ne_bytes(), (*header).dst.to_ne_bytes(), u16::from_be((*header).total_length)) };
         let l4_length = transport_length(protocol);
@@ -247,6 +248,7 @@ impl Packet<[u8; 16]> {
                 usize::from(u16::from_be((*header).payload_length)),
             )
         };
+        // SAFETY: as above.
         let (src, dst, mut next) = unsafe { (octets((*header).src), octets((*header).dst), (*header).next_header) };
         // A payload length of 0 marks a jumbogram (RFC 2675) or a segmentation offload packet above 64 KiB.
         if version != 6 || (payload_length != 0 && l3 + IPV6 + payload_length > ctx.length()) {

@@ -37,7 +37,6 @@ pub fn reserve<F: Family>(
         let port = if keep && attempt == 0 {
             client_port
         } else {
-            #[expect(clippy::cast_possible_truncation, reason = "the product's high half is below the count, a u32")]
             let index = ((u64::from(point) * u64::from(config.snat_port_count)) >> 32) as u32;
             point = point.wrapping_add(STEP);
             let Some(port) = ports::nth(config, index) else { continue };

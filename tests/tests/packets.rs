@@ -4,18 +4,39 @@
 use std::{
     env,
     process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lb_tests::packets::{Dataplane, World, dataplane::SMALL, properties, rows};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// Loaded objects that no trial uses at the moment. One that a failed trial used is not given back.
 #[derive(Clone, Default)]
-struct Pool(Arc<Mutex<Vec<Dataplane>>>);
+struct Pool(Arc<Mutex<Free>>);
+
+#[derive(Default)]
+struct Free {
+    dataplanes: Vec<Dataplane>,
+    /// Loading failed: it takes the verifier seconds to say no, so it is asked once.
+    cannot_load: bool,
+}
 
 impl Pool {
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, world: World) -> Result<Dataplane> {
+        let mut free = self.free();
+        if let Some(dataplane) = free.dataplanes.pop() {
+            return Ok(dataplane);
+        }
+        ensure!(!free.cannot_load, "the object does not load: see the first test that failed");
+        drop(free);
+        Dataplane::load(world, SMALL).inspect_err(|_| self.free().cannot_load = true)
+    }
+
     /// A test of the data plane, or of any other when one is free.
     fn trial(
         &self,
@@ -25,11 +46,10 @@ impl Pool {
     ) -> Trial {
         let pool = self.clone();
         Trial::test(name, move || {
-            let free = pool.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut dataplane = free.map_or_else(|| Dataplane::load(world, SMALL), Ok).map_err(failed)?;
+            let mut dataplane = pool.take(world).map_err(failed)?;
             test(&mut dataplane).map_err(failed)?;
             if !dataplane.spoiled {
-                pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(dataplane);
+                pool.free().dataplanes.push(dataplane);
             }
             Ok(())
         })
@@ -61,10 +81,14 @@ fn main() -> ExitCode {
     }
     let rows = rows::all();
     let arrivals: Vec<_> = rows.iter().flat_map(|row| row.arrivals().cloned()).collect();
-    trials.push(pool.trial(world, "mutated packets are translated whole, refused, dropped or left alone", move |dataplane| {
-        println!("{:?}", properties::mutated_packets(dataplane, &arrivals, 0x5eed)?);
-        Ok(())
-    }));
+    trials.push(pool.trial(
+        world,
+        "mutated packets are translated whole, refused, dropped or left alone",
+        move |dataplane| {
+            println!("{:?}", properties::mutated_packets(dataplane, &arrivals, 0x5eed)?);
+            Ok(())
+        },
+    ));
     trials.extend(
         rows.into_iter().map(|row| pool.trial(world, row.sentence.clone(), move |dataplane| row.play(dataplane))),
     );

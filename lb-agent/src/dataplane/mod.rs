@@ -1,6 +1,5 @@
 //! From desired state to map entries: allocation of indices, difference, and the maps themselves.
 
-mod adopt;
 mod backends;
 mod check;
 mod fake;

@@ -106,9 +106,12 @@ pub struct Work<A> {
     pub route: Route,
 }
 
-/// Mixed into every hash that picks a backend. A constant of the loaded object; the same on all nodes.
+// Options: constants of the loaded object, which the agent sets. Their values here are arbitrary and must be unlike any
+// other constant: LLVM merges equal ones, and a plain `&0` somewhere would change with an option that is 0.
+
+/// Mixed into every hash that picks a backend. The same on all nodes.
 #[unsafe(no_mangle)]
-pub static HASH_SEED: Global<u32> = Global::new(0);
-/// Cookie of the node's own network namespace. A constant of the loaded object.
+pub static HASH_SEED: Global<u32> = Global::new(0x5eed_c0de);
+/// Cookie of the node's own network namespace.
 #[unsafe(no_mangle)]
-pub static NODE_NETNS_COOKIE: Global<u64> = Global::new(0);
+pub static NODE_NETNS_COOKIE: Global<u64> = Global::new(0xc00c_1e00_5eed_c0de);

@@ -278,11 +278,8 @@ fn describe<P: Place, F: Family>(work: &mut Work<F::Address>) -> bool {
 #[inline(always)]
 fn node_address<F: Family>(interface: u32) -> Result<F::Address, Reason> {
     let addresses = F::node_addresses();
-    // A plain `&0` would be a constant in `.rodata`, which LLVM merges with any of our options that is 0 there: the
-    // agent then sets both.
-    let any = core::hint::black_box(0);
     // SAFETY: elements change only when the node's addresses do; one that was reused meanwhile is such an address, too.
-    unsafe { addresses.get(&interface).or_else(|| addresses.get(&any)) }.copied().ok_or(Reason::NoNodeAddress)
+    unsafe { addresses.get(&interface).or_else(|| addresses.get(&0)) }.copied().ok_or(Reason::NoNodeAddress)
 }
 
 /// One line for the operator who asked for a packet trace (`lb-agent run --trace-packets`). `AYA_LOG_LEVEL` is a

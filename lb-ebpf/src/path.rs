@@ -93,7 +93,7 @@ fn translate<C: PacketContext, F: Family>(
     known: &Known<F::Address>,
 ) -> Result<Verdict, Reason> {
     known.seen(packet);
-    count::translated::<F>(known.service, (ctx.length() - packet.l3) as u64);
+    count::translated::<F>(known.service, (ctx.length() - packet.l3()) as u64);
     if known.action == FlowAction::Forward as u8 {
         return match hand_over::<F>(packet) {
             Some(work) => {
@@ -224,7 +224,7 @@ fn try_connect<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Result<Verdict
     let work = work::<F>()?;
     let masquerade = describe::<P, F>(work);
     if masquerade {
-        if ctx.has_vlan_tag() || work.packet.l3 != packet::ETHERNET {
+        if ctx.has_vlan_tag() || work.packet.l3() != packet::ETHERNET {
             return Err(Reason::VlanForward);
         }
         work.route.look_up::<C, F>(ctx, &work.request.to)?;
@@ -233,7 +233,7 @@ fn try_connect<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Result<Verdict
     snat::reserve::<F>(work, !masquerade)?;
     flow::enter::<F>(&work.packet.tuple, &work.request)?;
 
-    count::translated::<F>(work.service, (ctx.length() - work.packet.l3) as u64);
+    count::translated::<F>(work.service, (ctx.length() - work.packet.l3()) as u64);
     if masquerade {
         return forward::send::<C, F>(ctx, &work.packet, &work.request.to, &work.route);
     }

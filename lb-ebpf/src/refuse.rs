@@ -32,7 +32,7 @@ pub fn answer<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>)
     // Answers are built with a plain header in the same place: options, extension headers and tags would need room or
     // answers of their own.
     let ip = if F::V6 { IPV6 } else { IPV4 };
-    if packet.l3 != ETHERNET || packet.l4 != ETHERNET + ip || ctx.has_vlan_tag() {
+    if packet.l3() != ETHERNET || packet.l4() != ETHERNET + ip || ctx.has_vlan_tag() {
         return Err(Reason::Unanswerable);
     }
     let checksum: u16 = packet::read(ctx, packet.checksum().offset)?;

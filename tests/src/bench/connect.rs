@@ -2,7 +2,8 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener},
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     process,
     time::Instant,
@@ -13,14 +14,16 @@ use lb_agent::{
     loader::cgroup2_root,
     model::Protocol,
 };
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, getpeername, socket};
-use std::os::fd::AsRawFd as _;
+use nix::{
+    libc,
+    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, getpeername, setsockopt, socket, sockopt},
+};
 
 use super::report::Samples;
 use crate::packets::{Dataplane, Net, Place, Tables, TestService};
 
 /// Calls of one measurement.
-const CALLS: u32 = 2000;
+const CALLS: u32 = 500;
 
 /// Two cgroups of ours: one with the programs, one without. Removed when dropped.
 struct Cgroups {
@@ -57,15 +60,21 @@ impl Drop for Cgroups {
 }
 
 /// Microseconds that one `connect()` takes, and who the socket says it talks to.
-fn timed(kind: SockType, to: SocketAddrV4) -> Result<(f64, SocketAddrV4)> {
+fn timed(kind: SockType, to: SocketAddrV4, listener: &TcpListener) -> Result<(f64, SocketAddrV4)> {
     let to = SockaddrIn::from(to);
     let mut spent = 0.0;
     let mut peer = None;
     for _ in 0..CALLS {
         let socket = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        // Closed by a RST: ports that wait for old segments to die would run out.
+        setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
         let start = Instant::now();
         connect(socket.as_raw_fd(), &to)?;
         spent += start.elapsed().as_secs_f64();
+        if kind == SockType::Stream {
+            // The listener's queue is short.
+            listener.accept()?;
+        }
         if peer.is_none() {
             peer = Some(getpeername::<SockaddrIn>(socket.as_raw_fd())?);
         }
@@ -78,9 +87,8 @@ fn timed(kind: SockType, to: SocketAddrV4) -> Result<(f64, SocketAddrV4)> {
 pub fn measure(dataplane: &mut Dataplane, rounds: u32) -> Result<Vec<Samples>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let SocketAddr::V4(server) = listener.local_addr()? else { unreachable!("bound to IPv4") };
-    listener.set_nonblocking(true)?;
     let Net { cluster_ip, .. } = Net::V4;
-    let std::net::IpAddr::V4(cluster_ip) = cluster_ip else { unreachable!("IPv4") };
+    let IpAddr::V4(cluster_ip) = cluster_ip else { unreachable!("IPv4") };
     let frontend = SocketAddrV4::new(cluster_ip, 80);
     let service = |name, protocol| {
         TestService::new(name, protocol, frontend.into()).endpoint(server.into(), Place::Local)
@@ -100,12 +108,10 @@ pub fn measure(dataplane: &mut Dataplane, rounds: u32) -> Result<Vec<Samples>> {
         for (kind, samples) in [SockType::Stream, SockType::Datagram].into_iter().zip(samples.chunks_mut(3)) {
             for (index, (cgroup, to)) in [(&bare, server), (&hooked, server), (&hooked, frontend)].into_iter().enumerate() {
                 Cgroups::enter(cgroup)?;
-                let (microseconds, peer) = timed(kind, to)?;
+                let (microseconds, peer) = timed(kind, to, &listener)?;
                 // `getpeername` shows the frontend that was asked for.
                 ensure!(peer == to, "connected to {peer}, not to {to}");
                 samples[index].values.push(microseconds);
-                // The listener's queue.
-                while listener.accept().is_ok() {}
             }
         }
     }

@@ -18,6 +18,8 @@ const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 
 /// Elements of the map that is looked into: as many as established flows are measured with, both directions.
 pub const ELEMENTS: u32 = 2 * super::program_time::FLOWS;
+const MASK: i32 = (ELEMENTS - 1).cast_signed();
+const _: () = assert!(ELEMENTS.is_power_of_two());
 /// Key and value as large as those of `FLOWS4`.
 const KEY: usize = 16;
 const VALUE: usize = 48;
@@ -55,7 +57,8 @@ impl Tiny {
         Ok(Self { program: load(&[instruction(0xb7, 0, 0, -1), instruction(0x95, 0, 0, 0)])?, map: None })
     }
 
-    /// Looks one key up, the same one each time, in an LRU hash of [`ELEMENTS`].
+    /// Looks one key up in an LRU hash of [`ELEMENTS`], another one each time: it counts in the packet, where the IP
+    /// header would be, since a test run repeats on the packet that the last run left.
     pub fn lookup() -> io::Result<Self> {
         let mut create = [BPF_MAP_TYPE_LRU_HASH, u32::try_from(KEY).expect("small"), u32::try_from(VALUE).expect("small"), 2 * ELEMENTS];
         let map = descriptor(bpf(BPF_MAP_CREATE, &mut create)?);
@@ -79,8 +82,18 @@ impl Tiny {
             bpf(BPF_MAP_UPDATE_ELEM, &mut update)?;
         }
         let program = load(&[
-            // r1 = 7; *(u64 *)(r10 - 16) = r1; r1 = 0; *(u64 *)(r10 - 8) = r1
-            instruction(0xb7, 1, 0, 7),
+            // r2 = skb->data; r3 = skb->data_end; if r2 + 18 > r3 goto not found
+            instruction(0x61, 0x12, 76, 0),
+            instruction(0x61, 0x13, 80, 0),
+            instruction(0xbf, 0x24, 0, 0),
+            instruction(0x07, 4, 0, 18),
+            instruction(0x2d, 0x34, 15, 0),
+            // r1 = ++*(u32 *)(r2 + 14); r1 &= ELEMENTS - 1
+            instruction(0x61, 0x21, 14, 0),
+            instruction(0x07, 1, 0, 1),
+            instruction(0x63, 0x12, 14, 0),
+            instruction(0x57, 1, 0, MASK),
+            // *(u64 *)(r10 - 16) = r1; *(u64 *)(r10 - 8) = 0
             instruction(0x7b, 0x1a, -16, 0),
             instruction(0xb7, 1, 0, 0),
             instruction(0x7b, 0x1a, -8, 0),
@@ -92,7 +105,7 @@ impl Tiny {
             0,
             // call bpf_map_lookup_elem
             instruction(0x85, 0, 0, 1),
-            // if r0 == 0 goto +1 (not found: verdict 2, which the caller would notice)
+            // if r0 == 0 goto not found (verdict 2, which the caller notices)
             instruction(0x15, 0, 2, 0),
             // r0 = -1; exit
             instruction(0xb7, 0, 0, -1),

@@ -95,7 +95,7 @@ fn report(times: &[Times], connects: &[Samples], starts: &[ColdStart]) -> Result
     text += "\n## Programs\n\n\
          `BPF_PROG_TEST_RUN` of `pod_ingress`, with the tables holding the given number of Services of each family. *Net* is \
          without the program that does nothing, measured in the same round; *lookups* is net time in units of one hash \
-         lookup (of one hot key, in an LRU hash as large as the flow table here, net as well). Established flows: 16,384, \
+         lookup (of another key in each run, in an LRU hash with as many elements as the flow table here; net as well). Established flows: 16,384, \
          a different one in each run. They form a ring in which the packet that one flow's translation leaves is the next \
          one's, because a test run repeats on what the last one left. New flows: a chain of Services, each the next one's \
          client; both entries of each are inserted. The packet that comes out is compared with one that was built \

@@ -144,9 +144,10 @@ fn check(maps: &lb_agent::dataplane::KernelMaps, changes: u32) -> Result<()> {
         let expected = SocketAddr::new(endpoint(number, 0, 1).into(), 8080);
         // A sample: the walk over all backends is long.
         if version % 100 == 0 {
-            let found = existing.backends.iter().any(|(_, backend)| {
-                SocketAddr::new(Ipv4Addr::from(backend.address).into(), backend.port) == expected
-            });
+            let found = existing
+                .backends
+                .iter()
+                .any(|(_, backend)| SocketAddr::new(Ipv4Addr::from(backend.address).into(), backend.port) == expected);
             ensure!(found, "no backend {expected}");
         }
     }

@@ -10,10 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lb_agent::{
-    loader::cgroup2_root,
-    model::Protocol,
-};
+use lb_agent::{loader::cgroup2_root, model::Protocol};
 use nix::{
     libc,
     sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, getpeername, setsockopt, socket, sockopt},
@@ -90,9 +87,8 @@ pub fn measure(dataplane: &mut Dataplane, rounds: u32) -> Result<Vec<Samples>> {
     let Net { cluster_ip, .. } = Net::V4;
     let IpAddr::V4(cluster_ip) = cluster_ip else { unreachable!("IPv4") };
     let frontend = SocketAddrV4::new(cluster_ip, 80);
-    let service = |name, protocol| {
-        TestService::new(name, protocol, frontend.into()).endpoint(server.into(), Place::Local)
-    };
+    let service =
+        |name, protocol| TestService::new(name, protocol, frontend.into()).endpoint(server.into(), Place::Local);
     dataplane.fill(&Tables::new([service("tcp", Protocol::Tcp), service("udp", Protocol::Udp)]))?;
 
     let cgroups = Cgroups::create()?;
@@ -106,7 +102,9 @@ pub fn measure(dataplane: &mut Dataplane, rounds: u32) -> Result<Vec<Samples>> {
     }
     for _ in 0..rounds {
         for (kind, samples) in [SockType::Stream, SockType::Datagram].into_iter().zip(samples.chunks_mut(3)) {
-            for (index, (cgroup, to)) in [(&bare, server), (&hooked, server), (&hooked, frontend)].into_iter().enumerate() {
+            for (index, (cgroup, to)) in
+                [(&bare, server), (&hooked, server), (&hooked, frontend)].into_iter().enumerate()
+            {
                 Cgroups::enter(cgroup)?;
                 let (microseconds, peer) = timed(kind, to, &listener)?;
                 // `getpeername` shows the frontend that was asked for.

@@ -39,7 +39,19 @@ fn descriptor(number: i64) -> OwnedFd {
 
 /// One instruction: opcode, registers (source in the upper half), offset, immediate.
 const fn instruction(opcode: u8, registers: u8, offset: i16, immediate: i32) -> u64 {
-    opcode as u64 | (registers as u64) << 8 | (offset.cast_unsigned() as u64) << 16 | (immediate.cast_unsigned() as u64) << 32
+    opcode as u64
+        | (registers as u64) << 8
+        | (offset.cast_unsigned() as u64) << 16
+        | (immediate.cast_unsigned() as u64) << 32
+}
+
+/// Attributes of `BPF_MAP_UPDATE_ELEM`.
+#[repr(C)]
+struct Update {
+    map: u64,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// A loaded classifier, and the map that it needs.
@@ -60,19 +72,17 @@ impl Tiny {
     /// Looks one key up in an LRU hash of [`ELEMENTS`], another one each time: it counts in the packet, where the IP
     /// header would be, since a test run repeats on the packet that the last run left.
     pub fn lookup() -> io::Result<Self> {
-        let mut create = [BPF_MAP_TYPE_LRU_HASH, u32::try_from(KEY).expect("small"), u32::try_from(VALUE).expect("small"), 2 * ELEMENTS];
+        let mut create = [
+            BPF_MAP_TYPE_LRU_HASH,
+            u32::try_from(KEY).expect("small"),
+            u32::try_from(VALUE).expect("small"),
+            2 * ELEMENTS,
+        ];
         let map = descriptor(bpf(BPF_MAP_CREATE, &mut create)?);
         let mut value = [0_u8; VALUE];
         for number in 0..ELEMENTS {
             let mut key = [0_u8; KEY];
             key[..4].copy_from_slice(&number.to_ne_bytes());
-            #[repr(C)]
-            struct Update {
-                map: u64,
-                key: u64,
-                value: u64,
-                flags: u64,
-            }
             let mut update = Update {
                 map: u64::from(map.as_raw_fd().cast_unsigned()),
                 key: key.as_mut_ptr().expose_provenance() as u64,

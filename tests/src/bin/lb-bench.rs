@@ -1,6 +1,6 @@
 //! Measures what `docs/performance.md` says, and writes it. See `lb-bench --help`; `cargo xtask bench` runs it.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{env, fmt::Write as _, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -101,16 +101,19 @@ fn report(times: &[Times], connects: &[Samples], starts: &[ColdStart]) -> Result
          client; both entries of each are inserted. The packet that comes out is compared with one that was built \
          independently, after every measurement.\n\n";
     for times in times {
-        text += &format!("### {} Services\n\n{}\n", times.services, program_table(times));
+        let _ = writeln!(text, "### {} Services\n\n{}", times.services, program_table(times));
     }
     text += &flatness(times);
     text += "\n## Socket hooks\n\n`connect()` to a server in the same namespace, from a cgroup with and without our programs.\n\n";
     let rows = connects.chunks(3).flat_map(|samples| {
         let base = samples[0].median();
-        samples.iter().map(move |sample| vec![sample.name.clone(), sample.summary(), format!("{:.2}", sample.median() / base)])
+        samples
+            .iter()
+            .map(move |sample| vec![sample.name.clone(), sample.summary(), format!("{:.2}", sample.median() / base)])
     });
     text += &table(&["", "µs", "ratio"], &rows.collect::<Vec<_>>());
-    text += &format!(
+    let _ = write!(
+        text,
         "\n## Agent\n\n{} Services × {} endpoints, one ClusterIP each, into maps in the kernel; model, reconciler and maps in a \
          process of their own, without a Kubernetes client.\n\n{}",
         agent::SERVICES,
@@ -140,11 +143,13 @@ fn program_table(times: &Times) -> String {
 fn flatness(times: &[Times]) -> String {
     let [first, .., last] = times else { return String::new() };
     let mut text = format!("Net time with {} Services ÷ with {}:\n\n", last.services, first.services);
-    for (small, large) in first.ours.iter().filter_map(|small| {
-        last.ours.iter().find(|large| large.name == small.name).map(|large| (small, large))
-    }) {
+    for (small, large) in first
+        .ours
+        .iter()
+        .filter_map(|small| last.ours.iter().find(|large| large.name == small.name).map(|large| (small, large)))
+    {
         let ratio = (large.median() - last.empty.median()) / (small.median() - first.empty.median());
-        text += &format!("- {}: {ratio:.2}\n", small.name);
+        let _ = writeln!(text, "- {}: {ratio:.2}", small.name);
     }
     text
 }
@@ -162,11 +167,7 @@ fn agent_table(starts: &[ColdStart]) -> String {
     let rows = [
         ("complete lists to complete maps, ms", column("", "ms", &|start| start.milliseconds).summary(), "< 1000"),
         ("resident memory afterwards, MB", column("", "MB", &|start| start.resident_kilobytes / 1e3).summary(), "< 60"),
-        (
-            "resident memory before, MB",
-            column("", "MB", &|start| start.resident_before_kilobytes / 1e3).summary(),
-            "",
-        ),
+        ("resident memory before, MB", column("", "MB", &|start| start.resident_before_kilobytes / 1e3).summary(), ""),
         ("one changed slice to maps, median, µs", format!("{:.0}", changes.median()), ""),
         ("one changed slice to maps, p99, µs", format!("{:.0}", changes.quantile(0.99)), "< 5000"),
     ];

@@ -1,6 +1,6 @@
 //! What must hold for any packet, and for the programs as such.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt::Write as _};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -71,8 +71,7 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
                     complain("translation made a checksum wrong or right");
                 }
                 let rewritable = 14 + 8 + 40 + 8 * 64 + 20;
-                let (before, after) =
-                    (arrival.packet.get(rewritable..), outcome.packet.get(rewritable..));
+                let (before, after) = (arrival.packet.get(rewritable..), outcome.packet.get(rewritable..));
                 if before != after {
                     complain("the data changed");
                 }
@@ -139,8 +138,12 @@ pub fn flows_spread_and_return(dataplane: &mut Dataplane, case: Case) -> Result<
     for pick in &mut picks {
         for port in 0..FLOWS {
             let packet = case.later(at(case.net.pod, 40_000 + port), case.cluster_ip()).bytes();
-            let arrival =
-                Arrival { hook: Hook::PodIngress, interface: super::Interface::Pod, packet: packet.clone(), gso_size: 0 };
+            let arrival = Arrival {
+                hook: Hook::PodIngress,
+                interface: super::Interface::Pod,
+                packet: packet.clone(),
+                gso_size: 0,
+            };
             let outcome = dataplane.run(&arrival, 1)?;
             assert_eq!(outcome.verdict, Verdict::Next, "flow {port}");
             assert_ne!(outcome.packet, packet, "flow {port} was not translated");
@@ -167,7 +170,8 @@ pub fn sizes(dataplane: &Dataplane) -> Result<String> {
     for hook in HOOKS {
         let info = dataplane.program(hook).info()?;
         let number = |value: Option<u32>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
-        lines += &format!(
+        let _ = write!(
+            lines,
             "\n{:<15} {:>9} {:>11}",
             program_name(hook),
             number(info.verified_instruction_count()),
@@ -176,4 +180,3 @@ pub fn sizes(dataplane: &Dataplane) -> Result<String> {
     }
     Ok(lines)
 }
-

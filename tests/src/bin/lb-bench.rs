@@ -99,7 +99,8 @@ fn report(times: &[Times], connects: &[Samples], starts: &[ColdStart]) -> Result
          a different one in each run. They form a ring in which the packet that one flow's translation leaves is the next \
          one's, because a test run repeats on what the last one left. New flows: a chain of Services, each the next one's \
          client; both entries of each are inserted. The packet that comes out is compared with one that was built \
-         independently, after every measurement.\n\n";
+         independently, after every measurement. Goals: net time of an established IPv4 flow at most 110 ns, of an \
+         unrelated packet at most 45 ns, both flat within 10 % from 1 to 100,000 Services.\n\n";
     for times in times {
         let _ = writeln!(text, "### {} Services\n\n{}", times.services, program_table(times));
     }

@@ -1,4 +1,4 @@
-//! The node agent: watches Services, EndpointSlices and its own Node, compiles them into BPF maps, and loads the
+//! The node agent: watches Services, `EndpointSlices` and its own Node, compiles them into BPF maps, and loads the
 //! programs that balance traffic by them.
 //!
 //! ```text

@@ -25,7 +25,6 @@ use lb_agent::{
     network::{self, Network, Watcher},
     source::{self, SourceMessage, WatchState},
 };
-use lb_common::abi::TraceMode;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
@@ -81,13 +80,8 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let _lock = pins.lock()?;
     let cgroup = cgroup.map_or_else(loader::cgroup2_root, Ok)?;
     let start = Instant::now();
-    let mut loaded = Loaded::load(&LoadOptions {
-        pins: Some(pins.clone()),
-        sizes,
-        trace: if trace_packets { TraceMode::On } else { TraceMode::Off },
-        netns_cookie: None,
-        hash_seed: loader::hash_seed_of_boot()?,
-    })?;
+    let mut loaded =
+        Loaded::load(&LoadOptions { pins: Some(pins.clone()), sizes, trace: trace_packets, ..LoadOptions::default() })?;
     let maps = loaded.take_maps()?;
     let settings = Settings {
         node_name: Arc::from(node_name.as_str()),
@@ -120,6 +114,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         internal,
         synchronized,
         attached: BTreeMap::new(),
+        others_detached: false,
         attach_again: None,
         failures: HashMap::new(),
     };
@@ -146,7 +141,7 @@ async fn start_source(source: Source, node_name: &str, sender: mpsc::Sender<Sour
         Source::Kubernetes(kubeconfig) => {
             let client = source::kubernetes::connect(kubeconfig.as_deref()).await.context("--kubeconfig")?;
             let node_name = node_name.to_owned();
-            tokio::spawn(async move { source::kubernetes::run(client, &node_name, sender).await });
+            tokio::spawn(async move { Box::pin(source::kubernetes::run(client, &node_name, sender)).await });
         }
     }
     Ok(())
@@ -197,6 +192,8 @@ struct Dataplane {
     synchronized: Synchronized,
     /// Devices that hold our programs, by index.
     attached: BTreeMap<u32, Role>,
+    /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
+    others_detached: bool,
     /// When to try again what could not be attached.
     attach_again: Option<Instant>,
     /// When each failure was logged.
@@ -277,17 +274,28 @@ impl Dataplane {
                         tracing::info!(device = device.name, index = device.index, ?role, "attached");
                         self.attached.insert(device.index, role);
                     }
+                    // A device that has gone meanwhile: the event is under way.
+                    Err(error) if !device.exists() => {
+                        tracing::debug!(device = device.name, %error, "gone before it was attached to");
+                        self.others_detached = false;
+                    }
                     Err(error) => {
-                        // A device that has gone meanwhile has an event under way.
                         self.failed(&error.to_string());
+                        self.others_detached = false;
                         self.attach_again = Some(Instant::now() + ATTACH_RETRY);
                     }
                 }
             }
         }
+        let attached_before = self.attached.len();
         self.attached.retain(|index, _| wanted.contains_key(index));
+        if self.attached.len() == attached_before && self.others_detached {
+            return;
+        }
+        self.others_detached = true;
         if let Err(error) = self.loaded.detach_devices_except(&wanted.keys().copied().collect()) {
             self.failed(&error.to_string());
+            self.others_detached = false;
             self.attach_again = Some(Instant::now() + ATTACH_RETRY);
         }
     }

@@ -12,7 +12,7 @@ use lb_common::abi::{Reason, Tuple};
 
 use crate::{
     family::Family,
-    hook::{PacketContext, Verdict},
+    hook::{PacketContext, Verdict, size_i32},
     packet::{self, Mac, Packet},
     rewrite::rewrite,
 };
@@ -50,7 +50,7 @@ impl Route {
         params.__bindgen_anon_6.__bindgen_anon_1.mark = 0;
         F::set_fib_addresses(params, tuple.src, tuple.dst);
         // SAFETY: `params` is initialized and lives through the call.
-        let code = unsafe { fib_lookup(ctx.as_ptr(), params, size_of::<bpf_fib_lookup>() as i32, 0) };
+        let code = unsafe { fib_lookup(ctx.as_ptr(), params, size_i32::<bpf_fib_lookup>(), 0) };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "negative codes match no constant")]
         match code as u32 {
             BPF_FIB_LKUP_RET_SUCCESS => {

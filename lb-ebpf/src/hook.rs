@@ -241,8 +241,15 @@ impl PacketContext for TcContext {
     #[inline(always)]
     fn redirect_unresolved(&self, interface: u32, next_hop: &mut bpf_redir_neigh) -> Result<Verdict, Reason> {
         // SAFETY: `next_hop` is initialized and lives through the call.
-        redirected(unsafe { bpf_redirect_neigh(interface, next_hop, size_of::<bpf_redir_neigh>() as i32, 0) })
+        redirected(unsafe { bpf_redirect_neigh(interface, next_hop, size_i32::<bpf_redir_neigh>(), 0) })
     }
+}
+
+/// The size of a type, as the kernel's helpers take it.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "tens of bytes")]
+pub const fn size_i32<T>() -> i32 {
+    size_of::<T>() as i32
 }
 
 #[inline(always)]

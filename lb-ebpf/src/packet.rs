@@ -75,6 +75,7 @@ struct Ipv6Header {
 
 /// A TCP or UDP packet, as far as it matters here.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Packet<A> {
     /// Its 5-tuple.
     pub tuple: Tuple<A>,
@@ -105,6 +106,10 @@ pub enum Link {
 /// the kernel's eyes: `pull`, `resize`, or any checksum helper.
 #[inline(always)]
 pub fn pointer<C: PacketContext, T>(ctx: &C, offset: usize) -> Result<*mut T, Reason> {
+    // Where the offset comes from a map, the verifier needs to be told a bound; elsewhere the compiler removes this.
+    if offset > MAX_L4_OFFSET + TCP {
+        return Err(Reason::Malformed);
+    }
     let start = ctx.data() + offset;
     if start + size_of::<T>() > ctx.data_end() {
         return Err(Reason::Malformed);
@@ -198,6 +203,7 @@ impl Packet<[u8; 4]> {
         if version_ihl >> 4 != 4 || header_length < IPV4 {
             return Err(Reason::Malformed);
         }
+        // SAFETY: as above.
         let (src, dst, total_length) =
             unsafe { ((*header).src.to_ne_bytes(), (*header).dst.to_ne_bytes(), u16::from_be((*header).total_length)) };
         let l4_length = transport_length(protocol);
@@ -247,6 +253,7 @@ impl Packet<[u8; 16]> {
                 usize::from(u16::from_be((*header).payload_length)),
             )
         };
+        // SAFETY: as above.
         let (src, dst, mut next) = unsafe { (octets((*header).src), octets((*header).dst), (*header).next_header) };
         // A payload length of 0 marks a jumbogram (RFC 2675) or a segmentation offload packet above 64 KiB.
         if version != 6 || (payload_length != 0 && l3 + IPV6 + payload_length > ctx.length()) {

@@ -39,6 +39,8 @@ pub enum Body {
     Sandboxed(fn(Sandbox)),
     /// In the harness: for tests of the sandbox itself.
     Outside(fn()),
+    /// In a sandbox, and only when another test starts it by [`command`].
+    Fixture(fn(Sandbox)),
 }
 
 /// The tests of a file, each named like its function: `sandboxed!(routing: hosts_reach_each_other, …)`.
@@ -65,19 +67,15 @@ pub fn main(tests: Vec<Test>) -> ExitCode {
     if arguments.next().as_deref() == Some(EXACT) {
         let name = arguments.next().unwrap_or_default();
         return match tests.iter().find(|test| test.name == name).map(|test| test.body) {
-            Some(Body::Sandboxed(body)) => run_sandboxed(body),
-            _ => panic!("no sandboxed test is named {name:?}"),
+            Some(Body::Sandboxed(body) | Body::Fixture(body)) => run_sandboxed(body),
+            Some(Body::Outside(_)) | None => panic!("no sandboxed test is named {name:?}"),
         };
     }
     lab::sweep();
-    let trials = tests.into_iter().map(|Test { name, body }| {
-        Trial::ignorable_test(name, move || match body {
-            Body::Sandboxed(_) => judge(name),
-            Body::Outside(body) => {
-                body();
-                Ok(Completion::Completed)
-            }
-        })
+    let trials = tests.into_iter().filter_map(|Test { name, body }| match body {
+        Body::Sandboxed(_) => Some(Trial::ignorable_test(name, move || judge(name))),
+        Body::Outside(body) => Some(Trial::ignorable_test(name, move || run_outside(body))),
+        Body::Fixture(_) => None,
     });
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.collect());
     lab::sweep();
@@ -101,10 +99,22 @@ fn judge(name: &str) -> Result<Completion, Failed> {
     output.rewind()?;
     output.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text);
-    if status.code() == Some(CANNOT_RUN.into()) && env::var_os("LB_REQUIRE_ALL") != Some(OsString::from("1")) {
-        return Ok(Completion::ignored_with(text.trim_end()));
+    if status.code() == Some(CANNOT_RUN.into()) { cannot_run(&text) } else { Err(format!("{status}\n{text}").into()) }
+}
+
+fn run_outside(body: fn()) -> Result<Completion, Failed> {
+    match panic::catch_unwind(body) {
+        Ok(()) => Ok(Completion::Completed),
+        Err(cause) => match cause.downcast_ref::<CannotRun>() {
+            Some(CannotRun(reason)) => cannot_run(reason),
+            None => panic::resume_unwind(cause),
+        },
     }
-    Err(format!("{status}\n{text}").into())
+}
+
+fn cannot_run(reason: &str) -> Result<Completion, Failed> {
+    let is_required = env::var_os("LB_REQUIRE_ALL") == Some(OsString::from("1"));
+    if is_required { Err(reason.into()) } else { Ok(Completion::ignored_with(reason.trim_end())) }
 }
 
 fn run_sandboxed(body: fn(Sandbox)) -> ExitCode {

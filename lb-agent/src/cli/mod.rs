@@ -1,13 +1,20 @@
 //! The command line.
 
+mod backend;
 mod cleanup;
+mod flow;
 mod output;
 mod run;
+mod service;
+mod status;
+mod view;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Error, Result};
 use clap::{Args, Parser, Subcommand};
+use output::OutputArguments;
+
 use lb_agent::{
     loader::{LoaderError, Pins},
     network::NetworkError,
@@ -29,8 +36,45 @@ struct Cli {
 enum Command {
     /// Load the data plane, or take it over, and keep it up to date until a signal ends the agent; the data plane stays.
     Run(Box<run::Arguments>),
+    /// Show what is attached where, how full the tables are, and what was refused or dropped.
+    Status(ShowArguments),
+    /// Services as the maps hold them, also while no agent runs.
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Endpoints as the maps hold them, also while no agent runs.
+    #[command(subcommand)]
+    Backend(BackendCommand),
+    /// Flows of the packet path.
+    #[command(subcommand)]
+    Flow(FlowCommand),
     /// Detach and remove all that `run` left in the kernel.
     Cleanup(PinArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum ServiceCommand {
+    /// List the ports of Services, with their frontends, endpoints and counters.
+    List(ShowArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum BackendCommand {
+    /// List endpoints, with the Services that use them.
+    List(ShowArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum FlowCommand {
+    /// List both directions of every flow.
+    List(ShowArguments),
+}
+
+#[derive(Debug, Args)]
+struct ShowArguments {
+    #[command(flatten)]
+    pins: PinArguments,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 /// Where the maps are.
@@ -59,7 +103,7 @@ pub(crate) fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lb-agent: {error:#}");
+            eprintln!("lb-agent: {}", describe(&error));
             if is_usage(&error) { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
         }
     }
@@ -68,8 +112,25 @@ pub(crate) fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run(arguments) => arguments.run(),
+        Command::Status(ShowArguments { pins, output }) => status::show(&pins.pins(), &output),
+        Command::Service(ServiceCommand::List(ShowArguments { pins, output })) => service::list(&pins.pins(), &output),
+        Command::Backend(BackendCommand::List(ShowArguments { pins, output })) => backend::list(&pins.pins(), &output),
+        Command::Flow(FlowCommand::List(ShowArguments { pins, output })) => flow::list(&pins.pins(), &output),
         Command::Cleanup(arguments) => cleanup::run(&arguments.pins()),
     }
+}
+
+/// The error with its causes, those that its text does not repeat already.
+fn describe(error: &Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 /// Whether a flag is to blame, which the message names.

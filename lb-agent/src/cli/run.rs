@@ -1,4 +1,9 @@
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    fs,
+    io::{self, IsTerminal as _},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
@@ -14,7 +19,7 @@ pub(super) struct Arguments {
     /// Watch the API server of this kubeconfig. Without this and --manifests: the cluster whose pod this is.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Follow the Services, EndpointSlices and Nodes in the YAML and JSON files of this directory.
+    /// Follow the Services, endpoint slices and Nodes in the YAML and JSON files of this directory.
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     manifests: Option<PathBuf>,
     /// Name of this node, as endpoints spell it [default: the host's name].
@@ -47,8 +52,9 @@ pub(super) struct Arguments {
     sizes: Sizes,
 }
 
-/// Sizes are those of each family's tables, when they are made. Tables that are there keep theirs.
+/// Sizes of each family's tables.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "each is the name of a flag")]
 #[command(next_help_heading = "Tables (new ones only; those that are there keep their size)")]
 struct Sizes {
     /// Entries of the flow table: two a flow.
@@ -119,7 +125,8 @@ impl Arguments {
 }
 
 fn start_log(format: LogFormat, filter: &str) -> Result<()> {
-    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_writer(io::stderr);
+    let log = log.with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -35,7 +35,7 @@ use lb_common::{
 };
 
 use crate::{
-    dataplane::{ApplyError, DataplaneMaps, Failure, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
+    dataplane::{DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
     model::{DesiredPort, DesiredState, Family, Inputs, NodeNetwork, ObjectKey, ObjectKind, SourceEvent},
 };
 
@@ -230,7 +230,7 @@ impl Controller {
                 true
             }
             Err(error) => {
-                report.failures.push(Failure { service_port: None, error: ApplyError::Map(error) });
+                report.add_errors([error]);
                 false
             }
         }

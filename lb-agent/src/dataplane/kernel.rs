@@ -6,10 +6,13 @@ use aya::{
     Pod,
     maps::{Array, HashMap, IterableMap, Map, MapData, MapError as AyaError},
 };
-use lb_common::abi::{Address, Backend, Config, Frontend, FrontendKey, Service, ServiceName, maps};
+use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, maps};
 
 use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
-use crate::loader::{LoaderError, syscall};
+use crate::{
+    loader::{LoaderError, syscall},
+    model::Family,
+};
 
 /// All maps that the reconciler writes.
 #[derive(Debug)]
@@ -36,61 +39,25 @@ where
     capacities: Capacities,
 }
 
-/// The names of one family's maps.
-#[expect(clippy::struct_field_names, reason = "as in `Tables`")]
-struct Names {
-    frontends: &'static str,
-    services: &'static str,
-    service_names: &'static str,
-    slots: &'static str,
-    backends: &'static str,
-    node_addresses: &'static str,
-    node_port_addresses: &'static str,
-}
-
 impl KernelMaps {
     /// Takes the maps from where `open` finds them by name: a loaded object or the pins.
     pub fn open(mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
         Ok(Self {
             config: ArrayMap::open(&mut open, maps::CONFIG)?,
-            v4: Tables::open(
-                &mut open,
-                &Names {
-                    frontends: maps::FRONTENDS4,
-                    services: maps::SERVICES4,
-                    service_names: maps::SERVICE_NAMES4,
-                    slots: maps::SLOTS4,
-                    backends: maps::BACKENDS4,
-                    node_addresses: maps::NODE_ADDRESSES4,
-                    node_port_addresses: maps::NODEPORT_ADDRS4,
-                },
-            )?,
-            v6: Tables::open(
-                &mut open,
-                &Names {
-                    frontends: maps::FRONTENDS6,
-                    services: maps::SERVICES6,
-                    service_names: maps::SERVICE_NAMES6,
-                    slots: maps::SLOTS6,
-                    backends: maps::BACKENDS6,
-                    node_addresses: maps::NODE_ADDRESSES6,
-                    node_port_addresses: maps::NODEPORT_ADDRS6,
-                },
-            )?,
+            v4: Tables::open(&mut open)?,
+            v6: Tables::open(&mut open)?,
             indices: Vec::new(),
         })
     }
 }
 
-impl<A: Pod> Tables<A>
+impl<A: Family + Pod> Tables<A>
 where
     FrontendKey<A>: Pod,
     Backend<A>: Pod,
 {
-    fn open(
-        open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>,
-        names: &Names,
-    ) -> Result<Self, LoaderError> {
+    fn open(open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
+        let names = A::TABLES;
         let frontends = HashTable::open(open, names.frontends)?;
         let services = ArrayMap::open(open, names.services)?;
         let slots = ArrayMap::open(open, names.slots)?;
@@ -115,7 +82,7 @@ where
 }
 
 /// The two types of address, each with its half of [`KernelMaps`].
-trait Family: Address + Pod
+trait Half: Family + Pod
 where
     Backend<Self>: Pod,
 {
@@ -123,7 +90,7 @@ where
     fn tables_mut(maps: &mut KernelMaps) -> (&mut Tables<Self>, &mut Vec<u32>);
 }
 
-impl Family for [u8; 4] {
+impl Half for [u8; 4] {
     fn tables(maps: &KernelMaps) -> &Tables<Self> {
         &maps.v4
     }
@@ -132,7 +99,7 @@ impl Family for [u8; 4] {
     }
 }
 
-impl Family for [u8; 16] {
+impl Half for [u8; 16] {
     fn tables(maps: &KernelMaps) -> &Tables<Self> {
         &maps.v6
     }
@@ -141,7 +108,7 @@ impl Family for [u8; 16] {
     }
 }
 
-impl<A: Family> FamilyMaps<A> for KernelMaps
+impl<A: Half> FamilyMaps<A> for KernelMaps
 where
     FrontendKey<A>: Pod,
     Backend<A>: Pod,
@@ -164,21 +131,21 @@ where
 
         let ranges = || services.iter().flat_map(|(_, _, service)| [service.cluster, service.local]);
         let end = ranges().map(|range| range.first.saturating_add(range.count)).max().unwrap_or(0);
-        let table = tables.slots.read(end)?;
+        let table = tables.slots.read(end, |_| true)?;
         let mut slots: Vec<_> = ranges()
             .flat_map(|range| range.first..range.first.saturating_add(range.count))
-            .filter_map(|slot| Some((slot, *table.get(usize::try_from(slot).ok()?)?)))
+            .filter_map(|slot| table.get(usize::try_from(slot).ok()?).copied())
             .collect();
         slots.sort_unstable();
         slots.dedup();
 
         // All of them: those that are terminating, or wait out their quarantine, are in no slot.
-        let backends = (0..).zip(tables.backends.read(tables.backends.map.len())?);
+        let backends = tables.backends.read(tables.backends.map.len(), |backend| backend.generation != 0)?;
         Ok(Existing {
             frontends: tables.frontends.read_all()?,
             services,
             slots,
-            backends: backends.filter(|(_, backend)| backend.generation != 0).collect(),
+            backends,
             node_addresses: tables.node_addresses.read_all()?,
             node_port_addresses: tables.node_port_addresses.read_all()?,
         })
@@ -263,7 +230,7 @@ impl<K: Pod, V: Pod> HashTable<K, V> {
     }
 
     pub(crate) fn read_all(&self) -> Result<Vec<(K, V)>, MapError> {
-        syscall::read_all(self.map.map().fd().as_fd(), usize::MAX).map_err(|source| MapError {
+        syscall::read_all(self.map.map().fd().as_fd(), usize::MAX, |_| true).map_err(|source| MapError {
             map: self.name,
             operation: Operation::Read,
             source,
@@ -311,11 +278,13 @@ impl<V: Pod> ArrayMap<V> {
         self.map.set(index, value, 0).map_err(|error| failed(self.name, Operation::Write, error))
     }
 
-    /// The first `count` elements.
-    fn read(&self, count: u32) -> Result<Vec<V>, MapError> {
-        let failed = |source| MapError { map: self.name, operation: Operation::Read, source };
-        let elements = syscall::read_all::<u32, V>(self.map.map().fd().as_fd(), count as usize).map_err(failed)?;
-        Ok(elements.into_iter().map(|(_, value)| value).collect())
+    /// Those of the first `count` elements that are to `keep`, with their indices.
+    fn read(&self, count: u32, keep: impl Fn(&V) -> bool) -> Result<Vec<(u32, V)>, MapError> {
+        syscall::read_all(self.map.map().fd().as_fd(), count as usize, keep).map_err(|source| MapError {
+            map: self.name,
+            operation: Operation::Read,
+            source,
+        })
     }
 
     /// Writes consecutive elements. `indices` is room to work in, kept between calls.
@@ -330,7 +299,7 @@ impl<V: Pod> ArrayMap<V> {
     }
 }
 
-fn failed(map: &'static str, operation: Operation, error: AyaError) -> MapError {
+pub(super) fn failed(map: &'static str, operation: Operation, error: AyaError) -> MapError {
     let source = match error {
         AyaError::SyscallError(error) => error.io_error,
         AyaError::IoError(error) => error,

@@ -1,6 +1,5 @@
 //! From desired state to map entries: allocation of indices, difference, and the maps themselves.
 
-mod adopt;
 mod backends;
 mod check;
 mod fake;
@@ -10,6 +9,7 @@ mod maps;
 mod ranges;
 mod reconciler;
 mod report;
+mod seen;
 mod tracker;
 
 pub use check::{Violation, check};
@@ -19,3 +19,4 @@ pub use kernel::KernelMaps;
 pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
 pub use reconciler::{Reconciler, Tuning};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
+pub use seen::{Counters, FlowEntries, Flows, ServiceCounters};

@@ -173,7 +173,9 @@ mod tests {
                 }
                 prop_assert_eq!(ranges.free(), 64 - taken.iter().map(|range| range.count).sum::<u32>());
             }
-            taken.into_iter().for_each(|range| ranges.release(range));
+            for range in taken {
+                ranges.release(range);
+            }
             prop_assert_eq!(ranges, Ranges::new(64));
         }
     }

@@ -94,3 +94,11 @@ pub struct SyncReport {
     /// Map elements written and removed.
     pub writes: u64,
 }
+
+impl SyncReport {
+    /// Adds errors that belong to no service port.
+    pub(crate) fn add_errors(&mut self, errors: impl IntoIterator<Item = MapError>) {
+        let failure = |error| Failure { service_port: None, error: ApplyError::Map(error) };
+        self.failures.extend(errors.into_iter().map(failure));
+    }
+}

@@ -14,14 +14,18 @@
 mod attach;
 mod cleanup;
 mod error;
+mod filters;
+mod hooks;
 mod pins;
 mod requirements;
 pub(crate) mod syscall;
 mod tables;
 
-pub use attach::{Attached, Device, Direction, Role, SocketHook, attached, cgroup2_root};
+pub use attach::cgroup2_root;
 pub use cleanup::cleanup;
 pub use error::LoaderError;
+pub use filters::clsact_filters;
+pub use hooks::{Attached, Device, Direction, Role, SocketHook, attached};
 pub use pins::{Lock, Pins};
 pub use requirements::check as check_requirements;
 pub use tables::{PINNED, TableSizes};
@@ -39,34 +43,19 @@ use crate::{dataplane::KernelMaps, object::EBPF_OBJECT};
 use pins::pin_error;
 
 /// How the programs are loaded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// Where maps are pinned and adopted from. `None` keeps all of it in this process, as tests want it.
     pub pins: Option<Pins>,
     /// Sizes of the tables, where they are not adopted.
     pub sizes: TableSizes,
-    /// Whether the programs log packets: new flows, refusals and drops.
+    /// Whether the programs log packets.
     pub trace: bool,
     /// Cookie of the namespace whose own sockets the UDP socket hooks translate; `None` = the caller's.
     pub netns_cookie: Option<u64>,
-    /// Seed of the hash that picks backends. It must outlive the agent, or flows would change their backends.
+    /// Seed of the hash that picks backends: the same on all nodes and for every agent, or flows that move would change
+    /// their backends.
     pub hash_seed: u32,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self { pins: None, sizes: TableSizes::default(), trace: false, netns_cookie: None, hash_seed: 0 }
-    }
-}
-
-/// The first four bytes of the boot id: as random as a seed should be, and the same for every agent until a reboot
-/// takes the maps away.
-pub fn hash_seed_of_boot() -> Result<u32, LoaderError> {
-    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-    let kernel = |source| LoaderError::Kernel { path: BOOT_ID.to_owned(), source };
-    let id = fs::read_to_string(BOOT_ID).map_err(kernel)?;
-    let digits = id.get(..8).unwrap_or_default();
-    u32::from_str_radix(digits, 16).map_err(|error| kernel(io::Error::other(error)))
 }
 
 /// The programs and maps of one load. Dropping it removes what is not pinned.
@@ -78,7 +67,7 @@ pub struct Loaded {
 }
 
 /// Every program of the object.
-const PROGRAMS: [&str; 12] = [
+pub const PROGRAMS: [&str; 12] = [
     "pod_ingress",
     "pod_egress",
     "uplink_ingress",
@@ -102,14 +91,14 @@ impl Loaded {
             None => syscall::netns_cookie()
                 .map_err(|source| LoaderError::Kernel { path: "SO_NETNS_COOKIE".to_owned(), source })?,
         };
-        // At level 0 the verifier removes all logging.
-        let level = if *trace { aya_log::Level::Info as u8 } else { 0 };
+        // At 0 the verifier removes all logging.
+        let log_level = if *trace { u8::MAX } else { 0 };
 
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("NODE_NETNS_COOKIE", &cookie, false)
-            .override_global(aya_log::LEVEL, &level, false)
-            .override_global("HASH_SEED", hash_seed, false);
+            .override_global("NODE_NETNS_COOKIE", &cookie, true)
+            .override_global(aya_log::LEVEL, &log_level, true)
+            .override_global("HASH_SEED", hash_seed, true);
         for name in PINNED {
             let adopted = pins.as_ref().map(|pins| adopted_size(pins, name)).transpose()?.flatten();
             let wanted = sizes.of(name);

@@ -36,7 +36,8 @@ impl Default for TableSizes {
     }
 }
 
-/// Every map that is pinned. `.rodata`, and the ring buffer of the packet trace, belong to one load of the programs.
+/// Every map that is pinned. The rest belongs to one load of the programs: `.rodata`, scratch space, and the ring buffer
+/// of the packet trace.
 pub const PINNED: &[&str] = &[
     CONFIG,
     COUNTERS,

@@ -9,8 +9,10 @@ pub struct TableNames {
     pub frontends: &'static str,
     pub services: &'static str,
     pub service_names: &'static str,
+    pub service_stats: &'static str,
     pub slots: &'static str,
     pub backends: &'static str,
+    pub flows: &'static str,
     pub node_addresses: &'static str,
     pub node_port_addresses: &'static str,
 }
@@ -34,8 +36,10 @@ impl Family for [u8; 4] {
         frontends: maps::FRONTENDS4,
         services: maps::SERVICES4,
         service_names: maps::SERVICE_NAMES4,
+        service_stats: maps::SERVICE_STATS4,
         slots: maps::SLOTS4,
         backends: maps::BACKENDS4,
+        flows: maps::FLOWS4,
         node_addresses: maps::NODE_ADDRESSES4,
         node_port_addresses: maps::NODEPORT_ADDRS4,
     };
@@ -58,8 +62,10 @@ impl Family for [u8; 16] {
         frontends: maps::FRONTENDS6,
         services: maps::SERVICES6,
         service_names: maps::SERVICE_NAMES6,
+        service_stats: maps::SERVICE_STATS6,
         slots: maps::SLOTS6,
         backends: maps::BACKENDS6,
+        flows: maps::FLOWS6,
         node_addresses: maps::NODE_ADDRESSES6,
         node_port_addresses: maps::NODEPORT_ADDRS6,
     };

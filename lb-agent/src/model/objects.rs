@@ -31,7 +31,7 @@ impl fmt::Display for ObjectKey {
 pub enum ObjectKind {
     /// `v1` Service.
     Service,
-    /// `discovery.k8s.io/v1` EndpointSlice.
+    /// `discovery.k8s.io/v1` `EndpointSlice`.
     EndpointSlice,
     /// `v1` Node, this node's own.
     Node,

@@ -124,11 +124,13 @@ mod tests {
             .collect()
     }
 
+    /// Description, endpoints, zone of this node; expected: cluster, local, any.
+    type Row<'a> = (&'a str, &'a str, Option<&'a str>, &'a [u32], &'a [u32], bool);
+
     #[test]
     fn endpoints_are_chosen_as_kube_proxy_chooses_them() {
-        // description, endpoints, zone of this node, expected: cluster, local, any
         #[rustfmt::skip]
-        let table: &[(&str, &str, Option<&str>, &[u32], &[u32], bool)] = &[
+        let table: &[Row<'_>] = &[
             ("nothing", "", None, &[], &[], false),
             ("ready ones", "r, r L, n", None, &[0, 1], &[1], true),
             ("serving but neither ready nor terminating is unusable", "S, S L", None, &[], &[], false),

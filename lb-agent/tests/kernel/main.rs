@@ -1,5 +1,6 @@
 //! What needs a kernel: loading, pinning, attaching, and the maps themselves.
 
+mod agent;
 mod loading;
 mod maps;
 mod network;

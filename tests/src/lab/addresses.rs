@@ -79,8 +79,5 @@ pub(super) fn pod_networks(node: u8) -> [String; 2] {
 
 /// The cluster IPs of the `number`th Service of a test.
 pub const fn cluster_ips(number: u8) -> Addresses {
-    Addresses {
-        v4: Ipv4Addr::new(10, 96, 0, number),
-        v6: Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, number as u16),
-    }
+    Addresses { v4: Ipv4Addr::new(10, 96, 0, number), v6: Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, number as u16) }
 }

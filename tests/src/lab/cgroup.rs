@@ -82,7 +82,7 @@ fn is_orphan(owner: &str) -> bool {
     start_time(pid).is_none_or(|time| time != started)
 }
 
-/// When a process started, in the kernel's ticks since boot: field 22 of `/proc/PID/stat` (proc_pid_stat(5)).
+/// When a process started, in the kernel's ticks since boot: field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`).
 fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, the name in parentheses, may itself hold spaces and parentheses.

@@ -13,11 +13,14 @@ use nix::sys::socket::{
     sockopt::{Ipv4RecvErr, Ipv6RecvErr},
 };
 
-use super::Host;
+use super::{Family, Host};
 
 /// How long a client waits for each step. Far above what a loaded machine needs; a test that expects silence waits
 /// this long.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Payload of a datagram where a test does not care.
+const DATAGRAM_SIZE: usize = 64;
 
 /// How a client talks to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +36,13 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// The ways to talk to [`ECHO_PORT`](super::server::ECHO_PORT).
-    pub const ECHO: [Self; 3] = [Self::Tcp, Self::UdpConnected, Self::Udp];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Http, Self::UdpConnected, Self::Udp];
+}
+
+/// Every transport in every family.
+pub fn ways() -> impl Iterator<Item = (Family, Transport)> {
+    Family::BOTH.into_iter().flat_map(|family| Transport::ALL.map(|transport| (family, transport)))
 }
 
 impl fmt::Display for Transport {
@@ -75,28 +83,52 @@ pub struct Answer {
 }
 
 impl Outcome {
-    /// The answer. Panics with what came instead.
+    /// The answer. Panics with what came instead, and with who asked whom.
     #[track_caller]
-    pub fn answer(self) -> Answer {
+    pub fn answer(self, path: impl fmt::Display) -> Answer {
         match self {
             Self::Reached(answer) => answer,
-            other => panic!("no server was reached: {other:?}"),
+            other => panic!("{path}: {other:?}"),
         }
     }
 }
 
-/// One exchange from a host.
-pub fn exchange(from: &Host, transport: Transport, to: SocketAddr) -> Outcome {
-    match transport {
-        Transport::Udp | Transport::UdpConnected => exchange_datagram(from, transport, to, 64),
-        Transport::Tcp => outcome(from.run(move || ask_stream(to, b""))),
-        Transport::Http => outcome(from.run(move || ask_stream(to, b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"))),
-    }
+/// A question to a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    transport: Transport,
+    to: SocketAddr,
+    datagram_size: usize,
 }
 
-/// One exchange of datagrams with `size` bytes of payload, by one of the two UDP transports.
-pub fn exchange_datagram(from: &Host, transport: Transport, to: SocketAddr, size: usize) -> Outcome {
-    outcome(from.run(move || ask_datagram(to, transport == Transport::UdpConnected, size)))
+impl Ask {
+    /// Over a transport, of a server or a Service.
+    pub fn new(transport: Transport, to: SocketAddr) -> Self {
+        Self { transport, to, datagram_size: DATAGRAM_SIZE }
+    }
+
+    /// With this many bytes of payload in its datagram; over TCP without meaning.
+    #[must_use]
+    pub fn datagram_size(self, size: usize) -> Self {
+        Self { datagram_size: size, ..self }
+    }
+
+    /// Asks from a host.
+    pub fn from(self, host: &Host) -> Outcome {
+        host.run(move || self.here())
+    }
+
+    /// Asks from the host that the calling thread is on.
+    pub fn here(self) -> Outcome {
+        outcome(match self.transport {
+            Transport::Udp | Transport::UdpConnected => {
+                DatagramSocket::open_here(self.transport == Transport::UdpConnected, self.to)
+                    .and_then(|socket| socket.exchange(self.datagram_size))
+            }
+            Transport::Tcp => ask_stream(self.to, b""),
+            Transport::Http => ask_stream(self.to, b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"),
+        })
+    }
 }
 
 /// A TCP connection to the echo port that stays open. It belongs to the host's network namespace and cgroup, and may
@@ -188,28 +220,54 @@ fn read_answer(stream: &mut BufReader<TcpStream>) -> io::Result<Answer> {
     Ok(Answer { backend, client_seen, peer: stream.get_ref().peer_addr()?, local: stream.get_ref().local_addr()? })
 }
 
-fn ask_datagram(to: SocketAddr, connected: bool, size: usize) -> io::Result<Answer> {
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    let request = pattern(size);
-    if connected {
-        socket.connect(to)?;
-        socket.send(&request)?;
-    } else {
-        // Without this option an unconnected socket is not told of ICMP errors (ip(7), `IP_RECVERR`).
-        if to.is_ipv4() { setsockopt(&socket, Ipv4RecvErr, &true) } else { setsockopt(&socket, Ipv6RecvErr, &true) }?;
-        socket.send_to(&request, to)?;
+/// A UDP socket that may ask more than once. Like a [`Conversation`], it belongs to its host and may be used anywhere.
+pub struct DatagramSocket {
+    socket: UdpSocket,
+    to: SocketAddr,
+    connected: bool,
+}
+
+impl DatagramSocket {
+    /// A socket of a host; `transport` is one of the two over UDP.
+    pub fn open(from: &Host, transport: Transport, to: SocketAddr) -> Self {
+        from.run(move || Self::open_here(transport == Transport::UdpConnected, to)).expect("a UDP socket")
     }
-    let mut buffer = vec![0; usize::from(u16::MAX)];
-    let (length, peer) = socket.recv_from(&mut buffer)?;
-    let answer = &buffer[..length];
-    let line = answer.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
-    let (backend, client_seen) = parse_identity(&String::from_utf8_lossy(line))?;
-    if answer.get(line.len()..) != request.get(line.len()..) && size > line.len() {
-        return Err(io::Error::other(format!("of {size} bytes, {length} came back, or came back changed")));
+
+    /// Sends a datagram and waits for the answer.
+    pub fn ask(&self) -> Outcome {
+        outcome(self.exchange(DATAGRAM_SIZE))
     }
-    Ok(Answer { backend, client_seen, peer: if connected { socket.peer_addr()? } else { peer }, local: socket.local_addr()? })
+
+    fn open_here(connected: bool, to: SocketAddr) -> io::Result<Self> {
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        if connected {
+            socket.connect(to)?;
+        } else if to.is_ipv4() {
+            // Without this option an unconnected socket is not told of ICMP errors (ip(7), `IP_RECVERR`).
+            setsockopt(&socket, Ipv4RecvErr, &true)?;
+        } else {
+            setsockopt(&socket, Ipv6RecvErr, &true)?;
+        }
+        Ok(Self { socket, to, connected })
+    }
+
+    fn exchange(&self, size: usize) -> io::Result<Answer> {
+        let Self { socket, to, connected } = self;
+        let request = pattern(size);
+        if *connected { socket.send(&request) } else { socket.send_to(&request, to) }?;
+        let mut buffer = vec![0; usize::from(u16::MAX)];
+        let (length, sender) = socket.recv_from(&mut buffer)?;
+        let answer = &buffer[..length];
+        let line = answer.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+        let (backend, client_seen) = parse_identity(&String::from_utf8_lossy(line))?;
+        if answer[line.len()..] != *request.get(line.len()..).unwrap_or_default() {
+            return Err(io::Error::other(format!("of {size} bytes, {length} came back, or came back changed")));
+        }
+        let peer = if *connected { socket.peer_addr()? } else { sender };
+        Ok(Answer { backend, client_seen, peer, local: socket.local_addr()? })
+    }
 }
 
 fn parse_identity(line: &str) -> io::Result<(String, SocketAddr)> {

@@ -44,7 +44,9 @@ impl Host {
                 if let Some(cgroup) = cgroup {
                     cgroup.enter_thread();
                 }
-                requests.into_iter().for_each(|start| start());
+                for start in requests {
+                    start();
+                }
             })
             .expect("start a thread");
         let host = Self { name, addresses, starter };

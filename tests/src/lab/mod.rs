@@ -14,21 +14,28 @@
 //!
 //! | | IPv4 | IPv6 |
 //! |---|---|---|
-//! | outside client, its gateway | 198.51.100.2, .1 | 2001:db8::2, ::1 |
-//! | node *n*, the router | 192.168.100.*n*, .254 | fd00:192:168:100::*n*, ::fe |
-//! | pod *i* of node *n* | 10.1.*n*.*i+1* | fd00:10:1:*n*::*i+1* |
-//! | Services, known to agents only | 10.96.0.0/16 | fd00:10:96::/112 |
+//! | outside client, its gateway | `198.51.100.2`, `.1` | `2001:db8::2`, `::1` |
+//! | node N, the router | `192.168.100.N`, `.254` | `fd00:192:168:100::N`, `::fe` |
+//! | pod I of node N | `10.1.N.(I+1)` | `fd00:10:1:N::(I+1)` |
+//! | Services, known to agents only | `10.96.0.0/16` | `fd00:10:96::/112` |
 //!
 //! The threads of a pod are in its node's cgroup, as containers are. Those of `vm0` are not: it stands for pods whose
 //! sockets the node cannot see (a virtual machine's, say), and takes the packet path where others take the socket path.
 
 mod addresses;
-pub mod client;
+pub mod agent;
+pub mod capture;
 mod cgroup;
+pub mod client;
+pub mod cluster;
 mod host;
 mod interface;
-pub mod server;
+pub mod load;
+pub mod manifest;
+pub mod path;
 pub mod sandbox;
+pub mod server;
+pub mod traffic;
 mod wiring;
 
 use std::path::{Path, PathBuf};
@@ -37,6 +44,7 @@ pub use addresses::{Addresses, Family, cluster_ips};
 use cgroup::Cgroup;
 pub use cgroup::sweep;
 pub use host::Host;
+use server::Server;
 pub use wiring::UPLINK;
 
 /// Where each agent has a directory, named like its node.
@@ -66,6 +74,17 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// The pods of both nodes.
+    pub fn all_pods(&self) -> impl Iterator<Item = &Host> {
+        self.nodes.iter().flat_map(Node::all_pods)
+    }
+
+    /// Starts servers in all pods.
+    #[must_use]
+    pub fn start_servers(&self) -> Vec<Server> {
+        self.all_pods().map(Server::start).collect()
+    }
+
     /// All hosts that talk to others on their own account.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         self.nodes.iter().flat_map(|node| [&node.host].into_iter().chain(node.all_pods())).chain([&self.client])

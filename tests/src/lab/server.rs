@@ -100,7 +100,10 @@ async fn answer_http(mut stream: TcpStream, identity: String) -> io::Result<()> 
             length => request.extend_from_slice(&buffer[..length]),
         }
     }
-    let header = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", identity.len());
+    let header = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        identity.len()
+    );
     stream.write_all((header + &identity).as_bytes()).await?;
     stream.shutdown().await
 }

@@ -85,8 +85,7 @@ impl Lab {
         batch += &up_with_subnet(TO_CLIENT, CLIENT_GATEWAY);
         batch += &up_with_subnet(BRIDGE, NODE_GATEWAY);
         for (number, node) in (1..).zip(&self.nodes) {
-            batch += &format!("link set {} master {BRIDGE} up\n", node.host.name());
-            batch += &routes_to_pods_of(number);
+            batch.extend([format!("link set {} master {BRIDGE} up\n", node.host.name()), routes_to_pods_of(number)]);
         }
         self.router.ip(batch);
         self.router.run(|| [TO_CLIENT, "node1", "node2"].into_iter().for_each(turn_checksum_offload_off));
@@ -117,11 +116,11 @@ impl Node {
         batch += &routes_to_pods_of(other);
         for pod in self.all_pods() {
             let (interface, Addresses { v4, v6 }) = (pod.name(), pod.addresses());
-            batch += &format!(
+            batch.extend([format!(
                 "link set {interface} address {POD_GATEWAY_MAC} up\n\
                  route add {v4} dev {interface}\n\
                  route add {v6} dev {interface}\n"
-            );
+            )]);
             pod.ip(format!(
                 "addr add {v4}/32 dev {UPLINK}\n\
                  addr add {v6}/128 dev {UPLINK} nodad\n\

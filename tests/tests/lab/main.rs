@@ -1,6 +1,9 @@
 //! End-to-end tests, each in a lab of its own. Every test states what clients must see.
 
+mod change;
+mod cluster_ip;
 mod isolation;
+mod node_port;
 mod routing;
 
 use std::process::ExitCode;
@@ -11,14 +14,53 @@ use lb_tests::{
 };
 
 fn main() -> ExitCode {
-    let mut tests = vec![Test {
-        name: "isolation::a_killed_lab_leaves_nothing_but_an_empty_cgroup",
-        body: Body::Outside(isolation::a_killed_lab_leaves_nothing_but_an_empty_cgroup),
-    }];
-    tests.extend(sandboxed!(isolation: a_lab_that_is_killed));
+    let mut tests = vec![
+        Test {
+            name: "isolation::a_killed_lab_leaves_nothing_but_an_empty_cgroup",
+            body: Body::Outside(isolation::a_killed_lab_leaves_nothing_but_an_empty_cgroup),
+        },
+        Test {
+            name: "isolation::a_shell_opens_on_a_host_from_outside",
+            body: Body::Outside(isolation::a_shell_opens_on_a_host_from_outside),
+        },
+        Test { name: isolation::FIXTURE, body: Body::Fixture(isolation::a_lab_that_waits_to_be_killed) },
+    ];
+    tests.extend(sandboxed!(
+        isolation: the_machine_is_out_of_sight,
+        threads_belong_to_the_node_of_their_host,
+    ));
     tests.extend(sandboxed!(
         routing: all_hosts_reach_all_pods_without_services,
+        wires_carry_full_checksums_and_pod_interfaces_do_not,
+        a_refusal_and_a_silence_are_told_apart,
+        large_transfers_and_fragments_arrive_whole,
         a_lab_is_built_within_a_second,
+    ));
+    tests.extend(sandboxed!(
+        cluster_ip: pods_and_nodes_reach_local_and_remote_backends_and_are_seen_as_themselves,
+        a_loose_reverse_path_filter_makes_no_difference,
+        a_pod_reaches_itself_through_its_service,
+        a_service_without_endpoints_refuses_everybody_at_once,
+        every_refusal_is_counted_under_its_reason,
+        large_transfers_through_a_service_arrive_whole,
+        fragments_that_are_for_no_service_pass,
+    ));
+    tests.extend(sandboxed!(
+        node_port: a_backend_on_the_node_sees_the_client_and_one_elsewhere_sees_the_node,
+        a_loose_reverse_path_filter_makes_no_difference,
+        the_wire_shows_right_addresses_and_checksums,
+        pods_and_nodes_reach_node_ports_of_every_node,
+        a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend,
+        large_transfers_from_outside_arrive_whole,
+    ));
+    tests.extend(sandboxed!(
+        change: connections_are_spread_over_all_backends,
+        endpoints_come_and_go_under_traffic_and_nobody_notices,
+        a_datagram_flow_moves_on_when_its_backend_leaves,
+        services_appear_and_disappear_while_the_agent_runs,
+        an_agent_that_is_killed_and_started_again_is_not_noticed,
+        what_changed_while_the_agent_was_down_is_caught_up,
+        an_agent_that_is_asked_to_end_leaves_the_data_plane_and_cleanup_removes_it,
     ));
     trial::main(tests)
 }

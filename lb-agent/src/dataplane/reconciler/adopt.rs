@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use lb_common::abi::{BackendFlags, Service, ServiceName, SlotRange};
 
-use super::{
-    Capacities, Existing, Reconciler,
-    backends::Reference,
-    reconciler::{Applied, Garbage, Tuning},
-    tracker::Tracker,
+use super::{Applied, Garbage, Reconciler, Tuning};
+use crate::{
+    dataplane::{Capacities, Existing, backends::Reference, tracker::Tracker},
+    model::{Family, ObjectKey, Protocol, ServicePortName},
 };
-use crate::model::{Family, ObjectKey, Protocol, ServicePortName};
 
 impl<A: Family> Reconciler<A> {
     /// A reconciler of maps that hold `existing`: indices and generations stay, so that the first synchronization
@@ -19,6 +17,9 @@ impl<A: Family> Reconciler<A> {
     /// What does not make sense (a range beyond the table or shared with another service, a slot without a backend, a
     /// second index of the same name) is not taken over: it stays as it is until its service port has been written
     /// anew, then it is removed.
+    ///
+    /// What the former agent freed last is not known, and may be reused at once: no program runs as long as an agent
+    /// takes to start.
     pub fn adopt(capacities: Capacities, existing: Existing<A>, tuning: Tuning) -> Self {
         let Existing { frontends, services, slots, backends, node_addresses, node_port_addresses } = existing;
         let mut this = Self::empty(capacities, tuning);

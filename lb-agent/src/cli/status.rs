@@ -1,0 +1,171 @@
+use std::{collections::HashMap, path::PathBuf};
+
+use anyhow::Result;
+use aya::{Pod, programs::ProgramInfo};
+use lb_agent::{
+    dataplane::{Capacities, Counters, FamilyMaps, Flows, KernelMaps},
+    loader::{self, Attached, PROGRAMS, Pins},
+    model::Family,
+};
+use lb_common::abi::{ABI_VERSION, Tuple, reason::Disposition};
+use serde::Serialize;
+
+use super::{
+    output::{OutputArguments, table},
+    view::View,
+};
+
+/// The data plane of this node.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    /// Version of the maps' layout.
+    abi_version: u32,
+    /// Directory of the pins.
+    pins: PathBuf,
+    /// Process id of the agent, if one runs and can be seen from here.
+    agent: Option<u32>,
+    hooks: Vec<AttachedHook>,
+    tables: Vec<TableFill>,
+    counters: Vec<Counter>,
+}
+
+/// A place where one of our programs is attached.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AttachedHook {
+    /// Name of a device, or `cgroup`. `<device N?>` and `<cgroup?>` are gone.
+    target: String,
+    /// `ingress` or `egress`, or the name of the socket call.
+    hook: &'static str,
+    /// Name of the program; `<program N?>` where it is of an agent that did not come to its end.
+    program: String,
+    program_id: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TableFill {
+    /// Name of the map.
+    name: &'static str,
+    /// Elements in use.
+    used: u32,
+    capacity: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Counter {
+    reason: &'static str,
+    /// `pass`, `refuse` or `drop`.
+    disposition: &'static str,
+    count: u64,
+}
+
+pub(super) fn show(pins: &Pins, output: &OutputArguments) -> Result<()> {
+    // First, since it tells best whether there is a data plane.
+    let mut tables = tables::<[u8; 4]>(pins)?;
+    tables.extend(self::tables::<[u8; 16]>(pins)?);
+    let status = Status {
+        abi_version: ABI_VERSION,
+        pins: pins.root().to_owned(),
+        agent: pins.agent(),
+        hooks: hooks(pins)?,
+        tables,
+        counters: counters(pins)?,
+    };
+    output.print(&status, || status.text())
+}
+
+fn tables<A: Family>(pins: &Pins) -> Result<Vec<TableFill>>
+where
+    KernelMaps: FamilyMaps<A>,
+    Tuple<A>: Pod,
+    lb_common::abi::Flow<A>: Pod,
+{
+    let maps = KernelMaps::open(|map| pins.open(map))?;
+    let Capacities { frontends, services, slots, backends } = FamilyMaps::<A>::capacities(&maps);
+    let view = View::<A>::read(pins)?;
+    let flows = Flows::<A>::open(|map| pins.open(map))?;
+    let names = A::TABLES;
+    let fill = |name, used: usize, capacity| Ok(TableFill { name, used: u32::try_from(used)?, capacity });
+    [
+        fill(names.frontends, view.existing.frontends.len(), frontends),
+        fill(names.services, view.services.len(), services),
+        fill(names.slots, view.existing.slots.len(), slots),
+        fill(names.backends, view.backends.len(), backends),
+        fill(names.flows, flows.read()?.len(), flows.capacity()?),
+    ]
+    .into_iter()
+    .collect()
+}
+
+fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
+    let programs: HashMap<u32, &str> = PROGRAMS
+        .iter()
+        .filter_map(|name| Some((ProgramInfo::from_pin(pins.program(name)).ok()?.id(), *name)))
+        .collect();
+    let interfaces = nix::net::if_::if_nameindex()?;
+    let device = |index: u32| {
+        let found = interfaces.iter().find(|interface| interface.index() == index);
+        found.map_or_else(|| format!("<device {index}?>"), |found| found.name().to_string_lossy().into_owned())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let filters = runtime.block_on(loader::clsact_filters())?;
+    let filters = filters.into_iter().map(|(direction, index, program)| (Attached::Device(direction, index), program));
+    let links = loader::attached(pins)?.into_iter().map(|(_, attached, program)| (attached, program));
+    let hooks = links.chain(filters).map(|(attached, program)| {
+        let (target, hook) = match attached {
+            Attached::Cgroup(hook, 0) => ("<cgroup?>".to_owned(), hook.program),
+            Attached::Cgroup(hook, _) => ("cgroup".to_owned(), hook.program),
+            Attached::Device(direction, index) => (device(index), direction.name()),
+        };
+        let name = programs.get(&program).map_or_else(|| format!("<program {program}?>"), ToString::to_string);
+        AttachedHook { target, hook, program: name, program_id: program }
+    });
+    Ok(hooks.collect())
+}
+
+fn counters(pins: &Pins) -> Result<Vec<Counter>> {
+    let counters = Counters::open(|map| pins.open(map))?.read()?;
+    let counters = counters.into_iter().map(|(reason, count)| Counter {
+        reason: reason.name(),
+        disposition: match reason.disposition() {
+            Disposition::Pass => "pass",
+            Disposition::Refuse => "refuse",
+            Disposition::Drop => "drop",
+        },
+        count,
+    });
+    Ok(counters.collect())
+}
+
+impl Status {
+    fn text(&self) -> String {
+        let Self { abi_version, pins, agent, hooks, tables, counters } = self;
+        let agent = agent.map_or_else(|| "not running".to_owned(), |pid| format!("running, pid {pid}"));
+        let hooks = table(
+            &["TARGET", "HOOK", "PROGRAM", "ID"],
+            hooks.iter().map(|hook| {
+                vec![hook.target.clone(), hook.hook.to_owned(), hook.program.clone(), hook.program_id.to_string()]
+            }),
+        );
+        let tables = table(
+            &["TABLE", "USED", "CAPACITY", "FILL"],
+            tables.iter().map(|TableFill { name, used, capacity }| {
+                let percent = u64::from(*used) * 100 / u64::from(*capacity).max(1);
+                vec![(*name).to_owned(), used.to_string(), capacity.to_string(), format!("{percent}%")]
+            }),
+        );
+        let counters = table(
+            &["REASON", "DISPOSITION", "COUNT"],
+            counters.iter().map(|Counter { reason, disposition, count }| {
+                vec![(*reason).to_owned(), (*disposition).to_owned(), count.to_string()]
+            }),
+        );
+        format!(
+            "Agent: {agent}\nMaps:  {} (ABI version {abi_version})\n\n{hooks}\n\n{tables}\n\n{counters}",
+            pins.display()
+        )
+    }
+}

@@ -1,0 +1,240 @@
+//! From what is desired to what must be written: [`Reconciler`].
+
+mod adopt;
+mod apply;
+mod remove;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use lb_common::abi::{Frontend, FrontendKey, Service, SlotRange};
+
+use super::{
+    Capacities, ChangeKind, FamilyMaps, PortChange, SyncReport,
+    backends::{Backends, Reference},
+    ranges::Ranges,
+    tracker::Tracker,
+};
+use crate::model::{Family, ObjectKey, ServicePortName};
+
+/// What a [`Reconciler`] is told at its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// How long what was freed is left alone, so that no program that still has its index finds another's content.
+    /// Programs run for microseconds; [`Tuning::DEFAULT_GRACE`] leaves room for one that was interrupted.
+    pub grace: Duration,
+    /// Where generations of backends start to count: a number that differs from one start of the agent to the next.
+    pub first_generation: u32,
+}
+
+impl Tuning {
+    /// Ten seconds.
+    pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+}
+
+/// Makes the maps of one family what is desired, one service port at a time.
+///
+/// The order of writes, for each service port: new backends, new slots, its element of `SERVICES*`, its name (of a
+/// new index, so that an index with a name always has content), its frontends. When all are through, removals:
+/// frontends, names, backends that nobody refers to. What they free is reused after the grace period.
+///
+/// So each write leaves the maps in a state that a reader may see:
+///
+/// - **One write changes the endpoints of a service port**: that of its element of `SERVICES*`. Slots are never
+///   rewritten in place. A changed list gets a new range, which no reader knows of until that write.
+/// - A frontend that changes hands is overwritten, not removed and entered again.
+/// - **Nothing is forgotten.** Every field below says what the maps hold, and is changed when a write has succeeded. A
+///   service port that fails stays as it was, keeps the backends that were entered for it, and goes on from there when
+///   it is applied again.
+#[derive(Debug)]
+pub struct Reconciler<A> {
+    grace: Duration,
+    frontend_capacity: usize,
+    indices: Ranges,
+    slots: Ranges,
+    backends: Backends<A>,
+    /// The service ports in the maps.
+    applied: BTreeMap<ServicePortName, Applied<A>>,
+    /// Those of `applied` that are no longer wanted. Their frontends are in `removals`.
+    doomed: BTreeSet<ServicePortName>,
+    /// Backends entered for service ports whose last attempt failed.
+    held: BTreeMap<ServicePortName, Vec<Reference>>,
+    /// What `FRONTENDS*` holds.
+    frontends: HashMap<FrontendKey<A>, Frontend>,
+    /// Those of `frontends` that nobody wants.
+    removals: BTreeSet<FrontendKey<A>>,
+    /// Node ports among `frontends`, with how many frontends each is.
+    node_ports: BTreeMap<u16, u32>,
+    /// Named elements of `SERVICES*` that a former agent left behind and that make no sense.
+    garbage: Vec<Garbage>,
+    /// What was freed, in the order of the instants at which it may be reused.
+    quarantine: VecDeque<(Instant, Freed)>,
+    node_addresses: Tracker<u32, A>,
+    node_port_addresses: Tracker<A, u32>,
+    writes: u64,
+}
+
+/// A service port in the maps.
+#[derive(Debug)]
+struct Applied<A> {
+    /// Index in `SERVICES*`.
+    index: u32,
+    /// Its element of `SERVICES*`.
+    value: Service,
+    /// Contents of the slots of `value.cluster`.
+    cluster: Box<[u32]>,
+    /// Contents of the slots of `value.local`.
+    local: Box<[u32]>,
+    /// The backends that it refers to: those in its slots and others.
+    references: Box<[Reference]>,
+    /// The frontends that it wants, ascending. `Reconciler::frontends` says which of them it has.
+    frontends: Box<[FrontendKey<A>]>,
+}
+
+/// A meaningless element of `SERVICES*` that has a name.
+#[derive(Debug)]
+struct Garbage {
+    /// Its index.
+    index: u32,
+    /// What of its slots belongs to nobody else.
+    slots: Vec<SlotRange>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Freed {
+    Index(u32),
+    Slots(SlotRange),
+    Backend(u32),
+}
+
+impl<A: Family> Reconciler<A> {
+    /// A reconciler of empty maps. See `adopt` for maps that hold something.
+    fn empty(capacities: Capacities, tuning: Tuning) -> Self {
+        Self {
+            grace: tuning.grace,
+            frontend_capacity: capacities.frontends as usize,
+            indices: Ranges::new(capacities.services),
+            slots: Ranges::new(capacities.slots),
+            backends: Backends::new(capacities.backends, tuning.first_generation),
+            applied: BTreeMap::new(),
+            doomed: BTreeSet::new(),
+            held: BTreeMap::new(),
+            frontends: HashMap::new(),
+            removals: BTreeSet::new(),
+            node_ports: BTreeMap::new(),
+            garbage: Vec::new(),
+            quarantine: VecDeque::new(),
+            node_addresses: Tracker::new([]),
+            node_port_addresses: Tracker::new([]),
+            writes: 0,
+        }
+    }
+
+    /// The Services that have ports in the maps.
+    pub fn services(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.applied.keys().map(|name| &name.service)
+    }
+
+    /// The lowest and the highest node port in the maps.
+    pub fn node_port_span(&self) -> Option<(u16, u16)> {
+        Some((*self.node_ports.first_key_value()?.0, *self.node_ports.last_key_value()?.0))
+    }
+
+    /// When the next freed element may be reused.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.quarantine.front().map(|(at, _)| *at)
+    }
+
+    /// Whether removals failed that [`Self::finish`] must try again.
+    pub fn is_behind(&self) -> bool {
+        !self.removals.is_empty() || !self.doomed.is_empty() || !self.garbage.is_empty() || self.backends.is_behind()
+    }
+
+    /// Makes available again what was freed a grace period ago. Returns whether there was any.
+    pub fn expire(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some((_, freed)) = self.quarantine.pop_front_if(|(at, _)| *at <= now) {
+            any = true;
+            match freed {
+                Freed::Index(index) => self.indices.release_one(index),
+                Freed::Slots(range) => self.slots.release(range),
+                Freed::Backend(index) => self.backends.free(index),
+            }
+        }
+        any
+    }
+
+    /// Takes note of an entry of `FRONTENDS*`.
+    fn note_frontend(&mut self, key: FrontendKey<A>, value: Frontend) {
+        if self.frontends.insert(key, value).is_none() && key.address == A::UNSPECIFIED {
+            *self.node_ports.entry(key.port).or_default() += 1;
+        }
+    }
+
+    /// Makes `NODE_ADDRESSES*` and `NODEPORT_ADDRS*` what is desired.
+    pub fn apply_node<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        masquerade: &BTreeMap<u32, A>,
+        node_port_addresses: &BTreeMap<A, u32>,
+        report: &mut SyncReport,
+    ) -> bool {
+        let mut errors = Vec::new();
+        let write = |interface, address| match address {
+            Some(address) => maps.set_node_address(interface, address),
+            None => FamilyMaps::<A>::remove_node_address(maps, interface),
+        };
+        self.writes += self.node_addresses.sync(masquerade, write, &mut errors);
+        let write = |address, flags| match flags {
+            Some(flags) => maps.set_node_port_address(address, flags),
+            None => maps.remove_node_port_address(address),
+        };
+        self.writes += self.node_port_addresses.sync(node_port_addresses, write, &mut errors);
+        let succeeded = errors.is_empty();
+        report.add_errors(errors);
+        succeeded
+    }
+
+    /// Map elements written and removed so far.
+    pub fn writes(&self) -> u64 {
+        self.writes + self.backends.writes
+    }
+
+    fn release_all(&mut self, references: impl IntoIterator<Item = Reference>) {
+        for reference in references {
+            self.backends.release(reference);
+        }
+    }
+
+    fn free_slots(&mut self, range: SlotRange, now: Instant) {
+        if range.count > 0 {
+            self.quarantine.push_back((now + self.grace, Freed::Slots(range)));
+        }
+    }
+}
+
+fn change<A: Family>(name: ServicePortName, kind: ChangeKind, applied: Option<&Applied<A>>) -> PortChange {
+    let size = |of: fn(&Applied<A>) -> usize| applied.map_or(0, of);
+    PortChange {
+        name,
+        family: A::NAME,
+        kind,
+        frontends: size(|applied| applied.frontends.len()),
+        cluster: size(|applied| applied.cluster.len()),
+        local: size(|applied| applied.local.len()),
+    }
+}
+
+#[cfg(test)]
+impl<A: Family> Reconciler<A> {
+    /// That nothing is in use and nothing was lost.
+    pub(crate) fn assert_all_free(&self, capacities: Capacities) {
+        assert!(self.applied.is_empty() && self.frontends.is_empty() && self.held.is_empty() && !self.is_behind());
+        assert!(self.node_ports.is_empty() && self.quarantine.is_empty());
+        assert_eq!(self.indices, Ranges::new(capacities.services));
+        assert_eq!(self.slots, Ranges::new(capacities.slots));
+        assert_eq!(self.backends.room(), capacities.backends);
+    }
+}

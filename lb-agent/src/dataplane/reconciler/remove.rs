@@ -1,0 +1,121 @@
+//! Removing what nobody wants.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use lb_common::abi::FrontendKey;
+
+use super::{Freed, Reconciler, change};
+use crate::{
+    dataplane::{ChangeKind, FamilyMaps, MapError, SyncReport},
+    model::{Family, ServicePortName},
+};
+
+impl<A: Family> Reconciler<A> {
+    /// A service port no longer wants a frontend: it goes, if it has not got another's value meanwhile.
+    pub(super) fn unwant(&mut self, key: FrontendKey<A>, index: u32) {
+        if self.frontends.get(&key).is_some_and(|frontend| frontend.service == index) {
+            self.removals.insert(key);
+        }
+    }
+
+    /// A service port is no longer wanted.
+    pub(super) fn doom(&mut self, name: ServicePortName) {
+        if let Some(applied) = self.applied.get(&name) {
+            let index = applied.index;
+            for key in applied.frontends.clone() {
+                self.unwant(key, index);
+            }
+            self.doomed.insert(name);
+        }
+    }
+
+    /// Removes what nobody wants, once all changed Services have been applied, and frees what that leaves. Failures go
+    /// to the report; what failed is tried again with the next call. Returns whether frontends were removed: their
+    /// room is available at once.
+    pub fn finish<M: FamilyMaps<A>>(&mut self, maps: &mut M, now: Instant, report: &mut SyncReport) -> bool {
+        let mut errors = Vec::new();
+        let frontends_before = self.frontends.len();
+        self.remove_frontends(maps, &mut errors);
+        // A service goes after its last frontend.
+        let in_use: BTreeSet<u32> =
+            self.removals.iter().filter_map(|key| self.frontends.get(key)).map(|frontend| frontend.service).collect();
+        self.remove_services(maps, now, &in_use, report, &mut errors);
+        self.remove_garbage(maps, now, &in_use, &mut errors);
+        let retired = self.backends.settle(maps, &mut errors);
+        self.quarantine.extend(retired.into_iter().map(|index| (now + self.grace, Freed::Backend(index))));
+        report.add_errors(errors);
+        self.frontends.len() < frontends_before
+    }
+
+    fn remove_frontends<M: FamilyMaps<A>>(&mut self, maps: &mut M, errors: &mut Vec<MapError>) {
+        for key in std::mem::take(&mut self.removals) {
+            if let Err(error) = maps.remove_frontend(&key) {
+                errors.push(error);
+                self.removals.insert(key);
+                continue;
+            }
+            self.writes += 1;
+            self.frontends.remove(&key);
+            if key.address == A::UNSPECIFIED
+                && let Some(count) = self.node_ports.get_mut(&key.port)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.node_ports.remove(&key.port);
+                }
+            }
+        }
+    }
+
+    fn remove_services<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        now: Instant,
+        in_use: &BTreeSet<u32>,
+        report: &mut SyncReport,
+        errors: &mut Vec<MapError>,
+    ) {
+        for name in std::mem::take(&mut self.doomed) {
+            let Some(applied) = self.applied.get(&name).filter(|applied| !in_use.contains(&applied.index)) else {
+                self.doomed.insert(name);
+                continue;
+            };
+            if let Err(error) = maps.remove_service_name(applied.index) {
+                errors.push(error);
+                self.doomed.insert(name);
+                continue;
+            }
+            self.writes += 1;
+            if let Some(gone) = self.applied.remove(&name) {
+                self.quarantine.push_back((now + self.grace, Freed::Index(gone.index)));
+                self.free_slots(gone.value.cluster, now);
+                self.free_slots(gone.value.local, now);
+                self.release_all(gone.references);
+            }
+            report.changes.push(change::<A>(name, ChangeKind::Removed, None));
+        }
+    }
+
+    fn remove_garbage<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        now: Instant,
+        in_use: &BTreeSet<u32>,
+        errors: &mut Vec<MapError>,
+    ) {
+        for garbage in std::mem::take(&mut self.garbage) {
+            if in_use.contains(&garbage.index) {
+                self.garbage.push(garbage);
+            } else if let Err(error) = maps.remove_service_name(garbage.index) {
+                errors.push(error);
+                self.garbage.push(garbage);
+            } else {
+                self.writes += 1;
+                self.quarantine.push_back((now + self.grace, Freed::Index(garbage.index)));
+                for range in garbage.slots {
+                    self.free_slots(range, now);
+                }
+            }
+        }
+    }
+}

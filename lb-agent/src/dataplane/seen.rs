@@ -1,0 +1,90 @@
+//! What the programs write and the agent only reads.
+
+use aya::{
+    Pod,
+    maps::{Map, MapData, PerCpuArray},
+};
+use lb_common::abi::{Flow, Reason, ServiceStats, Tuple, maps};
+
+use super::{
+    MapError, Operation,
+    kernel::{HashTable, failed},
+};
+use crate::{loader::LoaderError, model::Family};
+
+/// `COUNTERS`.
+pub struct Counters(PerCpuArray<MapData, u64>);
+
+impl Counters {
+    /// Takes the map from where `open` finds it.
+    pub fn open(open: impl FnOnce(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
+        let map = maps::COUNTERS;
+        open(map)?.try_into().map(Self).map_err(|source| LoaderError::Map { map, source })
+    }
+
+    /// Every reason with its count, summed over the CPUs.
+    pub fn read(&self) -> Result<Vec<(Reason, u64)>, MapError> {
+        let count = |reason: &Reason| {
+            let counts = self.0.get(&(*reason as u32), 0);
+            let counts = counts.map_err(|error| failed(maps::COUNTERS, Operation::Read, error))?;
+            Ok((*reason, counts.iter().sum()))
+        };
+        Reason::ALL.iter().map(count).collect()
+    }
+}
+
+/// `SERVICE_STATS*` of one family.
+pub struct ServiceCounters {
+    map: PerCpuArray<MapData, ServiceStats>,
+    name: &'static str,
+}
+
+impl ServiceCounters {
+    /// Takes the map of family `A` from where `open` finds it.
+    pub fn open<A: Family>(open: impl FnOnce(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
+        let name = A::TABLES.service_stats;
+        let map = open(name)?.try_into().map_err(|source| LoaderError::Map { map: name, source })?;
+        Ok(Self { map, name })
+    }
+
+    /// The counts of the service at `index`, summed over the CPUs; zeros beyond the end of the table.
+    pub fn read(&self, index: u32) -> Result<ServiceStats, MapError> {
+        if index >= self.map.len() {
+            return Ok(ServiceStats::default());
+        }
+        let per_cpu = self.map.get(&index, 0).map_err(|error| failed(self.name, Operation::Read, error))?;
+        Ok(per_cpu.iter().fold(ServiceStats::default(), |sum, cpu| ServiceStats {
+            flows: sum.flows + cpu.flows,
+            packets: sum.packets + cpu.packets,
+            bytes: sum.bytes + cpu.bytes,
+            rejected: sum.rejected + cpu.rejected,
+        }))
+    }
+}
+
+/// Tuples with what becomes of their packets.
+pub type FlowEntries<A> = Vec<(Tuple<A>, Flow<A>)>;
+
+/// `FLOWS*` of one family.
+pub struct Flows<A>(HashTable<Tuple<A>, Flow<A>>);
+
+impl<A: Family> Flows<A>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+{
+    /// Takes the map from where `open` finds it.
+    pub fn open(mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
+        HashTable::open(&mut open, A::TABLES.flows).map(Self)
+    }
+
+    /// How many entries it can hold.
+    pub fn capacity(&self) -> Result<u32, LoaderError> {
+        self.0.capacity()
+    }
+
+    /// Every entry. Packets go on meanwhile: an entry may be there twice, or not at all, if it moved.
+    pub fn read(&self) -> Result<FlowEntries<A>, MapError> {
+        self.0.read_all()
+    }
+}

@@ -1,0 +1,349 @@
+//! The program itself.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::libc;
+
+use crate::sandbox::{self, Elsewhere, Sandbox, command, ip};
+
+const AGENT: &str = env!("CARGO_BIN_EXE_lb-agent");
+/// Where every sandbox may listen.
+const HEALTH: &str = "127.0.0.1:10256";
+/// All that the agent needs.
+const PRIVILEGES: &str = "-all,+bpf,+net_admin,+perfmon";
+
+/// An agent that is killed, and not asked, when it is dropped.
+struct Agent(Child);
+
+impl Agent {
+    fn start(sandbox: &Sandbox, wrapper: &[&str], more: &[&str]) -> Self {
+        let more = more.iter().map(ToString::to_string);
+        Self::spawn(sandbox, wrapper, flags(sandbox).into_iter().chain(more))
+    }
+
+    fn spawn(sandbox: &Sandbox, wrapper: &[&str], flags: impl IntoIterator<Item = String>) -> Self {
+        let log = fs::OpenOptions::new().create(true).append(true).open(sandbox.dir.join("log")).expect("a log");
+        let mut line: Vec<_> = wrapper.iter().map(ToString::to_string).collect();
+        line.extend([AGENT.to_owned(), "run".to_owned()]);
+        line.extend(flags);
+        let child = Command::new(&line[0]).args(&line[1..]).stderr(Stdio::from(log)).spawn().expect("the agent");
+        Self(child)
+    }
+
+    fn signal(&mut self, signal: libc::c_int) -> std::process::ExitStatus {
+        // SAFETY: a signal to a child that has not been waited for.
+        unsafe { libc::kill(self.0.id().cast_signed(), signal) };
+        self.0.wait().expect("it ends")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn flags(sandbox: &Sandbox) -> Vec<String> {
+    let flag = |name: &str, path: &Path| [format!("--{name}"), path.display().to_string()];
+    let mut flags = vec!["--hostname-override=node-a".to_owned(), format!("--healthz-bind-address={HEALTH}")];
+    flags.extend(flag("manifests", &sandbox.dir.join("manifests")));
+    flags.extend(flag("bpffs", &sandbox.bpffs));
+    flags.extend(flag("cgroup", &sandbox.cgroup));
+    // Smaller tables are made faster.
+    flags.extend(["--service-table-size=1024".to_owned(), "--flow-table-size=1024".to_owned()]);
+    flags
+}
+
+fn lb_agent(arguments: &[&str]) -> Output {
+    Command::new(AGENT).args(arguments).output().expect("the agent")
+}
+
+/// What a list command prints, as JSON, of the sandbox's data plane.
+fn show(sandbox: &Sandbox, arguments: &[&str]) -> serde_json::Value {
+    let bpffs = sandbox.bpffs.display().to_string();
+    let output = lb_agent(&[arguments, &["-o", "json", "--bpffs", &bpffs]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn log(sandbox: &Sandbox) -> String {
+    fs::read_to_string(sandbox.dir.join("log")).unwrap_or_default()
+}
+
+#[track_caller]
+fn until(sandbox: &Sandbox, what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}\n{}", log(sandbox));
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What `/healthz` answers; empty where nobody listens.
+fn answer() -> String {
+    let mut answer = String::new();
+    let asked = TcpStream::connect(HEALTH).and_then(|mut stream| {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        stream.read_to_string(&mut answer)
+    });
+    asked.map(|_| answer).unwrap_or_default()
+}
+
+fn healthy() -> bool {
+    answer().starts_with("HTTP/1.1 200")
+}
+
+fn write_manifest(sandbox: &Sandbox, endpoints: &[&str]) {
+    let dir = sandbox.dir.join("manifests");
+    fs::create_dir_all(&dir).expect("a directory");
+    let endpoints = endpoints.iter().map(|address| format!("- {{addresses: [{address}], nodeName: node-a}}\n"));
+    let endpoints = endpoints.collect::<Vec<_>>().concat();
+    let text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: default}}\n\
+         spec:\n  clusterIP: 10.96.0.10\n  clusterIPs: [10.96.0.10]\n  type: NodePort\n  ports: [{{name: http, port: 80, nodePort: 30080}}]\n\
+         ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}\n\
+         addressType: IPv4\nports: [{{name: http, port: 8080}}]\nendpoints:\n{endpoints}"
+    );
+    let part = dir.join(".part");
+    fs::write(&part, text).expect("written");
+    fs::rename(part, dir.join("web.yaml")).expect("renamed");
+}
+
+/// The node's NIC and the network beyond.
+fn make_uplink_to(outside: &Elsewhere) {
+    outside.pair("eth0");
+    ip("link set eth0 up");
+    ip("addr add 10.0.0.1/24 dev eth0");
+    for arguments in ["link set peth0 up", "addr add 10.0.0.254/24 dev peth0"] {
+        assert!(outside.run("ip", arguments).status.success());
+    }
+    ip("route add default via 10.0.0.254");
+}
+
+fn make_uplink() {
+    ip("link add eth0 type veth peer name far0");
+    ip("link set eth0 up");
+    ip("link set far0 up");
+    ip("addr add 10.0.0.1/24 dev eth0");
+    ip("route add default via 10.0.0.254");
+}
+
+#[test]
+fn an_agent_that_was_killed_leaves_a_data_plane_that_the_next_one_adopts() {
+    sandbox::run("agent::an_agent_that_was_killed_leaves_a_data_plane_that_the_next_one_adopts", |sandbox| {
+        make_uplink();
+        write_manifest(sandbox, &["10.244.0.5", "10.244.0.6"]);
+        let mut agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "healthy", healthy);
+        let backends = show(sandbox, &["backend", "list"]);
+        let services = show(sandbox, &["service", "list"]);
+        assert_eq!(backends["items"].as_array().map(Vec::len), Some(2), "{backends}");
+        assert_eq!(services["items"][0]["service"], "default/web:http/TCP");
+        assert_eq!(services["items"][0]["frontends"][0]["address"], "10.96.0.10");
+
+        agent.signal(libc::SIGKILL);
+        let status = show(sandbox, &["status"]);
+        assert_eq!(status["agent"], serde_json::Value::Null);
+        assert_eq!(show(sandbox, &["backend", "list"]), backends);
+        let held = |program: &str| {
+            let hooks = show(sandbox, &["status"])["hooks"].as_array().expect("hooks").clone();
+            hooks.iter().filter(|hook| hook["program"] == program).count()
+        };
+        assert_eq!((held("uplink_ingress"), held("uplink_egress"), held("connect4")), (1, 1, 1), "{status}");
+
+        let mut agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "healthy again", healthy);
+        assert_eq!(show(sandbox, &["backend", "list"]), backends);
+        assert_eq!((held("uplink_ingress"), held("uplink_egress"), held("connect4")), (1, 1, 1));
+        assert_eq!(show(sandbox, &["status"])["agent"], agent.0.id());
+
+        // It is as alive as one that began with nothing.
+        write_manifest(sandbox, &["10.244.0.6"]);
+        until(sandbox, "one endpoint left", || {
+            show(sandbox, &["service", "list"])["items"][0]["endpoints"] == serde_json::json!(["10.244.0.6:8080"])
+        });
+        assert!(agent.signal(libc::SIGTERM).success());
+        assert!(log(sandbox).contains("the data plane stays"), "{}", log(sandbox));
+
+        let bpffs = sandbox.bpffs.display().to_string();
+        assert!(lb_agent(&["cleanup", "--bpffs", &bpffs]).status.success());
+        assert!(!sandbox.bpffs.join("lb").exists());
+        let nothing = lb_agent(&["status", "--bpffs", &bpffs]);
+        assert_eq!(nothing.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&nothing.stderr);
+        assert!(said.contains("the agent has not run on this node"), "{said}");
+    });
+}
+
+#[test]
+fn pods_get_their_programs_as_they_come() {
+    sandbox::run("agent::pods_get_their_programs_as_they_come", |sandbox| {
+        write_manifest(sandbox, &["10.244.0.5"]);
+        let _agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "healthy", healthy);
+        let pod = Elsewhere::new();
+        pod.pair("vpod");
+        let hooks = || show(sandbox, &["status"])["hooks"].clone();
+        let has = |program: &str| {
+            let hooks = hooks();
+            hooks.as_array().is_some_and(|all| all.iter().any(|h| h["program"] == program && h["target"] == "vpod"))
+        };
+        until(sandbox, "programs at the pod", || has("pod_ingress") && has("pod_egress"));
+        ip("link del vpod");
+        until(sandbox, "no links of pods", || !hooks().to_string().contains("pod_"));
+    });
+}
+
+#[test]
+fn a_refused_connection_from_outside_is_counted_and_traced() {
+    sandbox::run("agent::a_refused_connection_from_outside_is_counted_and_traced", |sandbox| {
+        let outside = Elsewhere::new();
+        make_uplink_to(&outside);
+        write_manifest(sandbox, &[]);
+        let _agent = Agent::start(sandbox, &[], &["--trace-packets"]);
+        until(sandbox, "healthy", healthy);
+        let refused = |count: u64| {
+            let counters = show(sandbox, &["status"])["counters"].clone();
+            let counters = counters.as_array().expect("counters").clone();
+            counters.iter().any(|counter| counter["reason"] == "no_endpoints" && counter["count"] == count)
+        };
+        assert!(refused(0));
+        let client = outside.run("bash", "-c :</dev/tcp/10.0.0.1/30080");
+        assert!(String::from_utf8_lossy(&client.stderr).contains("refused"), "{client:?}");
+        assert!(refused(1), "{}", show(sandbox, &["status"]));
+        until(sandbox, "a line of the trace", || log(sandbox).contains("rejected"));
+        assert!(log(sandbox).contains("to port 30080"), "{}", log(sandbox));
+    });
+}
+
+#[test]
+fn three_capabilities_are_enough() {
+    sandbox::run("agent::three_capabilities_are_enough", |sandbox| {
+        make_uplink();
+        write_manifest(sandbox, &["10.244.0.5"]);
+        for _ in 0..2 {
+            let mut agent =
+                Agent::start(sandbox, &["setpriv", "--bounding-set", PRIVILEGES, "--inh-caps", "-all"], &[]);
+            until(sandbox, "healthy", healthy);
+            let status = fs::read_to_string(format!("/proc/{}/status", agent.0.id())).expect("its status");
+            let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
+            assert_eq!(effective.trim(), "000000c000001000");
+            assert!(agent.signal(libc::SIGTERM).success(), "{}", log(sandbox));
+        }
+        let bpffs = sandbox.bpffs.display().to_string();
+        command("setpriv", &format!("--bounding-set {PRIVILEGES} --inh-caps -all {AGENT} status --bpffs {bpffs}"));
+        command("setpriv", &format!("--bounding-set {PRIVILEGES} --inh-caps -all {AGENT} cleanup --bpffs {bpffs}"));
+        assert!(!sandbox.bpffs.join("lb").exists());
+    });
+}
+
+#[test]
+fn missing_privileges_and_a_bpffs_that_cannot_be_mounted_are_told_with_a_remedy() {
+    let test = "agent::missing_privileges_and_a_bpffs_that_cannot_be_mounted_are_told_with_a_remedy";
+    sandbox::run(test, |sandbox| {
+        write_manifest(sandbox, &["10.244.0.5"]);
+        let plain = sandbox.dir.join("plain");
+        fs::create_dir(&plain).expect("a directory");
+        let said = |privileges: &str, bpffs: &Path| {
+            let at = |flag: String| if Path::new(&flag) == sandbox.bpffs { bpffs.display().to_string() } else { flag };
+            let output = Command::new("setpriv")
+                .args(["--bounding-set", privileges, "--inh-caps", "-all", AGENT, "run"])
+                .args(flags(sandbox).into_iter().map(at))
+                .output()
+                .expect("setpriv");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let (code, message) = said("-all,+net_admin", &sandbox.bpffs);
+        assert_eq!(code, Some(1), "{message}");
+        assert!(message.contains("BPF, PERFMON are missing") && message.contains("securityContext"), "{message}");
+
+        let (code, message) = said(PRIVILEGES, &plain);
+        assert_eq!(code, Some(64), "{message}");
+        assert!(message.contains("--bpffs") && message.contains("mount -t bpf"), "{message}");
+    });
+}
+
+#[test]
+fn a_bpffs_that_is_not_mounted_is_mounted() {
+    sandbox::run("agent::a_bpffs_that_is_not_mounted_is_mounted", |sandbox| {
+        let plain = sandbox.dir.join("plain");
+        fs::create_dir(&plain).expect("a directory");
+        let pins = lb_agent::loader::Pins::create(&plain).unwrap_or_else(|error| panic!("{error}"));
+        assert!(fs::read_to_string("/proc/mounts").expect("mounts").contains(&format!("{} bpf ", plain.display())));
+        assert!(pins.maps().is_dir());
+    });
+}
+
+#[test]
+fn an_address_for_healthz_that_is_taken_does_not_keep_the_data_plane_down() {
+    sandbox::run("agent::an_address_for_healthz_that_is_taken_does_not_keep_the_data_plane_down", |sandbox| {
+        let _taken = TcpListener::bind(HEALTH).expect("free");
+        write_manifest(sandbox, &["10.244.0.5"]);
+        let _agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "synchronized", || log(sandbox).contains("first synchronization done"));
+        until(sandbox, "told", || log(sandbox).contains(&format!("--healthz-bind-address {HEALTH}: ")));
+        assert_eq!(show(sandbox, &["service", "list"])["items"].as_array().map(Vec::len), Some(1));
+    });
+}
+
+#[test]
+fn an_api_server_that_is_away_keeps_health_at_503_and_devices_served() {
+    sandbox::run("agent::an_api_server_that_is_away_keeps_health_at_503_and_devices_served", |sandbox| {
+        let outside = Elsewhere::new();
+        make_uplink_to(&outside);
+        let kubeconfig = sandbox.dir.join("kubeconfig");
+        fs::write(
+            &kubeconfig,
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+             users: [{name: u, user: {token: t}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n",
+        )
+        .expect("written");
+        let mut arguments = vec!["--kubeconfig".to_owned(), kubeconfig.display().to_string()];
+        arguments.extend(flags(sandbox).into_iter().filter(|flag| !flag.contains("manifests")));
+        let _agent = Agent::spawn(sandbox, &[], arguments);
+        until(sandbox, "attached", || log(sandbox).contains("attached device=\"eth0\""));
+        until(sandbox, "unhealthy", || answer().starts_with("HTTP/1.1 503"));
+        assert!(!log(sandbox).contains("first synchronization"), "{}", log(sandbox));
+    });
+}
+
+#[test]
+fn bad_configuration_is_exit_code_64_and_names_the_flag() {
+    sandbox::run("agent::bad_configuration_is_exit_code_64_and_names_the_flag", |sandbox| {
+        let manifests = sandbox.dir.join("manifests").display().to_string();
+        fs::create_dir(&manifests).expect("a directory");
+        let cases: &[&[&str]] = &[
+            &["--manifests", "/nowhere"],
+            &["--kubeconfig", "/nowhere"],
+            &["--devices", "eth7", "--manifests", &manifests],
+            &["--cgroup", "/proc", "--manifests", &manifests],
+            &["--bpffs", "/nowhere", "--manifests", &manifests],
+            &["--node-port-range", "9-8"],
+            &["--flow-table-size", "0"],
+            &["--healthz-bind-address", "nowhere"],
+            &["--log-level", "=,="],
+        ];
+        let bpffs = sandbox.bpffs.display().to_string();
+        for case in cases {
+            let mut arguments = [&["run"], *case].concat();
+            if case[0] != "--bpffs" {
+                arguments.extend(["--bpffs", &bpffs]);
+            }
+            let output = lb_agent(&arguments);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{case:?}: {text}");
+            assert!(text.contains(case[0]), "{case:?}: {text}");
+        }
+    });
+}

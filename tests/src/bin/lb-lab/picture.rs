@@ -1,0 +1,223 @@
+//! The live picture: Services and their backends, who answers whom, verdicts, and what changed last.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use lb_tests::lab::{
+    LOG,
+    client::Transport,
+    cluster::Cluster,
+    path::paths,
+    traffic::{Tally, Traffic},
+};
+use ratatui::{
+    Frame,
+    crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::Line,
+    widgets::{Block, Paragraph, Row, Table},
+};
+
+use crate::{
+    Services,
+    observe::{Observation, observe},
+};
+
+/// How often the picture is drawn anew, and the time that rates refer to.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Pause between exchanges on each of the 16 paths: about 300 exchanges a second altogether.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Draws until the user leaves.
+pub(crate) fn show(cluster: Cluster, services: &Services) -> Result<()> {
+    let mut terminal = ratatui::try_init().context("the terminal")?;
+    let result = Picture::start(cluster, services).run(&mut terminal);
+    ratatui::restore();
+    result
+}
+
+struct Picture<'a> {
+    cluster: Cluster,
+    services: &'a Services,
+    /// By client and protocol.
+    traffic: Vec<(String, Traffic)>,
+    /// Answers of the last period, by client and by backend.
+    answers: BTreeMap<String, BTreeMap<String, u64>>,
+    failures: u64,
+    last_failure: String,
+    is_endpoint_removed: bool,
+}
+
+impl<'a> Picture<'a> {
+    fn start(cluster: Cluster, services: &'a Services) -> Self {
+        let everyday = paths(&cluster.lab).filter(|path| matches!(path.transport, Transport::Http | Transport::Udp));
+        let start = |service| {
+            move |path: lb_tests::lab::path::Path| {
+                let name = path.client.name().to_owned();
+                (name, Traffic::start(path.client, path.transport, path.address(service), PAUSE))
+            }
+        };
+        let mut traffic: Vec<_> = everyday.map(start(&services.web)).collect();
+        // A client of the Service without endpoints, so that there are verdicts to see.
+        traffic.extend(
+            paths(&cluster.lab).filter(|path| path.transport == Transport::Tcp).take(1).map(start(&services.empty)),
+        );
+        Self {
+            cluster,
+            services,
+            traffic,
+            answers: BTreeMap::new(),
+            failures: 0,
+            last_failure: String::new(),
+            is_endpoint_removed: false,
+        }
+    }
+
+    fn run(&mut self, terminal: &mut ratatui::DefaultTerminal) -> Result<()> {
+        loop {
+            self.count();
+            let observation = observe(self.cluster.nodes()[0]);
+            terminal.draw(|frame| self.draw(frame, &observation)).context("draw")?;
+            let deadline = Instant::now() + PERIOD;
+            while event::poll(deadline.saturating_duration_since(Instant::now())).context("the keyboard")? {
+                let Event::Key(key) = event::read().context("the keyboard")? else { continue };
+                match key.code {
+                    _ if key.kind != KeyEventKind::Press => {}
+                    KeyCode::Char('q') => return Ok(()),
+                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
+                    KeyCode::Char('e') => self.toggle_endpoint(),
+                    KeyCode::Char('k') => self.toggle_agents(),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn count(&mut self) {
+        self.answers.clear();
+        for (client, traffic) in &self.traffic {
+            let Tally { answers, failures } = traffic.take();
+            let row = self.answers.entry(client.clone()).or_default();
+            for (backend, count) in answers {
+                *row.entry(backend).or_default() += count;
+            }
+            for failure in failures {
+                self.failures += 1;
+                self.last_failure = format!("{client}: {failure:?}");
+            }
+        }
+    }
+
+    fn toggle_endpoint(&mut self) {
+        self.is_endpoint_removed = !self.is_endpoint_removed;
+        let kept = self.cluster.lab.all_pods().filter(|pod| !self.is_endpoint_removed || pod.name() != "node2-pod1");
+        self.cluster.manifests.apply(&self.services.web.clone().with_endpoints(kept));
+    }
+
+    fn toggle_agents(&mut self) {
+        if self.cluster.agents.iter().any(Option::is_some) {
+            self.cluster.kill_agents();
+        } else {
+            self.cluster.restart_agents();
+        }
+    }
+
+    fn draw(&self, frame: &mut Frame, observation: &Result<Observation>) {
+        let [top, middle, bottom, keys] =
+            Layout::vertical([Constraint::Length(5), Constraint::Fill(2), Constraint::Fill(1), Constraint::Length(1)])
+                .areas(frame.area());
+        let [services, right] = Layout::horizontal([Constraint::Fill(3), Constraint::Fill(2)]).areas(middle);
+        let [answers, verdicts] = Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas(right);
+        self.draw_directions(frame, top);
+        match observation {
+            Ok(observation) => {
+                draw_services(frame, services, observation);
+                draw_verdicts(frame, verdicts, observation);
+            }
+            Err(error) => frame.render_widget(Paragraph::new(format!("{error:#}")).block(Block::bordered()), services),
+        }
+        self.draw_answers(frame, answers);
+        self.draw_changes(frame, bottom);
+        let agents = if self.cluster.agents.iter().any(Option::is_some) { "kill" } else { "start" };
+        let endpoint = if self.is_endpoint_removed { "add" } else { "remove" };
+        let line = format!(" q quit   k {agents} the agents   e {endpoint} endpoint node2-pod1 of lab/web");
+        frame.render_widget(Line::styled(line, Style::new().add_modifier(Modifier::REVERSED)), keys);
+    }
+
+    fn draw_directions(&self, frame: &mut Frame, area: Rect) {
+        let pid = self.cluster.lab.outer_pid;
+        let text = format!(
+            "edit      {}\nshell     nsenter -t {pid} -m -p ip netns exec node1 bash\n\
+             maps      nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v1/maps/FRONTENDS4",
+            self.cluster.manifests.directory().display()
+        );
+        frame.render_widget(Paragraph::new(text).block(Block::bordered().title(" lb: a lab of two nodes ")), area);
+    }
+
+    fn draw_answers(&self, frame: &mut Frame, area: Rect) {
+        let clients: Vec<&String> = self.answers.keys().collect();
+        let rows = self.cluster.lab.all_pods().map(|pod| {
+            let cells =
+                clients.iter().map(|client| self.answers[*client].get(pod.name()).copied().unwrap_or(0).to_string());
+            Row::new([pod.name().to_owned()].into_iter().chain(cells))
+        });
+        let header = Row::new(["answered by"].into_iter().chain(clients.iter().map(|client| client.as_str())));
+        let widths = [Constraint::Length(11)].into_iter().chain(clients.iter().map(|_| Constraint::Length(10)));
+        let refused =
+            format!(" connections a second · {} refused or failed, last: {} ", self.failures, self.last_failure);
+        let table = Table::new(rows, widths).header(bold(header)).block(Block::bordered().title(refused));
+        frame.render_widget(table, area);
+    }
+
+    fn draw_changes(&self, frame: &mut Frame, area: Rect) {
+        let lines = usize::from(area.height.saturating_sub(2)) / 2;
+        let mut text = Vec::new();
+        for node in self.cluster.nodes() {
+            let log = fs::read_to_string(node.directory().join(LOG)).unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(lines).collect();
+            text.extend(last.into_iter().rev().map(|line| Line::raw(format!("{}  {line}", node.host.name()))));
+        }
+        frame.render_widget(
+            Paragraph::new(text).block(Block::bordered().title(" last changes, as the agents log them ")),
+            area,
+        );
+    }
+}
+
+fn draw_services(frame: &mut Frame, area: Rect, observation: &Observation) {
+    let rows = observation.services.iter().map(|((name, port, protocol), service)| {
+        let node_port = service.node_port.map(|port| port.to_string()).unwrap_or_default();
+        let backends =
+            service.backends.iter().filter(|backend| backend.is_ipv4()).map(|backend| backend.ip().to_string());
+        Row::new([
+            name.clone(),
+            format!("{port}/{protocol}"),
+            service.addresses.join(" "),
+            node_port,
+            service.backends.len().to_string(),
+            backends.collect::<Vec<_>>().join(" "),
+        ])
+    });
+    let widths = [20, 14, 32, 9, 8].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
+    let header = bold(Row::new(["service", "port", "cluster IPs", "node port", "backends", "IPv4"]));
+    let title = " Services, as node1's maps hold them ";
+    frame.render_widget(Table::new(rows, widths).header(header).block(Block::bordered().title(title)), area);
+}
+
+fn draw_verdicts(frame: &mut Frame, area: Rect, observation: &Observation) {
+    let rows = observation.verdicts.iter().map(|(reason, count)| {
+        Row::new([format!("{:?}", reason.disposition()), reason.name().to_owned(), count.to_string()])
+    });
+    let widths = [8, 24, 12].map(Constraint::Length);
+    let table = Table::new(rows, widths).header(bold(Row::new(["verdict", "reason", "count"])));
+    frame.render_widget(table.block(Block::bordered().title(" verdicts of node1 ")), area);
+}
+
+fn bold(row: Row<'_>) -> Row<'_> {
+    row.style(Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD))
+}

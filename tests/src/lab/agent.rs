@@ -1,0 +1,151 @@
+//! The real agent on a node of the lab, with no more privileges than it claims to need.
+
+use std::{
+    env,
+    fs::OpenOptions,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::unix::process::CommandExt,
+    panic,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    libc,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{LOG, Node, manifest::Manifests, sandbox::CannotRun};
+
+/// Capabilities by number (include/uapi/linux/capability.h): `CAP_NET_ADMIN`, `CAP_PERFMON`, `CAP_BPF`.
+const CAPABILITIES: [libc::c_ulong; 3] = [12, 38, 39];
+/// One more than the highest there may ever be in the 64 bits that the kernel keeps.
+const CAPABILITY_NUMBERS: libc::c_ulong = 64;
+
+/// The address that kube-proxy's health checks are known by.
+const HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10256);
+
+/// How long an agent may take to be ready on a loaded machine.
+const START: Duration = Duration::from_secs(20);
+
+/// A running agent.
+pub struct Agent {
+    process: Child,
+}
+
+impl Agent {
+    /// Starts the agent of a node.
+    pub fn start(node: &Node, manifests: &Manifests) -> Self {
+        let log_path = node.directory().join(LOG);
+        let log = OpenOptions::new().create(true).append(true).open(&log_path).expect("open in /run");
+        let mut command = Command::new(program());
+        command
+            .args(["run", "--hostname-override", node.host.name(), "--bpffs"])
+            .arg(node.bpffs())
+            .arg("--cgroup")
+            .arg(node.cgroup())
+            .arg("--manifests")
+            .arg(manifests.directory())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("dup"))
+            .stderr(log);
+        // SAFETY: the closure makes system calls only, which is all that is allowed between fork and exec.
+        unsafe { command.pre_exec(keep_only_needed_capabilities) };
+        let process = node
+            .host
+            .run(move || command.spawn())
+            .unwrap_or_else(|error| panic!("start {}: {error}", program().display()));
+        Self { process }
+    }
+
+    /// Waits until it is healthy: it has then written all it was given.
+    pub fn wait_ready(&mut self, node: &Node) {
+        let deadline = Instant::now() + START;
+        loop {
+            if let Some(status) = self.process.try_wait().expect("wait for one's own child") {
+                panic!("the agent of {} ended before it was ready: {status}", node.host.name());
+            }
+            let health = health(node);
+            if matches!(health, Ok(200)) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the agent of {} is not ready after {START:?}: {health:?}",
+                node.host.name()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills it with `SIGKILL`.
+    pub fn kill(mut self) {
+        self.process.kill().expect("kill one's own child");
+        self.process.wait().expect("wait for one's own child");
+    }
+
+    /// Ends it with `SIGTERM` and gives its exit status.
+    pub fn terminate(mut self) -> ExitStatus {
+        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM).expect("signal one's own child");
+        self.process.wait().expect("wait for one's own child")
+    }
+}
+
+/// Runs another command of the agent's program on a node, `--bpffs` added, and gives its output. Panics if it fails.
+pub fn ask(node: &Node, arguments: &[&str]) -> String {
+    let mut command = Command::new(program());
+    command.args(arguments).arg("--bpffs").arg(node.bpffs());
+    let output = node.host.run(move || command.output()).expect("start the agent's program");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "lb-agent {}: {}\n{error}", arguments.join(" "), output.status);
+    String::from_utf8(output.stdout).expect("the agent writes UTF-8")
+}
+
+/// The status code of `/healthz`.
+pub fn health(node: &Node) -> io::Result<u16> {
+    node.host.run(|| {
+        let mut stream = TcpStream::connect_timeout(&HEALTH, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        let status = response.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+        status.ok_or_else(|| io::Error::other(format!("not HTTP: {response:?}")))
+    })
+}
+
+/// `LB_AGENT`, or the program beside the one that runs now. Where there is none, the test cannot run.
+fn program() -> PathBuf {
+    let beside = || {
+        let this = env::current_exe().expect("/proc/self/exe names the program");
+        // target/debug/deps/lab-… for a test, target/debug/lb-lab for a program.
+        this.ancestors().skip(1).take(2).map(|directory| directory.join("lb-agent")).find(|path| path.exists())
+    };
+    env::var_os("LB_AGENT")
+        .map(PathBuf::from)
+        .or_else(beside)
+        .filter(|path: &PathBuf| Path::exists(path))
+        .unwrap_or_else(|| {
+            panic::resume_unwind(Box::new(CannotRun(
+                "no lb-agent: build it (cargo build -p lb-agent), or name it in LB_AGENT".to_owned(),
+            )))
+        })
+}
+
+/// Takes all other capabilities out of the bounding set, so that the program has only these after `execve`
+/// (capabilities(7), "Capabilities and execution of programs by root").
+fn keep_only_needed_capabilities() -> io::Result<()> {
+    for number in (0..CAPABILITY_NUMBERS).filter(|number| !CAPABILITIES.contains(number)) {
+        // SAFETY: takes integers only.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
+            let error = io::Error::last_os_error();
+            // The first number that this kernel does not know ends the list.
+            return if error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(error) };
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Clients outside the cluster, and node ports.
+
+use std::net::SocketAddr;
+
+use lb_tests::lab::{
+    Family, Lab, ReversePathFilter, UPLINK,
+    capture::Capture,
+    client::{Ask, Conversation, Outcome, Transport, ways},
+    cluster::Cluster,
+    manifest::Service,
+    sandbox::Sandbox,
+    server::{ECHO_PORT, HTTP_PORT},
+};
+
+/// A cluster with two Services, of one pod of node1 and of one of node2.
+fn start(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) -> (Cluster, [Service; 2]) {
+    let lab = Lab::new(sandbox, reverse_path_filter);
+    let on_node1 = Service::new("on-node1", 1).with_endpoints([&lab.nodes[0].pods[0]]);
+    let on_node2 = Service::new("on-node2", 2).with_endpoints([&lab.nodes[1].pods[0]]);
+    (Cluster::start(lab, [&on_node1, &on_node2]), [on_node1, on_node2])
+}
+
+pub(crate) fn a_backend_on_the_node_sees_the_client_and_one_elsewhere_sees_the_node(sandbox: Sandbox) {
+    from_outside(sandbox, ReversePathFilter::Strict);
+}
+
+pub(crate) fn a_loose_reverse_path_filter_makes_no_difference(sandbox: Sandbox) {
+    from_outside(sandbox, ReversePathFilter::Loose);
+}
+
+fn from_outside(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) {
+    let (cluster, [local, remote]) = start(sandbox, reverse_path_filter);
+    let [node1, node2] = cluster.nodes();
+    let client = &cluster.lab.client;
+    for (family, transport) in ways() {
+        let to = local.node_port_address(&node1.host, family, transport);
+        let answer =
+            Ask::new(transport, to).from(client).answer(format_args!("{to} over {transport}, backend on the node"));
+        assert_eq!(answer.backend, node1.pods[0].name());
+        assert_eq!(answer.peer, to);
+        assert_eq!(answer.client_seen, SocketAddr::new(client.address(family), answer.local.port()));
+
+        let to = remote.node_port_address(&node1.host, family, transport);
+        let answer =
+            Ask::new(transport, to).from(client).answer(format_args!("{to} over {transport}, backend elsewhere"));
+        assert_eq!(answer.backend, node2.pods[0].name());
+        assert_eq!(answer.peer, to);
+        assert_eq!(answer.client_seen.ip(), node1.host.address(family));
+        assert_in_pool(answer.client_seen.port());
+    }
+}
+
+/// The port that the node lends must be one that no local socket and no node port uses: the kernel's default
+/// `net.ipv4.ip_local_port_range` is 32768 to 60999, Kubernetes' default node ports are 30000 to 32767.
+fn assert_in_pool(port: u16) {
+    assert!(port >= 1024 && !(30000..=60999).contains(&port), "source port {port}");
+}
+
+pub(crate) fn the_wire_shows_right_addresses_and_checksums(sandbox: Sandbox) {
+    let (cluster, [_, remote]) = start(sandbox, ReversePathFilter::Strict);
+    let [node1, node2] = cluster.nodes();
+    let (client, pod) = (&cluster.lab.client, &node2.pods[0]);
+    let at_client = Capture::start(client, UPLINK);
+    let at_node1 = Capture::start(&cluster.lab.router, node1.host.name());
+    for (family, transport) in ways() {
+        let to = remote.node_port_address(&node1.host, family, transport);
+        let answer = Ask::new(transport, to).from(client).answer(format_args!("{to} over {transport}"));
+        let [client_port, node_port, lent_port, pod_port] = [
+            answer.local.port(),
+            to.port(),
+            answer.client_seen.port(),
+            if transport == Transport::Http { HTTP_PORT } else { ECHO_PORT },
+        ];
+        let [client_ip, node_ip, pod_ip] = [client, &node1.host, pod].map(|host| host.address(family));
+        let legs = [
+            ("request to the node", (client_ip, client_port), (node_ip, node_port)),
+            ("request to the pod", (node_ip, lent_port), (pod_ip, pod_port)),
+            ("reply to the node", (pod_ip, pod_port), (node_ip, lent_port)),
+            ("reply to the client", (node_ip, node_port), (client_ip, client_port)),
+        ];
+        for (leg, from, to) in legs {
+            at_node1.wait_for(&format!("{leg} over {family} {transport}"), |packet| {
+                packet.ports == Some((from.1, to.1)) && (packet.source, packet.destination) == (from.0, to.0)
+            });
+        }
+    }
+    for (place, capture) in [("client", at_client), ("node1", at_node1)] {
+        let broken: Vec<_> = capture.packets().into_iter().filter(|packet| !packet.checksums_hold).collect();
+        assert!(broken.is_empty(), "at {place}: {broken:#?}");
+    }
+}
+
+pub(crate) fn pods_and_nodes_reach_node_ports_of_every_node(sandbox: Sandbox) {
+    let (cluster, services) = start(sandbox, ReversePathFilter::Strict);
+    let [node1, node2] = cluster.nodes();
+    for (family, transport) in ways() {
+        for (service, node) in services.iter().zip([node1, node2]) {
+            for client in [&node1.pods[1], &node1.vm, &node1.host] {
+                for entered in [node1, node2] {
+                    let to = service.node_port_address(&entered.host, family, transport);
+                    let path = format!("{} to {to} of {} over {transport}", client.name(), service.name());
+                    let answer = Ask::new(transport, to).from(client).answer(&path);
+                    assert_eq!(answer.backend, node.pods[0].name(), "{path}");
+                    assert_eq!(answer.peer, to, "{path}");
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend(sandbox: Sandbox) {
+    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    let service = Service::new("local", 1).external_policy_local().with_endpoints(lab.nodes[0].all_pods());
+    let cluster = Cluster::start(lab, [&service]);
+    let [node1, node2] = cluster.nodes();
+    let client = &cluster.lab.client;
+    for family in Family::BOTH {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let to = service.node_port_address(&node1.host, family, transport);
+            let answer = Ask::new(transport, to).from(client).answer(format_args!("{to} over {transport}"));
+            assert_eq!(answer.client_seen.ip(), client.address(family));
+            let to = service.node_port_address(&node2.host, family, transport);
+            assert_eq!(Ask::new(transport, to).from(client), Outcome::TimedOut, "{to} over {transport}");
+        }
+    }
+}
+
+pub(crate) fn large_transfers_from_outside_arrive_whole(sandbox: Sandbox) {
+    let (cluster, services) = start(sandbox, ReversePathFilter::Strict);
+    let [node1, _] = cluster.nodes();
+    for family in Family::BOTH {
+        for service in &services {
+            let to = service.node_port_address(&node1.host, family, Transport::Tcp);
+            let path = format!("{} at {to}", service.name());
+            let opened = Conversation::open(&cluster.lab.client, to);
+            let conversation = opened.unwrap_or_else(|outcome| panic!("{path}: {outcome:?}"));
+            conversation.send_and_check(10_000_000).unwrap_or_else(|error| panic!("{path}: {error}"));
+            Ask::new(Transport::Udp, to).datagram_size(1452).from(&cluster.lab.client).answer(&path);
+        }
+    }
+}

@@ -105,6 +105,8 @@ pub trait PacketContext: EbpfContext {
     fn interface(&self) -> u32;
     /// Whether the packet carries a VLAN tag outside its data.
     fn has_vlan_tag(&self) -> bool;
+    /// Whether the kernel or the device will cut the packet into segments.
+    fn is_segmented_later(&self) -> bool;
     /// Applies changes of addresses and ports to a layer-4 checksum. Pointers into the packet end here.
     fn update_checksum(&self, checksum: L4Checksum, addresses: Diff, ports: Diff) -> Result<(), Reason>;
     /// Whether the layer-4 checksum is only the sum of the pseudo header, to be completed by the device that sends the
@@ -190,6 +192,12 @@ impl PacketContext for TcContext {
     fn has_vlan_tag(&self) -> bool {
         // SAFETY: as above.
         unsafe { (*skb(self)).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn is_segmented_later(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*skb(self)).gso_size != 0 }
     }
 
     /// Only the kernel knows whether the packet's checksum is complete, partial (`CHECKSUM_PARTIAL`: the pseudo

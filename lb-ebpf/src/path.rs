@@ -149,7 +149,7 @@ fn forward_known<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
 #[inline(always)]
 fn try_forward_known<C: PacketContext, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
     let Work { packet, request, route, .. } = work::<F>()?;
-    route.look_up::<C, F>(ctx, packet.l3, &request.to)?;
+    route.look_up::<C, F>(ctx, packet.l3(), &request.to)?;
     forward::send::<C, F>(ctx, packet, &request.to, route)
 }
 
@@ -227,7 +227,7 @@ fn try_connect<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Result<Verdict
         if ctx.has_vlan_tag() || work.packet.l3() != packet::ETHERNET {
             return Err(Reason::VlanForward);
         }
-        work.route.look_up::<C, F>(ctx, work.packet.l3, &work.request.to)?;
+        work.route.look_up::<C, F>(ctx, work.packet.l3(), &work.request.to)?;
         work.request.to.src = node_address::<F>(work.route.interface())?;
     }
     snat::reserve::<F>(work, !masquerade)?;

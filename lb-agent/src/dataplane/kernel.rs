@@ -8,7 +8,7 @@ use aya::{
 };
 use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, maps};
 
-use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
+use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, ServiceCounters};
 use crate::{
     loader::{LoaderError, syscall},
     model::Family,
@@ -32,6 +32,7 @@ where
     frontends: HashTable<FrontendKey<A>, Frontend>,
     services: ArrayMap<Service>,
     service_names: HashTable<u32, ServiceName>,
+    service_stats: ServiceCounters,
     slots: ArrayMap<u32>,
     backends: ArrayMap<Backend<A>>,
     node_addresses: HashTable<u32, A>,
@@ -72,6 +73,7 @@ where
             frontends,
             services,
             service_names: HashTable::open(open, names.service_names)?,
+            service_stats: ServiceCounters::open::<A>(&mut *open)?,
             slots,
             backends,
             node_addresses: HashTable::open(open, names.node_addresses)?,
@@ -165,6 +167,10 @@ where
 
     fn set_service_name(&mut self, index: u32, name: &ServiceName) -> Result<(), MapError> {
         A::tables_mut(self).0.service_names.set(&index, name)
+    }
+
+    fn reset_service_stats(&mut self, index: u32) -> Result<(), MapError> {
+        A::tables_mut(self).0.service_stats.reset(index)
     }
 
     fn remove_service_name(&mut self, index: u32) -> Result<(), MapError> {

@@ -19,7 +19,7 @@ use nix::{
 /// Set in the child: the directory that it may use.
 const INSIDE: &str = "LB_TEST_SANDBOX";
 /// Set by CI: what cannot run fails.
-const REQUIRED: &str = "LB_TESTS_REQUIRE_KERNEL";
+const REQUIRED: &str = "LB_REQUIRE_ALL";
 
 /// What a test may use. The network namespace has a loopback device that is up, and nothing else.
 pub(crate) struct Sandbox {

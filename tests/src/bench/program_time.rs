@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::Pod;
 use lb_agent::model::{Family, Protocol};
 use lb_common::{
-    abi::{Flow, FlowAction, FlowDirection, Hook, TcpState, Tuple},
+    abi::{Flow, FlowAction, FlowDirection, Hook, TcpState, Tuple, capacity},
     hash,
 };
 
@@ -24,6 +24,8 @@ use crate::packets::{
 
 /// Established flows.
 pub const FLOWS: u32 = 1 << 14;
+/// New flows in one measurement.
+const NEW_FLOWS: u32 = 1000;
 /// Times around the ring in one measurement.
 const LAPS: u32 = 8;
 /// Runs of one measurement for packets that stay as they are.
@@ -128,7 +130,33 @@ pub struct Times {
     pub ours: Vec<Samples>,
 }
 
-/// Measures `rounds` times, everything in turns.
+fn enter_rings(dataplane: &mut Dataplane) -> Result<()> {
+    enter_ring::<[u8; 4]>(dataplane, &Net::V4)?;
+    enter_ring::<[u8; 16]>(dataplane, &Net::V6)
+}
+
+/// Fills the flow table of a family to three quarters and empties it again, in the order of its hash: what is entered
+/// from then on lies scattered over all of the table's memory, as it does on a node that has run for days.
+fn age<A: MapAddress + Family>(dataplane: &mut Dataplane, net: &Net) -> Result<()>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+{
+    for number in 0..capacity::FLOWS / 4 * 3 {
+        let from = A::from_ip(numbered(net, 0x70, number)).context("of the family")?;
+        let tuple = Tuple::new(from, CLIENT_PORT, from, 9, Protocol::Tcp as u8);
+        A::flow_table(dataplane).insert(&tuple, &Flow::default(), 0)?;
+    }
+    dataplane.forget()
+}
+
+/// Once more than whole laps around the ring: that the last flow was met shows in the packet.
+fn lap(dataplane: &Dataplane, net: &Net) -> Result<f64> {
+    let (first, second) = (packet(net, station(net, 0)), packet(net, station(net, 1)));
+    timed(dataplane, &first, RUNS + 1, &second)
+}
+
+/// Measures `rounds` times, what is compared in turns.
 pub fn measure(dataplane: &mut Dataplane, services: u32, rounds: u32) -> Result<Times> {
     let (empty_program, lookup_program) = (Tiny::empty()?, Tiny::lookup()?);
     let mut tables = chain(&Net::V4, services);
@@ -145,25 +173,33 @@ pub fn measure(dataplane: &mut Dataplane, services: u32, rounds: u32) -> Result<
     let nets = [Net::V4, Net::V6];
     for net in nets {
         times.ours.push(samples(format!("{} TCP, established flow", net.name)));
+        times.ours.push(samples(format!("{} TCP, established flow, aged table", net.name)));
         times.ours.push(samples(format!("{} TCP, unrelated packet", net.name)));
         times.ours.push(samples(format!("{} TCP, new flow", net.name)));
     }
+    enter_rings(dataplane)?;
     for _ in 0..rounds {
-        dataplane.forget()?;
-        enter_ring::<[u8; 4]>(dataplane, &Net::V4)?;
-        enter_ring::<[u8; 16]>(dataplane, &Net::V6)?;
         let reference = packet(&Net::V4, station(&Net::V4, 0)).bytes();
         times.empty.values.push(empty_program.run(&reference, RUNS)?.into());
         times.lookup.values.push(lookup_program.run(&reference, RUNS)?.into());
-        for (net, ours) in nets.iter().zip(times.ours.chunks_mut(3)) {
-            let [established, unrelated, new] = ours else { unreachable!("three for each family") };
-            // One more than whole laps: that the last flow was met shows in the packet.
-            let (first, second) = (packet(net, station(net, 0)), packet(net, station(net, 1)));
-            established.values.push(timed(dataplane, &first, RUNS + 1, &second)?);
+        for (net, ours) in nets.iter().zip(times.ours.chunks_mut(4)) {
+            let [established, _, unrelated, _] = ours else { unreachable!("four for each family") };
+            established.values.push(lap(dataplane, net)?);
             let stranger = packet(net, SocketAddr::new(net.stranger, 80));
             unrelated.values.push(timed(dataplane, &stranger, RUNS, &stranger)?);
-            // As many new flows as there are established ones, or as many as the chain is long.
-            let runs = services.min(FLOWS);
+        }
+    }
+    // From here on the table's elements lie in no order.
+    age::<[u8; 4]>(dataplane, &Net::V4)?;
+    age::<[u8; 16]>(dataplane, &Net::V6)?;
+    for _ in 0..rounds {
+        dataplane.forget()?;
+        enter_rings(dataplane)?;
+        for (net, ours) in nets.iter().zip(times.ours.chunks_mut(4)) {
+            let [_, aged, _, new] = ours else { unreachable!("four for each family") };
+            aged.values.push(lap(dataplane, net)?);
+            // The same traffic whatever else is in the tables.
+            let runs = services.min(NEW_FLOWS);
             let link = |number| packet(net, SocketAddr::new(numbered(net, 0x68, number), 80));
             if services > 1 {
                 new.values.push(timed(dataplane, &link(0), runs, &link(runs))?);

@@ -1,6 +1,6 @@
 //! The API server itself, as the other tests here rely on it.
 
-use std::{net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use kube::{
@@ -28,21 +28,6 @@ pub(crate) fn a_service_is_there_after_a_restart(sandbox: Sandbox) {
         server.resume().await;
         let found = services(&server.client().await).get("web").await.unwrap();
         assert_eq!((found.metadata.uid, found.spec), (created[0].metadata.uid.clone(), created[0].spec.clone()));
-    });
-}
-
-pub(crate) fn thousands_of_services_are_created_at_once(sandbox: Sandbox) {
-    const COUNT: usize = 5_000;
-    on_the_client_host(sandbox, async |server| {
-        let client = server.client().await;
-        let start = Instant::now();
-        // Of one family: for each address it gives out, the API server counts all those that it gave out before.
-        let wanted = (0..COUNT).map(|number| service(&format!("web-{number}"), "SingleStack"));
-        let created = apiserver::create_services(&client, wanted, 50).await.unwrap();
-        println!("{COUNT} Services in {:?}", start.elapsed());
-        assert_eq!(created.len(), COUNT);
-        // And the one that the API server makes for itself.
-        assert_eq!(services(&client).list(&ListParams::default()).await.unwrap().items.len(), COUNT + 1);
     });
 }
 

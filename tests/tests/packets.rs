@@ -81,10 +81,14 @@ fn main() -> ExitCode {
     }
     let rows = rows::all();
     let arrivals: Vec<_> = rows.iter().flat_map(|row| row.arrivals().cloned()).collect();
-    trials.push(pool.trial(world, "mutated packets are translated whole, refused, dropped or left alone", move |dataplane| {
-        println!("{:?}", properties::mutated_packets(dataplane, &arrivals, 0x5eed)?);
-        Ok(())
-    }));
+    trials.push(pool.trial(
+        world,
+        "mutated packets are translated whole, refused, dropped or left alone",
+        move |dataplane| {
+            println!("{:?}", properties::mutated_packets(dataplane, &arrivals, 0x5eed)?);
+            Ok(())
+        },
+    ));
     trials.extend(
         rows.into_iter().map(|row| pool.trial(world, row.sentence.clone(), move |dataplane| row.play(dataplane))),
     );

@@ -18,6 +18,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 
 use super::{LOG, Node, manifest::Manifests, sandbox::CannotRun};
 
@@ -118,6 +119,12 @@ pub fn ask(node: &Node, arguments: &[&str]) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "lb-agent {}: {}\n{error}", arguments.join(" "), output.status);
     String::from_utf8(output.stdout).expect("the agent writes UTF-8")
+}
+
+/// The ports of Services in the maps of a node, as `lb-agent service list -o json` shows them.
+pub fn list_services(node: &Node) -> Vec<Value> {
+    let list: Value = serde_json::from_str(&ask(node, &["service", "list", "-o", "json"])).expect("JSON");
+    list["items"].as_array().expect("a list").clone()
 }
 
 /// What the agents of a node have logged, one after the other.

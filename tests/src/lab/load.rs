@@ -66,13 +66,12 @@ impl Load {
     pub fn wait_until_answered_by(&self, pods: &[&Host]) {
         let mut names: Vec<&str> = pods.iter().map(|pod| pod.name()).collect();
         names.sort_unstable();
-        for (path, traffic) in &self.traffic {
-            let look = || {
-                traffic.forget_answers();
-                thread::sleep(40 * PAUSE);
-                traffic.tally().answers
-            };
-            eventually(&format!("{path}: {names:?} answer"), look, |answers| answers.keys().eq(&names));
-        }
+        let others = || -> Vec<_> {
+            self.traffic.iter().for_each(|(_, traffic)| traffic.forget_answers());
+            thread::sleep(40 * PAUSE);
+            let seen = self.traffic.iter().map(|(path, traffic)| (path, traffic.tally().answers));
+            seen.filter(|(_, answers)| !answers.keys().eq(&names)).collect()
+        };
+        eventually(&format!("{names:?} answer on every path"), others, Vec::is_empty);
     }
 }

@@ -1,7 +1,10 @@
 //! The real object, loaded and attached to nothing: its tables filled, its programs run on packets, and what they
 //! left in the maps.
 
-use std::{io, time::{Duration, Instant}};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use aya::{

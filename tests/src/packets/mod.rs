@@ -11,14 +11,14 @@
 pub mod dataplane;
 pub mod diff;
 pub mod packet;
+pub mod properties;
 pub mod row;
 pub mod rows;
-pub mod properties;
 pub mod tables;
 pub mod world;
 
 pub use dataplane::{Dataplane, Verdict};
 pub use packet::Packet;
 pub use row::{FlowEntry, Row};
-pub use tables::{Place, TestService, Tables};
+pub use tables::{Place, Tables, TestService};
 pub use world::{Interface, Net, World};

@@ -242,7 +242,9 @@ impl Packet {
         let mut frame = Vec::new();
         match &self.transport {
             Transport::Tcp(header) => ip.tcp_header(header.clone()).write(&mut frame, &self.payload),
-            Transport::Udp { source, destination, .. } => ip.udp(*source, *destination).write(&mut frame, &self.payload),
+            Transport::Udp { source, destination, .. } => {
+                ip.udp(*source, *destination).write(&mut frame, &self.payload)
+            }
             Transport::Icmp4(icmp) => ip.icmpv4(icmp.clone()).write(&mut frame, &self.payload),
             Transport::Icmp6(icmp) => ip.icmpv6(icmp.clone()).write(&mut frame, &self.payload),
             Transport::Other(protocol) => ip.write(&mut frame, IpNumber(*protocol), &self.payload),

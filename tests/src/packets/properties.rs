@@ -71,8 +71,7 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
                     complain("translation made a checksum wrong or right");
                 }
                 let rewritable = 14 + 8 + 40 + 8 * 64 + 20;
-                let (before, after) =
-                    (arrival.packet.get(rewritable..), outcome.packet.get(rewritable..));
+                let (before, after) = (arrival.packet.get(rewritable..), outcome.packet.get(rewritable..));
                 if before != after {
                     complain("the data changed");
                 }
@@ -139,8 +138,12 @@ pub fn flows_spread_and_return(dataplane: &mut Dataplane, case: Case) -> Result<
     for pick in &mut picks {
         for port in 0..FLOWS {
             let packet = case.later(at(case.net.pod, 40_000 + port), case.cluster_ip()).bytes();
-            let arrival =
-                Arrival { hook: Hook::PodIngress, interface: super::Interface::Pod, packet: packet.clone(), gso_size: 0 };
+            let arrival = Arrival {
+                hook: Hook::PodIngress,
+                interface: super::Interface::Pod,
+                packet: packet.clone(),
+                gso_size: 0,
+            };
             let outcome = dataplane.run(&arrival, 1)?;
             assert_eq!(outcome.verdict, Verdict::Next, "flow {port}");
             assert_ne!(outcome.packet, packet, "flow {port} was not translated");
@@ -176,4 +179,3 @@ pub fn sizes(dataplane: &Dataplane) -> Result<String> {
     }
     Ok(lines)
 }
-

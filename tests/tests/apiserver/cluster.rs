@@ -1,12 +1,6 @@
 //! A lab whose agents follow a real API server, which runs on the router, and read it with the least of rights.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::PathBuf,
-    process::Command,
-    sync::Arc,
-};
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command, sync::Arc};
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{

@@ -2,8 +2,8 @@
 
 mod cluster;
 mod objects;
-mod outage;
 mod others;
+mod outage;
 mod rights;
 mod scale;
 mod server;

@@ -21,8 +21,7 @@ const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
 /// The Services in the maps of node1 with their ports, in order; those of the namespace that the tests use.
 fn served(cluster: &Cluster) -> Vec<String> {
-    let list: Vec<Value> =
-        serde_json::from_str(&agent::ask(&cluster.lab.nodes[0], &["service", "list", "-o", "json"])).expect("JSON");
+    let list = agent::list_services(&cluster.lab.nodes[0]);
     let names = list.iter().filter(|service| service["namespace"] == NAMESPACE && service["name"] != "kubernetes");
     let text = |value: &Value| value.as_str().expect("a string").to_owned();
     let mut names: Vec<String> =
@@ -34,7 +33,8 @@ fn served(cluster: &Cluster) -> Vec<String> {
 /// What [`served`] shows of an [`objects::web`].
 fn all_ports_of(service: &str) -> Vec<String> {
     let ports = ["echo-tcp/TCP", "echo-udp/UDP", "http/TCP"];
-    let lines = ports.iter().flat_map(|port| Family::BOTH.map(|family| format!("{NAMESPACE}/{service}:{port} {family}")));
+    let lines =
+        ports.iter().flat_map(|port| Family::BOTH.map(|family| format!("{NAMESPACE}/{service}:{port} {family}")));
     lines.collect()
 }
 
@@ -70,7 +70,8 @@ pub(crate) fn what_is_not_for_this_proxy_is_left_alone_and_the_rest_is_served(sa
     }
     assert_eq!(served(&cluster), all_ports_of("mixed"));
     let log = agent::log(node1);
-    for rejection in ["Service default/mixed: spec.ports[3].protocol", "EndpointSlice default/stray-ipv4: metadata.labels"]
+    for rejection in
+        ["Service default/mixed: spec.ports[3].protocol", "EndpointSlice default/stray-ipv4: metadata.labels"]
     {
         assert!(log.contains(rejection), "no {rejection:?} in\n{log}");
     }

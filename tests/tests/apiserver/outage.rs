@@ -7,7 +7,7 @@ use std::{
 
 use lb_tests::{
     lab::{
-        Family, Lab, Node, agent,
+        Family, Host, Lab, Node, agent,
         client::{Outcome, Transport},
         cluster::eventually_within,
         load::Load,
@@ -28,15 +28,20 @@ use crate::{
 /// away for about 10 s.
 const NOTICED_WITHIN: Duration = Duration::from_secs(45);
 
+/// Pods for the Service that traffic goes to, and for others. None of them is a client.
+fn pods_of(lab: &Lab) -> ([&Host; 2], [&Host; 2]) {
+    let [node1, node2] = &lab.nodes;
+    ([&node1.pods[1], &node2.pods[0]], [&node2.pods[1], &node2.vm])
+}
+
 pub(crate) fn the_api_server_is_killed_and_comes_back_under_traffic(sandbox: Sandbox) {
     let mut cluster = Cluster::start(sandbox);
     let lab = Arc::clone(&cluster.lab);
-    let pods = [&lab.nodes[0].pods[1], &lab.nodes[1].pods[0]];
+    let (pods, others) = pods_of(&lab);
     let doomed = cluster.create(objects::web("doomed"));
     let web = cluster.create(objects::web("web"));
-    for service in ["web", "doomed"] {
-        cluster.set_endpoints(service, &ready(&pods));
-    }
+    cluster.set_endpoints("web", &ready(&pods));
+    cluster.set_endpoints("doomed", &ready(&others));
     for path in paths(&lab) {
         cluster.wait_until_reached(&path, &doomed);
         cluster.wait_until_reached(&path, &web);
@@ -50,7 +55,7 @@ pub(crate) fn the_api_server_is_killed_and_comes_back_under_traffic(sandbox: San
     // What the agents could only learn by watching is over when they are back: they have to list.
     cluster.delete("doomed");
     let late = cluster.create(objects::web("late"));
-    cluster.set_endpoints("late", &ready(&pods));
+    cluster.set_endpoints("late", &ready(&others));
     cluster.set_endpoints("web", &ready(&pods[1..]));
     load.assert_unharmed("the API server is out of reach");
     for path in paths(&lab) {
@@ -82,8 +87,8 @@ fn one_a_client(lab: &Lab) -> impl Iterator<Item = Path<'_>> {
 pub(crate) fn agents_are_killed_and_start_again_under_traffic(sandbox: Sandbox) {
     let mut cluster = Cluster::start(sandbox);
     let lab = Arc::clone(&cluster.lab);
-    let pods = [&lab.nodes[0].pods[1], &lab.nodes[1].pods[0]];
-    let [web, doomed] = ["web", "doomed"].map(|name| {
+    let (pods, others) = pods_of(&lab);
+    let [web, doomed] = [("web", pods), ("doomed", others)].map(|(name, pods)| {
         let service = cluster.create(objects::web(name));
         cluster.set_endpoints(name, &ready(&pods));
         service
@@ -107,12 +112,12 @@ pub(crate) fn agents_are_killed_and_start_again_under_traffic(sandbox: Sandbox) 
     cluster.delete("doomed");
     cluster.set_endpoints("web", &ready(&pods[1..]));
     let late = cluster.create(objects::web("late"));
-    cluster.set_endpoints("late", &ready(&pods[..1]));
+    cluster.set_endpoints("late", &ready(&others[..1]));
     load.assert_unharmed("much changes while the agents are dead");
     cluster.start_agents();
     // An agent that says that it is ready has caught up.
     for path in paths(&lab) {
-        assert_eq!(ask(&path, &late).answer(path).backend, pods[0].name(), "{path}");
+        assert_eq!(ask(&path, &late).answer(path).backend, others[0].name(), "{path}");
     }
     for path in one_a_client(&lab) {
         let outcome = ask(&path, &doomed);

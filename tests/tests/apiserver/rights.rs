@@ -70,7 +70,8 @@ pub(crate) async fn register_node(client: &Client, name: &str, Addresses { v4, v
 /// A token of the account of a node's agent.
 pub(crate) async fn token_of(client: &Client, node: &str) -> String {
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), SYSTEM);
-    let request: TokenRequest = object(json!({ "metadata": {}, "spec": { "audiences": [], "expirationSeconds": 3600 } }));
+    let request: TokenRequest =
+        object(json!({ "metadata": {}, "spec": { "audiences": [], "expirationSeconds": 3600 } }));
     let answer = accounts.create_token_request(&account(node), &PostParams::default(), &request).await;
     answer.expect("request a token").status.and_then(|status| status.token).expect("a token")
 }
@@ -88,7 +89,9 @@ where
         + DeserializeOwned,
 {
     let api = Api::<K>::all(client.clone());
-    api.create(&PostParams::default(), &object(value)).await.unwrap_or_else(|error| panic!("{}: {error}", K::kind(&())));
+    api.create(&PostParams::default(), &object(value))
+        .await
+        .unwrap_or_else(|error| panic!("{}: {error}", K::kind(&())));
 }
 
 pub(crate) fn reading_services_slices_and_its_own_node_is_all_that_an_agent_needs(sandbox: Sandbox) {

@@ -40,11 +40,14 @@ const START_WITHIN: Duration = Duration::from_secs(15);
 /// What an agent may hold in memory, at any time, in KiB.
 const MEMORY_KIB: u64 = 128 * 1024;
 
-/// The `number`th Service, of one family: for each address it gives out, the API server counts all it gave out before.
+/// The `number`th Service, with an address: to choose one takes the API server longer than all else.
 fn service(number: usize) -> Service {
     object(json!({
         "metadata": { "name": format!("web-{number}") },
-        "spec": { "ports": [{ "name": "http", "port": 80, "targetPort": HTTP_PORT }] },
+        "spec": {
+            "clusterIP": format!("10.96.{}.{}", 16 + number / 250, 1 + number % 250),
+            "ports": [{ "name": "http", "port": 80, "targetPort": HTTP_PORT }],
+        },
     }))
 }
 
@@ -100,7 +103,9 @@ pub(crate) fn five_thousand_services_in_one_go(sandbox: Sandbox) {
         let left = LAST_WITHIN.saturating_sub(created.elapsed());
         let look = || Ask::new(Transport::Http, to).from(&node.pods[1]);
         let name = node.host.name();
-        eventually_within(left, &format!("the last Service on {name}"), look, |seen| matches!(seen, Outcome::Reached(_)));
+        eventually_within(left, &format!("the last Service on {name}"), look, |seen| {
+            matches!(seen, Outcome::Reached(_))
+        });
         trial::measured(format_args!("{name} serves the last of them after {:.1?}", created.elapsed()));
     }
     for (node, agent) in cluster.nodes().into_iter().zip(cluster.agents.iter().flatten()) {
@@ -131,8 +136,7 @@ fn start_again(cluster: &mut Cluster, what: &str, between: fn(&Node)) {
 /// Every Service is in the maps, with a frontend and all its endpoints.
 fn assert_all_are_served(node: &Node) {
     let look = || {
-        let list = agent::ask(node, &["service", "list", "-o", "json"]);
-        let list: Vec<Value> = serde_json::from_str(&list).expect("JSON");
+        let list = agent::list_services(node);
         let length = |value: &Value| value.as_array().map_or(0, Vec::len);
         let wanted = |service: &Value| {
             let name = service["name"].as_str()?.strip_prefix("web-")?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Service;
 use lb_tests::lab::{
-    Host,
+    Host, Lab,
     client::{Conversation, Outcome, Transport},
     cluster::eventually,
     load::Load,
@@ -140,7 +140,7 @@ fn it_is_deleted_and_made_anew(cluster: &Cluster, old: &Service) {
     let mut conversations: Vec<_> =
         paths(&cluster.lab).filter(|path| path.transport == Transport::Tcp).map(connect).collect();
     cluster.delete("web");
-    for path in paths(&cluster.lab) {
+    for path in told(&cluster.lab) {
         let gone = |outcome: &Outcome| !matches!(outcome, Outcome::Reached(_));
         let outcome = eventually(&format!("{path} is gone"), || ask(&path, old), gone);
         assert_nobody(&path, &outcome, "a deleted Service");
@@ -161,15 +161,26 @@ fn it_is_deleted_and_made_anew(cluster: &Cluster, old: &Service) {
     for path in paths(&cluster.lab) {
         cluster.wait_until_reached(&path, &anew);
         assert_each_sees_the_client(&path, &anew, &pods);
-        if objects::address(old, &path) != objects::address(&anew, &path) {
-            assert_nobody(&path, &ask(&path, old), "the Service's former address");
-        }
     }
+    // The API server may give the node ports out again.
+    for path in told(&cluster.lab).filter(|path| path.node_port_of.is_none()) {
+        assert_nobody(&path, &ask(&path, old), "the Service's former address");
+    }
+}
+
+/// The paths whose clients are told when nobody is there: a connected UDP socket is not told of a network that cannot
+/// be reached (udp(7)), and would wait.
+fn told(lab: &Lab) -> impl Iterator<Item = Path<'_>> {
+    paths(lab).filter(|path| path.transport != Transport::UdpConnected)
 }
 
 /// What a client sees where no Service is: a node port that nobody listens on, or a cluster IP that leads to the
 /// router, which knows no such network.
 fn assert_nobody(path: &Path, outcome: &Outcome, what: &str) {
-    println!("{path}: {what}: {outcome:?}");
-    assert!(!matches!(outcome, Outcome::Reached(_)), "{path}: {what}: {outcome:?}");
+    let unreachable = |text: &String| text.contains("Network is unreachable");
+    let expected = match path.node_port_of {
+        Some(_) => *outcome == Outcome::Refused,
+        None => matches!(outcome, Outcome::Failed(text) if unreachable(text)),
+    };
+    assert!(expected, "{path}: {what}: {outcome:?}");
 }

@@ -17,9 +17,8 @@ const OUT: Hook = Hook::PodEgress;
 pub(super) fn rows(case: Case) -> Vec<Row> {
     let (pod, frontend, old, new) = (case.pod(), case.cluster_ip(), case.local(), case.remote());
     let (first, later) = (case.first(pod, frontend), case.later(pod, frontend));
-    let started = |sentence: &str| {
-        case.row(sentence, case.one_local()).packet(IN, &first, Verdict::Next, first.clone().to(old))
-    };
+    let started =
+        |sentence: &str| case.row(sentence, case.one_local()).packet(IN, &first, Verdict::Next, first.clone().to(old));
     let replaced = || Tables::new([case.service().endpoint(new, Place::Remote)]);
     let terminating = || Tables::new([case.service().terminating(old, Place::Local).endpoint(new, Place::Remote)]);
     let none = || Tables::new([case.service()]);
@@ -52,16 +51,22 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
                 .then(replaced())
                 .packet(IN, &later, Verdict::Next, later.clone().to(old))
                 .packet(OUT, &answer, Verdict::Next, answer.clone().from(frontend)),
-            started("a connection outlives its Service's last endpoint")
-                .then(none())
-                .packet(IN, &later, Verdict::Next, later.clone().to(old)),
+            started("a connection outlives its Service's last endpoint").then(none()).packet(
+                IN,
+                &later,
+                Verdict::Next,
+                later.clone().to(old),
+            ),
             case.row("a SYN leaves an endpoint that terminates", case.one_remote())
                 .packet(IN, &first, Verdict::Next, first.clone().to(new))
                 .then(Tables::new([case.service().terminating(new, Place::Remote).endpoint(old, Place::Local)]))
                 .packet(IN, &first, Verdict::Next, first.clone().to(old)),
-            started("a SYN leaves an endpoint that is gone")
-                .then(replaced())
-                .packet(IN, &first, Verdict::Next, first.clone().to(new)),
+            started("a SYN leaves an endpoint that is gone").then(replaced()).packet(
+                IN,
+                &first,
+                Verdict::Next,
+                first.clone().to(new),
+            ),
             started("a SYN that is sent again goes where the first one went")
                 .then(Tables::new([case.service().endpoint(old, Place::Local).endpoint(new, Place::Remote)]))
                 .packet(IN, &first, Verdict::Next, first.clone().to(old)),
@@ -76,10 +81,8 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
                     Hook::UplinkIngress,
                     case.first(case.client(), case.node_port()),
                     Verdict::Redirect,
-                    case.first(case.masqueraded(), case.remote()).forwarded(
-                        crate::packets::Interface::Uplink.mac(),
-                        crate::packets::world::OTHER_NODE_MAC,
-                    ),
+                    case.first(case.masqueraded(), case.remote())
+                        .forwarded(crate::packets::Interface::Uplink.mac(), crate::packets::world::OTHER_NODE_MAC),
                 )
                 .then(case.one_local())
                 .packet(

@@ -18,11 +18,7 @@ const BEYOND: usize = 5;
 
 /// A request as it goes on to the other node.
 fn request_out(packet: &Packet, case: Case) -> Packet {
-    packet
-        .clone()
-        .from(case.masqueraded())
-        .to(case.remote())
-        .forwarded(Interface::Uplink.mac(), OTHER_NODE_MAC)
+    packet.clone().from(case.masqueraded()).to(case.remote()).forwarded(Interface::Uplink.mac(), OTHER_NODE_MAC)
 }
 
 pub(super) fn rows(case: Case) -> Vec<Row> {
@@ -35,14 +31,12 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
     .into_iter()
     .map(|(what, frontend)| {
         let protocol = case.protocol;
-        let request =
-            FlowEntry::new(IN, FlowAction::Forward, protocol, (client, frontend), (masqueraded, remote));
+        let request = FlowEntry::new(IN, FlowAction::Forward, protocol, (client, frontend), (masqueraded, remote));
         let reply = FlowEntry::new(IN, FlowAction::Forward, protocol, (remote, masqueraded), (frontend, client));
         let first_seen = |entry: FlowEntry| if protocol == Protocol::Tcp { entry.syn() } else { entry };
         let (first, answer, later) =
             (case.first(client, frontend), case.answer(remote, masqueraded), case.later(client, frontend));
-        let answer_out =
-            answer.clone().from(frontend).to(client).forwarded(Interface::Uplink.mac(), ROUTER_MAC);
+        let answer_out = answer.clone().from(frontend).to(client).forwarded(Interface::Uplink.mac(), ROUTER_MAC);
         case.row(&format!("outside reaches {what} with an endpoint elsewhere, masqueraded"), case.one_remote())
             .packet(IN, &first, Verdict::Redirect, request_out(&first, case))
             .flows([first_seen(request), reply])
@@ -145,8 +139,11 @@ fn masquerading(case: Case) -> Vec<Row> {
     ]);
     let to_second = case.first(second_client, second_frontend);
     vec![
-        case.row("a node without addresses cannot masquerade", without_addresses)
-            .dropped(IN, &first, Reason::NoNodeAddress),
+        case.row("a node without addresses cannot masquerade", without_addresses).dropped(
+            IN,
+            &first,
+            Reason::NoNodeAddress,
+        ),
         case.row("a port that a backend sees already is not given to another flow", case.one_remote())
             .packet(IN, &first, Verdict::Redirect, request_out(&first, case))
             .dropped(IN, case.first(second_client, frontend), Reason::SnatPortsExhausted)

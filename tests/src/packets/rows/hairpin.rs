@@ -26,12 +26,7 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
                     first.clone().from(masqueraded).to(target).forwarded(mac, peer),
                 )
                 .flows([first_seen(request), reply])
-                .packet(
-                    hook,
-                    &answer,
-                    Verdict::Redirect,
-                    answer.clone().from(frontend).to(pod).forwarded(mac, peer),
-                )
+                .packet(hook, &answer, Verdict::Redirect, answer.clone().from(frontend).to(pod).forwarded(mac, peer))
                 .flows([first_seen(request), first_seen(reply)])
         })
         .collect()

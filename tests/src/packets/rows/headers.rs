@@ -1,9 +1,9 @@
 //! Everything that may stand before, in and after the headers that are rewritten.
 
-use etherparse::{Icmpv4Type, Icmpv6Type, IcmpEchoHeader, IpNumber, Ipv6RawExtHeader, Ipv6RoutingExtensions};
+use etherparse::{IcmpEchoHeader, Icmpv4Type, Icmpv6Type, IpNumber, Ipv6RawExtHeader, Ipv6RoutingExtensions};
 use lb_common::abi::{Hook, Protocol, Reason};
 
-use super::{Case, CLIENT_PORT, PORT, TARGET, at};
+use super::{CLIENT_PORT, Case, PORT, TARGET, at};
 use crate::packets::{Net, Packet, Row, Verdict};
 
 const IN: Hook = Hook::PodIngress;
@@ -43,7 +43,8 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
             case,
             "all flags, the urgent pointer and options stay",
             &first.clone().tcp_header(|tcp| {
-                (tcp.ns, tcp.fin, tcp.psh, tcp.ack, tcp.urg, tcp.ece, tcp.cwr) = (true, true, true, true, true, true, true);
+                (tcp.ns, tcp.fin, tcp.psh, tcp.ack, tcp.urg, tcp.ece, tcp.cwr) =
+                    (true, true, true, true, true, true, true);
                 tcp.urgent_pointer = 7;
                 tcp.set_options_raw(&[1; 40]).expect("40 bytes at most");
             }),
@@ -92,16 +93,22 @@ fn with_wrong_checksum(packet: &Packet, protocol: Protocol) -> bytes::Bytes {
 }
 
 fn ipv4(case: Case, packet: &Packet) -> Vec<Row> {
-    let with_options = |bytes: &[u8]| packet.clone().ipv4(|ip| ip.options = bytes.try_into().expect("a multiple of 4 bytes, 40 at most"));
+    let with_options = |bytes: &[u8]| {
+        packet.clone().ipv4(|ip| ip.options = bytes.try_into().expect("a multiple of 4 bytes, 40 at most"))
+    };
     let mut rows = vec![
         // RFC 2113.
         translated(case, "a router alert option", &with_options(&[148, 4, 0, 0])),
         translated(case, "as many IPv4 options as there can be", &with_options(&[1; 40])),
         translated(case, "IPv4 options behind a VLAN tag", &with_options(&[1; 12]).vlans(&[7])),
-        translated(case, "congestion marks and code points stay", &packet.clone().ipv4(|ip| {
-            ip.dscp = etherparse::IpDscp::try_new(46).expect("6 bits");
-            ip.ecn = etherparse::IpEcn::try_new(3).expect("2 bits");
-        })),
+        translated(
+            case,
+            "congestion marks and code points stay",
+            &packet.clone().ipv4(|ip| {
+                ip.dscp = etherparse::IpDscp::try_new(46).expect("6 bits");
+                ip.ecn = etherparse::IpEcn::try_new(3).expect("2 bits");
+            }),
+        ),
         translated(case, "a packet that may be fragmented later", &packet.clone().ipv4(|ip| ip.dont_fragment = false)),
     ];
     if case.protocol == Protocol::Udp {
@@ -129,23 +136,36 @@ fn route() -> Ipv6RoutingExtensions {
 
 fn ipv6(case: Case, packet: &Packet) -> Vec<Row> {
     vec![
-        translated(case, "a hop-by-hop options header", &packet.clone().ipv6(|_, extensions| {
-            extensions.hop_by_hop_options = Some(options(1));
-        })),
-        translated(case, "a long destination options header", &packet.clone().ipv6(|_, extensions| {
-            extensions.destination_options = Some(options(8));
-        })),
-        translated(case, "a routing header at its end", &packet.clone().ipv6(|_, extensions| {
-            extensions.routing = Some(route());
-        })),
-        translated(case, "hop-by-hop options, destination options and a routing header behind a VLAN tag", &packet
-            .clone()
-            .vlans(&[7])
-            .ipv6(|_, extensions| {
+        translated(
+            case,
+            "a hop-by-hop options header",
+            &packet.clone().ipv6(|_, extensions| {
+                extensions.hop_by_hop_options = Some(options(1));
+            }),
+        ),
+        translated(
+            case,
+            "a long destination options header",
+            &packet.clone().ipv6(|_, extensions| {
+                extensions.destination_options = Some(options(8));
+            }),
+        ),
+        translated(
+            case,
+            "a routing header at its end",
+            &packet.clone().ipv6(|_, extensions| {
+                extensions.routing = Some(route());
+            }),
+        ),
+        translated(
+            case,
+            "hop-by-hop options, destination options and a routing header behind a VLAN tag",
+            &packet.clone().vlans(&[7]).ipv6(|_, extensions| {
                 extensions.hop_by_hop_options = Some(options(2));
                 extensions.destination_options = Some(options(1));
                 extensions.routing = Some(route());
-            })),
+            }),
+        ),
         translated(case, "the traffic class stays", &packet.clone().ipv6(|ip, _| ip.traffic_class = 0xbb)),
         case.row("a chain of extension headers without end passes", case.one_local())
             .untouched(IN, chained(packet, 40))
@@ -219,10 +239,9 @@ pub(super) fn of_one_family() -> Vec<Row> {
     }
     let cross = Case { net: Net::V4, protocol: Protocol::Tcp };
     rows.push(
-        Row::new("a Service of one family leaves the other alone", cross.one_local()).untouched(
-            IN,
-            Packet::syn(at(Net::V6.pod, CLIENT_PORT), at(Net::V6.cluster_ip, PORT)),
-        ).untouched(IN, Packet::syn(at(Net::V6.pod, CLIENT_PORT), at(Net::V6.local_backend, TARGET))),
+        Row::new("a Service of one family leaves the other alone", cross.one_local())
+            .untouched(IN, Packet::syn(at(Net::V6.pod, CLIENT_PORT), at(Net::V6.cluster_ip, PORT)))
+            .untouched(IN, Packet::syn(at(Net::V6.pod, CLIENT_PORT), at(Net::V6.local_backend, TARGET))),
     );
     rows
 }

@@ -35,7 +35,8 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
     let packet = case.later(case.pod(), case.cluster_ip());
     let (ip, transport) = (packet.ip_offset(), packet.transport_offset());
     let cut = |length: usize| packet.bytes_with(|frame| frame.truncate(length));
-    let set = |offset: usize, bytes: &[u8]| packet.bytes_with(|frame| frame[offset..][..bytes.len()].copy_from_slice(bytes));
+    let set =
+        |offset: usize, bytes: &[u8]| packet.bytes_with(|frame| frame[offset..][..bytes.len()].copy_from_slice(bytes));
     let bad = |sentence: &str, packet: bytes::Bytes| counted(case, sentence, packet, Reason::Malformed);
     // Fields that nothing here depends on.
     let receivers = |sentence: &str, offset: usize, bytes: &[u8]| {
@@ -52,7 +53,10 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
         counted(case, "a middle fragment passes", fragment(&packet, 100, true), Reason::Fragment),
         counted(case, "a last fragment passes", fragment(&packet, 100, false), Reason::Fragment),
         // The kernel runs no program on an untagged packet without a whole IP header.
-        bad("an IP header that is cut short passes", packet.clone().vlans(&[7]).bytes_with(|frame| frame.truncate(ip + 4 + 19))),
+        bad(
+            "an IP header that is cut short passes",
+            packet.clone().vlans(&[7]).bytes_with(|frame| frame.truncate(ip + 4 + 19)),
+        ),
         bad("a packet without a transport header passes", cut(transport)),
         bad("a transport header that is cut short passes", cut(transport + 7)),
         bad("an IP version that the Ethernet type denies passes", set(ip, &[0x75])),
@@ -60,13 +64,22 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
     if case.net.pod.is_ipv4() {
         rows.extend([
             bad("an IPv4 header length below 20 passes", set(ip, &[0x44])),
-            bad("an IPv4 header longer than its packet passes", packet.clone().payload(b"").bytes_with(|frame| frame[ip] = 0x4f)),
-            bad("an IPv4 total length without room for the transport header passes", set(ip + 2, &25_u16.to_be_bytes())),
+            bad(
+                "an IPv4 header longer than its packet passes",
+                packet.clone().payload(b"").bytes_with(|frame| frame[ip] = 0x4f),
+            ),
+            bad(
+                "an IPv4 total length without room for the transport header passes",
+                set(ip + 2, &25_u16.to_be_bytes()),
+            ),
             bad("an IPv4 total length beyond the end of the frame passes", set(ip + 2, &9000_u16.to_be_bytes())),
         ]);
     } else {
         rows.extend([
-            bad("an IPv6 payload length without room for the transport header passes", set(ip + 4, &5_u16.to_be_bytes())),
+            bad(
+                "an IPv6 payload length without room for the transport header passes",
+                set(ip + 4, &5_u16.to_be_bytes()),
+            ),
             bad("an IPv6 payload length beyond the end of the frame passes", set(ip + 4, &9000_u16.to_be_bytes())),
             bad(
                 "an extension header that is cut short passes",
@@ -75,10 +88,13 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
                     frame.truncate(transport + 1);
                 }),
             ),
-            bad("an extension header longer than its packet passes", packet.bytes_with(|frame| {
-                frame[ip + 6] = 60;
-                frame[transport..][..2].copy_from_slice(&[6, 20]);
-            })),
+            bad(
+                "an extension header longer than its packet passes",
+                packet.bytes_with(|frame| {
+                    frame[ip + 6] = 60;
+                    frame[transport..][..2].copy_from_slice(&[6, 20]);
+                }),
+            ),
             counted(
                 case,
                 "an extension header longer than any that is followed passes",
@@ -98,7 +114,11 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
         ]),
         Protocol::Udp => rows.extend([
             receivers("a UDP length below 8 is the receiver's to judge", transport + 4, &7_u16.to_be_bytes()),
-            receivers("a UDP length beyond the packet is the receiver's to judge", transport + 4, &2000_u16.to_be_bytes()),
+            receivers(
+                "a UDP length beyond the packet is the receiver's to judge",
+                transport + 4,
+                &2000_u16.to_be_bytes(),
+            ),
         ]),
     }
     rows
@@ -114,8 +134,7 @@ pub(super) fn of_one_family() -> Vec<Row> {
         let mut rubbish = frame.clone();
         rubbish.extend([0xff; 3]);
         let row = |sentence: &str, frame: Vec<u8>| {
-            Row::new(format!("{}: {sentence}", net.name), case.one_local())
-                .untouched(IN, frame)
+            Row::new(format!("{}: {sentence}", net.name), case.one_local()).untouched(IN, frame)
         };
         rows.push(row("a tagged Ethernet header alone passes", frame));
         rows.push(row("three bytes of rubbish pass", rubbish));

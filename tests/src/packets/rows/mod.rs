@@ -154,8 +154,7 @@ pub fn mixed_tables() -> Tables {
         TestService::new(&name, case.protocol, at(case.net.second_cluster_ip, PORT))
     };
     let services = CASES.iter().flat_map(|case| {
-        let with_endpoints =
-            case.service().endpoint(case.local(), Place::Local).endpoint(case.remote(), Place::Remote);
+        let with_endpoints = case.service().endpoint(case.local(), Place::Local).endpoint(case.remote(), Place::Remote);
         [with_endpoints, empty(*case)]
     });
     Tables { snat_ports: 1000, ..Tables::new(services) }

@@ -64,7 +64,8 @@ fn resets(case: Case) -> Vec<Row> {
             .flows([])
     };
     let refused = |sentence: &str, hook, packet, answer| refused_in(sentence, empty(case), hook, packet, answer);
-    let padded = |packet: &Packet, length: usize| packet.bytes_with(|frame| frame.resize(length.max(frame.len()), 0xaa));
+    let padded =
+        |packet: &Packet, length: usize| packet.bytes_with(|frame| frame.resize(length.max(frame.len()), 0xaa));
     vec![
         refused("a pod's SYN is refused", Hook::PodIngress, syn.bytes(), to_syn(frontend, pod, 1)),
         refused(
@@ -161,8 +162,22 @@ fn unreachables(case: Case) -> Vec<Row> {
     padded.resize(short.len() + 18, 0xaa);
     vec![
         refused("a pod's datagram is refused", Hook::PodIngress, small.clone(), frontend, pod, &small),
-        refused("a datagram from outside is refused", Hook::UplinkIngress, outside.clone(), case.node_port(), client, &outside),
-        refused("a large datagram is quoted up to its transport header", Hook::PodIngress, large.clone(), frontend, pod, &large),
+        refused(
+            "a datagram from outside is refused",
+            Hook::UplinkIngress,
+            outside.clone(),
+            case.node_port(),
+            client,
+            &outside,
+        ),
+        refused(
+            "a large datagram is quoted up to its transport header",
+            Hook::PodIngress,
+            large.clone(),
+            frontend,
+            pod,
+            &large,
+        ),
         unanswerable(case),
         refused("padding of a short frame is not quoted", Hook::PodIngress, padded.into(), frontend, pod, &short),
         case.row("egress never refuses", empty(case))

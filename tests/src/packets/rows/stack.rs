@@ -43,8 +43,16 @@ fn from_pods(case: Case) -> Vec<Row> {
     let flow = |row, frontend, backend| whole_flow(row, case, hooks, pod, frontend, backend);
     let dying = case.first(pod, case.cluster_ip()).ttl(1);
     vec![
-        flow(case.row("a pod reaches a ClusterIP with an endpoint on its node", case.one_local()), case.cluster_ip(), local),
-        flow(case.row("a pod reaches a ClusterIP with an endpoint elsewhere", case.one_remote()), case.cluster_ip(), remote),
+        flow(
+            case.row("a pod reaches a ClusterIP with an endpoint on its node", case.one_local()),
+            case.cluster_ip(),
+            local,
+        ),
+        flow(
+            case.row("a pod reaches a ClusterIP with an endpoint elsewhere", case.one_remote()),
+            case.cluster_ip(),
+            remote,
+        ),
         flow(case.row("a pod reaches a load balancer's address", case.one_remote()), case.load_balancer(), remote),
         flow(case.row("a pod reaches a node port on its node", case.one_remote()), case.node_port(), remote),
         flow(
@@ -120,7 +128,10 @@ fn from_outside(case: Case) -> Vec<Row> {
     let local_policy = || case.service().external_local();
     vec![
         flow(case.row("outside reaches a node port, and its address is kept", case.one_local()), case.node_port()),
-        flow(case.row("outside reaches a load balancer's address, and its address is kept", case.one_local()), case.load_balancer()),
+        flow(
+            case.row("outside reaches a load balancer's address, and its address is kept", case.one_local()),
+            case.load_balancer(),
+        ),
         flow(case.row("outside reaches a ClusterIP routed to the node", case.one_local()), case.cluster_ip()),
         flow(
             case.row(
@@ -199,7 +210,12 @@ fn not_ours(case: Case) -> Vec<Row> {
             .untouched(Hook::UplinkEgress, case.answer(case.local(), client))
             .flows([]),
         case.row("an answer is translated only where its flow leaves", case.one_local())
-            .packet(Hook::UplinkIngress, case.first(client, case.node_port()), Verdict::Next, case.first(client, case.local()))
+            .packet(
+                Hook::UplinkIngress,
+                case.first(client, case.node_port()),
+                Verdict::Next,
+                case.first(client, case.local()),
+            )
             .untouched(Hook::PodIngress, case.answer(case.local(), client))
             .packet(
                 Hook::UplinkEgress,

@@ -77,6 +77,13 @@ pub(crate) fn the_api_server_is_killed_and_comes_back_under_traffic(sandbox: San
     cluster.set_endpoints("web", &ready(&pods[..1]));
     load.wait_until_answered_by(&pods[..1]);
     load.assert_unharmed("a change after that");
+    for node in cluster.nodes() {
+        let log = agent::log(node);
+        assert!(!log.contains(" ERROR "), "an API server that is away is no error of the agent:\n{log}");
+        // At the start, and when the API server is back.
+        let works = log.lines().filter(|line| line.contains("Services") && line.contains("works")).count();
+        assert_eq!(works, 2, "each is said once:\n{log}");
+    }
 }
 
 /// One path from each client.

@@ -114,6 +114,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         internal,
         synchronized,
         attached: BTreeMap::new(),
+        others_detached: false,
         attach_again: None,
         failures: HashMap::new(),
     };
@@ -140,7 +141,7 @@ async fn start_source(source: Source, node_name: &str, sender: mpsc::Sender<Sour
         Source::Kubernetes(kubeconfig) => {
             let client = source::kubernetes::connect(kubeconfig.as_deref()).await.context("--kubeconfig")?;
             let node_name = node_name.to_owned();
-            tokio::spawn(async move { source::kubernetes::run(client, &node_name, sender).await });
+            tokio::spawn(async move { Box::pin(source::kubernetes::run(client, &node_name, sender)).await });
         }
     }
     Ok(())
@@ -191,6 +192,8 @@ struct Dataplane {
     synchronized: Synchronized,
     /// Devices that hold our programs, by index.
     attached: BTreeMap<u32, Role>,
+    /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
+    others_detached: bool,
     /// When to try again what could not be attached.
     attach_again: Option<Instant>,
     /// When each failure was logged.
@@ -271,17 +274,28 @@ impl Dataplane {
                         tracing::info!(device = device.name, index = device.index, ?role, "attached");
                         self.attached.insert(device.index, role);
                     }
+                    // A device that has gone meanwhile: the event is under way.
+                    Err(error) if !device.exists() => {
+                        tracing::debug!(device = device.name, %error, "gone before it was attached to");
+                        self.others_detached = false;
+                    }
                     Err(error) => {
-                        // A device that has gone meanwhile has an event under way.
                         self.failed(&error.to_string());
+                        self.others_detached = false;
                         self.attach_again = Some(Instant::now() + ATTACH_RETRY);
                     }
                 }
             }
         }
+        let attached_before = self.attached.len();
         self.attached.retain(|index, _| wanted.contains_key(index));
+        if self.attached.len() == attached_before && self.others_detached {
+            return;
+        }
+        self.others_detached = true;
         if let Err(error) = self.loaded.detach_devices_except(&wanted.keys().copied().collect()) {
             self.failed(&error.to_string());
+            self.others_detached = false;
             self.attach_again = Some(Instant::now() + ATTACH_RETRY);
         }
     }

@@ -29,14 +29,12 @@ fn combine<A: Address>(tuple: &Tuple<A>) -> u64 {
 
 /// The hash that picks a backend for a flow: the same for every packet of it.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the upper half is the hash")]
 pub fn flow<A: Address>(tuple: &Tuple<A>, seed: u32) -> u32 {
     (mix(combine(tuple) ^ (u64::from(seed) << 40)) >> 32) as u32
 }
 
 /// The hash that picks a backend for a socket, which has no source port yet when it connects.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the upper half is the hash")]
 pub fn socket<A: Address>(cookie: u64, frontend: &FrontendKey<A>, seed: u32) -> u32 {
     let port = u64::from(frontend.port) << 8 | u64::from(frontend.protocol);
     (mix(cookie.wrapping_mul(GOLDEN) ^ frontend.address.fold().rotate_left(24) ^ port ^ (u64::from(seed) << 40)) >> 32)
@@ -54,7 +52,6 @@ pub fn owner<A: Address>(tuple: &Tuple<A>) -> u32 {
 
 /// Names the key that a value of `FRONTENDS*` was written for.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the upper bits are the hash")]
 pub fn frontend_owner<A: Address>(key: &FrontendKey<A>) -> u16 {
     let port = u64::from(key.port) << 8 | u64::from(key.protocol);
     ((key.address.fold() ^ port.rotate_left(40)).wrapping_mul(GOLDEN) >> 48) as u16
@@ -87,7 +84,7 @@ mod tests {
         for client in 0..40_u8 {
             for port in 0..1000_u16 {
                 let hash = flow(&tuple([10, 0, 0, client], 32_768 + port), 0);
-                counts[(u64::from(hash) * 16 >> 32) as usize] += 1;
+                counts[((u64::from(hash) * 16) >> 32) as usize] += 1;
             }
         }
         for count in counts {

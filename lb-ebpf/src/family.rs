@@ -13,7 +13,7 @@ use lb_common::{
 
 use crate::{
     hook::PacketContext,
-    maps::{self, BACKENDS, FLOWS, FRONTENDS, INTERFACES, NewFlow, ON_DEMAND, PEERS, SERVICES, SLOTS},
+    maps::{self, BACKENDS, FLOWS, FRONTENDS, INTERFACES, ON_DEMAND, PEERS, SERVICES, SLOTS, Work},
     packet::Packet,
 };
 
@@ -32,7 +32,7 @@ pub trait Family: Copy {
     fn frontends() -> &'static HashMap<FrontendKey<Self::Address>, Frontend, FRONTENDS, ON_DEMAND>;
     fn node_addresses() -> &'static HashMap<u32, Self::Address, INTERFACES>;
     fn node_port_addresses() -> &'static HashMap<Self::Address, u32, INTERFACES>;
-    fn scratch() -> &'static PerCpuArray<NewFlow<Self::Address>, 1>;
+    fn scratch() -> &'static PerCpuArray<Work<Self::Address>, 1>;
     fn services() -> &'static Array<Service, SERVICES>;
     fn service_stats() -> &'static PerCpuArray<ServiceStats, SERVICES>;
     fn slots() -> &'static Array<u32, SLOTS>;
@@ -88,7 +88,7 @@ macro_rules! family_maps {
             &maps::$node_port_addresses
         }
         #[inline(always)]
-        fn scratch() -> &'static PerCpuArray<NewFlow<$address>, 1> {
+        fn scratch() -> &'static PerCpuArray<Work<$address>, 1> {
             &maps::$scratch
         }
         #[inline(always)]

@@ -100,8 +100,8 @@ impl<A: Address> Known<A> {
             Protocol::Udp => current_backend::<F>(self.backend, self.generation).is_none(),
             Protocol::Tcp => {
                 packet.opens_connection()
-                    && !current_backend::<F>(self.backend, self.generation)
-                        .is_some_and(|backend| backend.flags & BackendFlags::SELECTABLE != 0)
+                    && current_backend::<F>(self.backend, self.generation)
+                        .is_none_or(|backend| backend.flags & BackendFlags::SELECTABLE == 0)
             }
         }
     }

@@ -12,7 +12,7 @@ use lb_common::abi::{Reason, Tuple};
 
 use crate::{
     family::Family,
-    hook::{PacketContext, Verdict},
+    hook::{PacketContext, Verdict, size_i32},
     packet::{self, Mac, Packet},
     rewrite::rewrite,
 };
@@ -32,25 +32,31 @@ impl Route {
         self.params.ifindex
     }
 
-    /// Looks up the way for packets of a tuple that come by the device of `ctx`.
+    /// Looks up the way for packets of a tuple that come by the device of `ctx`, whose IP header is at `l3`.
     #[inline(always)]
-    pub fn look_up<C: PacketContext, F: Family>(&mut self, ctx: &C, tuple: &Tuple<F::Address>) -> Result<(), Reason> {
+    #[expect(clippy::cast_possible_truncation, reason = "a protocol number, and a length below 64 KiB")]
+    pub fn look_up<C: PacketContext, F: Family>(
+        &mut self,
+        ctx: &C,
+        l3: usize,
+        tuple: &Tuple<F::Address>,
+    ) -> Result<(), Reason> {
         let params = &mut self.params;
         params.family = F::AF;
-        #[expect(clippy::cast_possible_truncation, reason = "a protocol number")]
         let protocol = tuple.protocol as u8;
         params.l4_protocol = protocol;
         params.sport = tuple.src_port.to_be();
         params.dport = tuple.dst_port.to_be();
-        // 0: for an skb the kernel then compares its real size, segments included, with the MTU.
-        params.__bindgen_anon_1.tot_len = 0;
+        // With a length the kernel compares it with the route's MTU. With 0 it compares the frame with the device's,
+        // passes what is still to be segmented, and takes 4 bytes too many of the rest (room for a VLAN tag).
+        params.__bindgen_anon_1.tot_len = if ctx.is_segmented_later() { 0 } else { (ctx.length() - l3) as u16 };
         params.ifindex = ctx.interface();
         params.__bindgen_anon_2.flowinfo = 0;
         params.__bindgen_anon_5.tbid = 0;
         params.__bindgen_anon_6.__bindgen_anon_1.mark = 0;
         F::set_fib_addresses(params, tuple.src, tuple.dst);
         // SAFETY: `params` is initialized and lives through the call.
-        let code = unsafe { fib_lookup(ctx.as_ptr(), params, size_of::<bpf_fib_lookup>() as i32, 0) };
+        let code = unsafe { fib_lookup(ctx.as_ptr(), params, size_i32::<bpf_fib_lookup>(), 0) };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "negative codes match no constant")]
         match code as u32 {
             BPF_FIB_LKUP_RET_SUCCESS => {

@@ -105,6 +105,8 @@ pub trait PacketContext: EbpfContext {
     fn interface(&self) -> u32;
     /// Whether the packet carries a VLAN tag outside its data.
     fn has_vlan_tag(&self) -> bool;
+    /// Whether the kernel or the device will cut the packet into segments.
+    fn is_segmented_later(&self) -> bool;
     /// Applies changes of addresses and ports to a layer-4 checksum. Pointers into the packet end here.
     fn update_checksum(&self, checksum: L4Checksum, addresses: Diff, ports: Diff) -> Result<(), Reason>;
     /// Whether the layer-4 checksum is only the sum of the pseudo header, to be completed by the device that sends the
@@ -192,6 +194,12 @@ impl PacketContext for TcContext {
         unsafe { (*skb(self)).vlan_present != 0 }
     }
 
+    #[inline(always)]
+    fn is_segmented_later(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*skb(self)).gso_size != 0 }
+    }
+
     /// Only the kernel knows whether the packet's checksum is complete, partial (`CHECKSUM_PARTIAL`: the pseudo
     /// header's sum, ports not included) or shadowed by the device's sum over the packet (`CHECKSUM_COMPLETE`), and
     /// only its helper keeps all three right. One call does for addresses, which concern all three. For ports, which a
@@ -241,8 +249,15 @@ impl PacketContext for TcContext {
     #[inline(always)]
     fn redirect_unresolved(&self, interface: u32, next_hop: &mut bpf_redir_neigh) -> Result<Verdict, Reason> {
         // SAFETY: `next_hop` is initialized and lives through the call.
-        redirected(unsafe { bpf_redirect_neigh(interface, next_hop, size_of::<bpf_redir_neigh>() as i32, 0) })
+        redirected(unsafe { bpf_redirect_neigh(interface, next_hop, size_i32::<bpf_redir_neigh>(), 0) })
     }
+}
+
+/// The size of a type, as the kernel's helpers take it.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "tens of bytes")]
+pub const fn size_i32<T>() -> i32 {
+    size_of::<T>() as i32
 }
 
 #[inline(always)]

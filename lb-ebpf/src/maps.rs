@@ -14,7 +14,7 @@ use lb_common::abi::{
     SocketPeer, SocketPeerKey, Tuple, capacity,
 };
 
-use crate::{balance::Picked, forward::Route};
+use crate::{balance::Picked, forward::Route, packet::Packet};
 
 type V4 = [u8; 4];
 type V6 = [u8; 16];
@@ -78,16 +78,18 @@ pub static SOCKET_PEERS4: LruHashMap<SocketPeerKey<V4>, SocketPeer<V4>, PEERS> =
 #[btf_map]
 pub static SOCKET_PEERS6: LruHashMap<SocketPeerKey<V6>, SocketPeer<V6>, PEERS> = LruHashMap::new();
 
-/// What a new flow is put together in. The stack is too small for it: 512 bytes for a whole chain of calls, of which an
-/// IPv6 flow needs half. Only used at ingress hooks, which do not interrupt each other on one CPU.
+/// What the steps of a new flow hand on to each other. The stack is too small for it: 512 bytes for a whole chain of
+/// calls, of which an IPv6 flow needs half.
 #[btf_map]
-pub static SCRATCH4: PerCpuArray<NewFlow<V4>, 1> = PerCpuArray::new();
+pub static SCRATCH4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
 #[btf_map]
-pub static SCRATCH6: PerCpuArray<NewFlow<V6>, 1> = PerCpuArray::new();
+pub static SCRATCH6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 
-/// Both directions of a flow in the making.
+/// A packet that takes more than one lookup, and both directions of its flow in the making.
 #[repr(C)]
-pub struct NewFlow<A> {
+pub struct Work<A> {
+    /// The packet.
+    pub packet: Packet<A>,
     /// Index in `SERVICES*`.
     pub service: u32,
     /// The flow's hash.
@@ -104,9 +106,12 @@ pub struct NewFlow<A> {
     pub route: Route,
 }
 
-/// Mixed into every hash that picks a backend. A constant of the loaded object; the same on all nodes.
+// Options: constants of the loaded object, which the agent sets. Their values here are arbitrary and must be unlike any
+// other constant: LLVM merges equal ones, and a plain `&0` somewhere would change with an option that is 0.
+
+/// Mixed into every hash that picks a backend. The same on all nodes.
 #[unsafe(no_mangle)]
-pub static HASH_SEED: Global<u32> = Global::new(0);
-/// Cookie of the node's own network namespace. A constant of the loaded object.
+pub static HASH_SEED: Global<u32> = Global::new(0x5eed_c0de);
+/// Cookie of the node's own network namespace.
 #[unsafe(no_mangle)]
-pub static NODE_NETNS_COOKIE: Global<u64> = Global::new(0);
+pub static NODE_NETNS_COOKIE: Global<u64> = Global::new(0xc00c_1e00_5eed_c0de);

@@ -34,8 +34,11 @@ const MAX_VLAN_TAGS: usize = 2;
 /// IPv6 extension headers that are followed. RFC 8200 §4.1 recommends an order in which each occurs once, destination
 /// options twice; more than this many before a transport header are not seen in practice.
 const MAX_EXTENSION_HEADERS: usize = 4;
-/// No transport header beyond this offset is looked for; tells the verifier a bound, too.
+/// No transport header beyond this offset is looked for.
 const MAX_L4_OFFSET: usize = 512;
+/// Covers every offset of a header. The verifier, which knows nothing of a value that comes out of a map, takes a masked
+/// one for bounded; elsewhere the compiler removes the mask.
+const OFFSET_MASK: u16 = 1023;
 
 /// More fragments bit and fragment offset of an IPv4 header.
 const IPV4_FRAGMENT: u16 = 0x3fff;
@@ -75,13 +78,14 @@ struct Ipv6Header {
 
 /// A TCP or UDP packet, as far as it matters here.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Packet<A> {
     /// Its 5-tuple.
     pub tuple: Tuple<A>,
-    /// Offset of the IP header.
-    pub l3: usize,
-    /// Offset of the transport header.
-    pub l4: usize,
+    /// See [`Self::l3`].
+    l3: u16,
+    /// See [`Self::l4`].
+    l4: u16,
     /// TCP flags; 0 for UDP.
     pub tcp_flags: u8,
     /// TTL or hop limit.
@@ -198,6 +202,7 @@ impl Packet<[u8; 4]> {
         if version_ihl >> 4 != 4 || header_length < IPV4 {
             return Err(Reason::Malformed);
         }
+        // SAFETY: as above.
         let (src, dst, total_length) =
             unsafe { ((*header).src.to_ne_bytes(), (*header).dst.to_ne_bytes(), u16::from_be((*header).total_length)) };
         let l4_length = transport_length(protocol);
@@ -214,7 +219,7 @@ impl Packet<[u8; 4]> {
     /// Replaces both addresses; with `hop`, takes one off the TTL.
     #[inline(always)]
     pub fn rewrite_ipv4<C: PacketContext>(&self, ctx: &C, to: &Tuple<[u8; 4]>, hop: bool) -> Result<(), Reason> {
-        let header: *mut Ipv4Header = pointer(ctx, self.l3)?;
+        let header: *mut Ipv4Header = pointer(ctx, self.l3())?;
         let mut diff = Diff::NONE.ipv4(self.tuple.src, to.src).ipv4(self.tuple.dst, to.dst);
         // SAFETY: as in `parse_ipv4`.
         unsafe {
@@ -247,6 +252,7 @@ impl Packet<[u8; 16]> {
                 usize::from(u16::from_be((*header).payload_length)),
             )
         };
+        // SAFETY: as above.
         let (src, dst, mut next) = unsafe { (octets((*header).src), octets((*header).dst), (*header).next_header) };
         // A payload length of 0 marks a jumbogram (RFC 2675) or a segmentation offload packet above 64 KiB.
         if version != 6 || (payload_length != 0 && l3 + IPV6 + payload_length > ctx.length()) {
@@ -283,7 +289,7 @@ impl Packet<[u8; 16]> {
     /// Replaces both addresses; with `hop`, takes one off the hop limit.
     #[inline(always)]
     pub fn rewrite_ipv6<C: PacketContext>(&self, ctx: &C, to: &Tuple<[u8; 16]>, hop: bool) -> Result<(), Reason> {
-        let header: *mut Ipv6Header = pointer(ctx, self.l3)?;
+        let header: *mut Ipv6Header = pointer(ctx, self.l3())?;
         // SAFETY: as in `parse_ipv6`.
         unsafe {
             write(&raw mut (*header).src, words(to.src));
@@ -307,6 +313,7 @@ const fn transport_length(protocol: Protocol) -> usize {
 
 impl<A: Address> Packet<A> {
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "offsets of headers")]
     fn parse_transport<C: PacketContext>(
         ctx: &C,
         src: A,
@@ -323,7 +330,20 @@ impl<A: Address> Packet<A> {
             Protocol::Udp => 0,
         };
         let tuple = Tuple::new(src, u16::from_be(src_port), dst, u16::from_be(dst_port), protocol as u8);
-        Ok(Self { tuple, l3, l4, tcp_flags, ttl })
+        // Both are below `OFFSET_MASK`: see `link`, `parse_ipv4` and `parse_ipv6`.
+        Ok(Self { tuple, l3: l3 as u16, l4: l4 as u16, tcp_flags, ttl })
+    }
+
+    /// Offset of the IP header.
+    #[inline(always)]
+    pub fn l3(&self) -> usize {
+        usize::from(self.l3 & OFFSET_MASK)
+    }
+
+    /// Offset of the transport header.
+    #[inline(always)]
+    pub fn l4(&self) -> usize {
+        usize::from(self.l4 & OFFSET_MASK)
     }
 
     /// The transport protocol.
@@ -346,7 +366,7 @@ impl<A: Address> Packet<A> {
             Protocol::Tcp => 16,
             Protocol::Udp => 6,
         };
-        L4Checksum { offset: self.l4 + offset, protocol, v6: size_of::<A>() == 16 }
+        L4Checksum { offset: self.l4() + offset, protocol, v6: size_of::<A>() == 16 }
     }
 
     /// Replaces the ports and says what that means for the checksum.
@@ -355,7 +375,7 @@ impl<A: Address> Packet<A> {
         if self.tuple.src_port == to.src_port && self.tuple.dst_port == to.dst_port {
             return Ok(Diff::NONE);
         }
-        let ports: *mut [u16; 2] = pointer(ctx, self.l4)?;
+        let ports: *mut [u16; 2] = pointer(ctx, self.l4())?;
         let (src, dst) = (to.src_port.to_be(), to.dst_port.to_be());
         // SAFETY: `pointer` checked the bounds.
         unsafe { *ports = [src, dst] };

@@ -13,7 +13,7 @@ use crate::{
     flow::{self, Known},
     forward,
     hook::{PacketContext, Place, Verdict},
-    maps::{HASH_SEED, NewFlow},
+    maps::{HASH_SEED, Work},
     packet::{self, Link, Packet},
     refuse,
     rewrite::rewrite,
@@ -73,13 +73,7 @@ fn request<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Ad
     match flow::lookup::<F>(&packet.tuple) {
         Some(known) if known.hooks & P::HOOK as u8 == 0 => Ok(Verdict::Next),
         Some(known) if !known.is_stale::<F>(packet) => translate::<C, F>(ctx, packet, &known),
-        // One after the other from here, where the stack is low: 512 bytes must do for the whole chain of calls.
-        _ => Ok(match choose::<C, P, F>(ctx, packet) {
-            Choice::NotOurs => Verdict::Next,
-            Choice::Backend => connect::<C, P, F>(ctx, packet),
-            Choice::Refuse => refuse::<C, F>(ctx, packet),
-            Choice::Drop => Verdict::Drop,
-        }),
+        _ => Ok(new_flow::<C, P, F>(ctx, packet)),
     }
 }
 
@@ -99,35 +93,70 @@ fn translate<C: PacketContext, F: Family>(
     known: &Known<F::Address>,
 ) -> Result<Verdict, Reason> {
     known.seen(packet);
-    count::translated::<F>(known.service, (ctx.length() - packet.l3) as u64);
+    count::translated::<F>(known.service, (ctx.length() - packet.l3()) as u64);
     if known.action == FlowAction::Forward as u8 {
-        return Ok(forward_known::<C, F>(ctx, packet, &known.to));
+        return match hand_over::<F>(packet) {
+            Some(work) => {
+                work.request.to = known.to;
+                Ok(forward_known::<C, F>(ctx))
+            }
+            None => Err(Reason::TablesInconsistent),
+        };
     }
     rewrite::<C, F>(ctx, packet, &known.to, false)?;
     Ok(Verdict::Next)
 }
 
-/// Not inlined: the stack frame of the common path stays small, and the verifier checks this once per caller.
+/// A packet of no known flow: one step after the other from here, where the stack is low. 512 bytes must do for a whole
+/// chain of calls.
+#[inline(always)]
+fn new_flow<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Verdict {
+    if hand_over::<F>(packet).is_none() {
+        return conclude(Err(Reason::TablesInconsistent));
+    }
+    match choose::<C, P, F>(ctx) {
+        Choice::NotOurs => Verdict::Next,
+        Choice::Backend => connect::<C, P, F>(ctx),
+        Choice::Refuse => refuse::<C, F>(ctx),
+        Choice::Drop => Verdict::Drop,
+    }
+}
+
+/// This CPU's place for what the functions below work on.
+#[inline(always)]
+fn work<F: Family>() -> Result<&'static mut Work<F::Address>, Reason> {
+    // SAFETY: this CPU's element, which one function uses after the other; hooks of one CPU do not interrupt each other.
+    F::scratch().get_ptr_mut(0).map(|work| unsafe { &mut *work }).ok_or(Reason::TablesInconsistent)
+}
+
+/// Puts a packet where the functions that are not inlined find it.
+///
+/// Not on the stack: verifiers before Linux 6.8 lose track of constants there that a called function reads through a
+/// pointer, and take branches for decided that are not (kernel commit 41f6f64e6999, "bpf: support non-r10 register
+/// spill/fill to/from stack in precision tracking"). What comes out of a map is unknown to all of them.
+#[inline(always)]
+fn hand_over<F: Family>(packet: &Packet<F::Address>) -> Option<&'static mut Work<F::Address>> {
+    let work = work::<F>().ok()?;
+    work.packet = *packet;
+    Some(work)
+}
+
 #[inline(never)]
-fn forward_known<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>, to: &Tuple<F::Address>) -> Verdict {
-    conclude(forward_to::<C, F>(ctx, packet, to))
+fn forward_known<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
+    conclude(try_forward_known::<C, F>(ctx))
 }
 
 #[inline(always)]
-fn forward_to<C: PacketContext, F: Family>(
-    ctx: &C,
-    packet: &Packet<F::Address>,
-    to: &Tuple<F::Address>,
-) -> Result<Verdict, Reason> {
-    let route = &mut scratch::<F>().ok_or(Reason::TablesInconsistent)?.route;
-    route.look_up::<C, F>(ctx, to)?;
-    forward::send::<C, F>(ctx, packet, to, route)
+fn try_forward_known<C: PacketContext, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
+    let Work { packet, request, route, .. } = work::<F>()?;
+    route.look_up::<C, F>(ctx, packet.l3(), &request.to)?;
+    forward::send::<C, F>(ctx, packet, &request.to, route)
 }
 
 /// A packet that is to be answered.
 #[inline(never)]
-fn refuse<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Verdict {
-    conclude(refuse::answer::<C, F>(ctx, packet))
+fn refuse<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
+    conclude(work::<F>().and_then(|work| refuse::answer::<C, F>(ctx, &work.packet)))
 }
 
 /// What a packet of no known flow is for.
@@ -146,21 +175,24 @@ enum Choice {
 
 /// Finds the frontend and picks a backend for a packet of no known flow. Most such packets are none of our business.
 #[inline(never)]
-fn choose<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Choice {
-    let (tuple, protocol) = (&packet.tuple, packet.protocol() as u8);
-    let frontend = match balance::frontend::<F>(tuple.dst, tuple.dst_port, protocol, false) {
+fn choose<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Choice {
+    let work = match work::<F>() {
+        Ok(work) => work,
+        Err(reason) => return rejected(reason),
+    };
+    let tuple = &work.packet.tuple;
+    let frontend = match balance::frontend::<F>(tuple.dst, tuple.dst_port, work.packet.protocol() as u8, false) {
         Ok(Some(frontend)) => frontend,
         Ok(None) => return Choice::NotOurs,
         Err(reason) => return rejected(reason),
     };
-    let Some(flow) = scratch::<F>() else { return rejected(Reason::TablesInconsistent) };
-    flow.service = frontend.service;
-    flow.hash = hash::flow(tuple, HASH_SEED.load());
-    match balance::pick::<F>(frontend, P::INSIDE, flow.hash) {
+    work.service = frontend.service;
+    work.hash = hash::flow(tuple, HASH_SEED.load());
+    match balance::pick::<F>(frontend, P::INSIDE, work.hash) {
         Ok(picked) => {
-            flow.picked = picked;
             count::new_flow::<F>(frontend.service);
-            trace(ctx, "new flow", tuple.src_port, tuple.dst_port, flow.picked.index);
+            trace(ctx, "new flow", tuple.src_port, tuple.dst_port, picked.index);
+            work.picked = picked;
             Choice::Backend
         }
         Err(reason) => {
@@ -181,81 +213,73 @@ fn rejected(reason: Reason) -> Choice {
     }
 }
 
-/// This CPU's place for a flow in the making, or for the route of one that is known.
-#[inline(always)]
-fn scratch<F: Family>() -> Option<&'static mut NewFlow<F::Address>> {
-    // SAFETY: this CPU's element, which the functions called from `request` use, one after the other: ingress hooks of
-    // one CPU do not interrupt each other.
-    F::scratch().get_ptr_mut(0).map(|flow| unsafe { &mut *flow })
-}
-
 /// Enters both directions of a flow to the backend that `choose` picked, and sends its first packet on.
 #[inline(never)]
-fn connect<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Verdict {
-    conclude(try_connect::<C, P, F>(ctx, packet))
+fn connect<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Verdict {
+    conclude(try_connect::<C, P, F>(ctx))
 }
 
 #[inline(always)]
-fn try_connect<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
-    let flow = scratch::<F>().ok_or(Reason::TablesInconsistent)?;
-    let (request, backend) = (&packet.tuple, &flow.picked.backend);
+fn try_connect<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
+    let work = work::<F>()?;
+    let masquerade = describe::<P, F>(work);
+    if masquerade {
+        if ctx.has_vlan_tag() || work.packet.l3() != packet::ETHERNET {
+            return Err(Reason::VlanForward);
+        }
+        work.route.look_up::<C, F>(ctx, work.packet.l3(), &work.request.to)?;
+        work.request.to.src = node_address::<F>(work.route.interface())?;
+    }
+    snat::reserve::<F>(work, !masquerade)?;
+    flow::enter::<F>(&work.packet.tuple, &work.request)?;
+
+    count::translated::<F>(work.service, (ctx.length() - work.packet.l3()) as u64);
+    if masquerade {
+        return forward::send::<C, F>(ctx, &work.packet, &work.request.to, &work.route);
+    }
+    rewrite::<C, F>(ctx, &work.packet, &work.request.to, false)?;
+    Ok(Verdict::Next)
+}
+
+/// Fills in both directions of the flow, with the client's own address and port for now. Whether it is to be masqueraded.
+#[inline(always)]
+fn describe<P: Place, F: Family>(work: &mut Work<F::Address>) -> bool {
+    let Work { packet, picked, service, request, reply, .. } = work;
+    let (tuple, backend) = (&packet.tuple, &picked.backend);
     // A pod that reaches itself must not see its own address as the client's; a backend on another node must answer
     // through this one. Everyone else keeps the client's address.
-    let masquerade = if P::INSIDE { backend.address == request.src } else { backend.flags & BackendFlags::LOCAL == 0 };
-    let action = if masquerade { FlowAction::Forward } else { FlowAction::Stack };
-
-    let entry = &mut flow.request;
-    entry.owner = hash::owner(request);
-    entry.action = action as u8;
-    entry.hooks = P::HOOK as u8;
-    entry.tcp_state = match packet.protocol() {
+    let masquerade = if P::INSIDE { backend.address == tuple.src } else { backend.flags & BackendFlags::LOCAL == 0 };
+    request.owner = hash::owner(tuple);
+    request.action = if masquerade { FlowAction::Forward } else { FlowAction::Stack } as u8;
+    request.hooks = P::HOOK as u8;
+    request.tcp_state = match packet.protocol() {
         Protocol::Tcp => flow::tcp_state(packet.tcp_flags),
         Protocol::Udp => 0,
     };
-    entry.direction = FlowDirection::Request as u8;
-    entry.to = Tuple { dst: backend.address, dst_port: backend.port, ..*request };
-    entry.backend = flow.picked.index;
-    entry.generation = backend.generation;
-    entry.service = flow.service;
-    entry.pad2 = 0;
-    entry.last_seen = flow::now();
+    request.direction = FlowDirection::Request as u8;
+    request.to = Tuple { dst: backend.address, dst_port: backend.port, ..*tuple };
+    request.backend = picked.index;
+    request.generation = backend.generation;
+    request.service = *service;
+    request.pad2 = 0;
+    request.last_seen = flow::now();
 
-    let entry = &mut flow.reply;
-    *entry = flow.request;
+    *reply = *request;
     // A reply that is forwarded comes in by where the request came from (a pod that answers itself) or went out to
     // (another node): the same kind of place.
-    entry.hooks = if masquerade { P::HOOK } else { P::REPLY_HOOK } as u8;
-    entry.tcp_state = 0;
-    entry.direction = FlowDirection::Reply as u8;
-    entry.to = request.reversed();
-
-    if masquerade {
-        if ctx.has_vlan_tag() || packet.l3 != packet::ETHERNET {
-            return Err(Reason::VlanForward);
-        }
-        flow.route.look_up::<C, F>(ctx, &flow.request.to)?;
-        flow.request.to.src = node_address::<F>(flow.route.interface())?;
-    }
-    snat::reserve::<F>(flow, request.src_port, flow.hash, !masquerade)?;
-    flow::enter::<F>(request, &flow.request)?;
-
-    count::translated::<F>(flow.service, (ctx.length() - packet.l3) as u64);
-    if masquerade {
-        return forward::send::<C, F>(ctx, packet, &flow.request.to, &flow.route);
-    }
-    rewrite::<C, F>(ctx, packet, &flow.request.to, false)?;
-    Ok(Verdict::Next)
+    reply.hooks = if masquerade { P::HOOK } else { P::REPLY_HOOK } as u8;
+    reply.tcp_state = 0;
+    reply.direction = FlowDirection::Reply as u8;
+    reply.to = tuple.reversed();
+    masquerade
 }
 
 /// The address that packets masqueraded by this node leave a device with.
 #[inline(always)]
 fn node_address<F: Family>(interface: u32) -> Result<F::Address, Reason> {
     let addresses = F::node_addresses();
-    // A plain `&0` would be a constant in `.rodata`, which LLVM merges with any of our options that is 0 there: the
-    // agent then sets both.
-    let any = core::hint::black_box(0);
     // SAFETY: elements change only when the node's addresses do; one that was reused meanwhile is such an address, too.
-    unsafe { addresses.get(&interface).or_else(|| addresses.get(&any)) }.copied().ok_or(Reason::NoNodeAddress)
+    unsafe { addresses.get(&interface).or_else(|| addresses.get(&0)) }.copied().ok_or(Reason::NoNodeAddress)
 }
 
 /// One line for the operator who asked for a packet trace (`lb-agent run --trace-packets`). `AYA_LOG_LEVEL` is a

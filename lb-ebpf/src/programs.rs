@@ -1,5 +1,7 @@
 //! Entry points: from outcome to verdict, nothing else.
 
+#![expect(clippy::needless_pass_by_value, reason = "the signature that aya's macros call")]
+
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
     macros::{cgroup_sock_addr, classifier},

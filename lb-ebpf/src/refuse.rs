@@ -32,7 +32,7 @@ pub fn answer<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>)
     // Answers are built with a plain header in the same place: options, extension headers and tags would need room or
     // answers of their own.
     let ip = if F::V6 { IPV6 } else { IPV4 };
-    if packet.l3 != ETHERNET || packet.l4 != ETHERNET + ip || ctx.has_vlan_tag() {
+    if packet.l3() != ETHERNET || packet.l4() != ETHERNET + ip || ctx.has_vlan_tag() {
         return Err(Reason::Unanswerable);
     }
     let checksum: u16 = packet::read(ctx, packet.checksum().offset)?;
@@ -114,12 +114,14 @@ fn answer_v6(request: &Ipv6Words, protocol: u8, payload: usize) -> Ipv6Words {
     header[1] = 0;
     header[2] = (payload as u16).to_be();
     header[3] = u16::from_ne_bytes([protocol, TTL]);
-    let [_, _, _, _, src @ .., _, _, _, _, _, _, _, _] = *request;
-    let [_, _, _, _, _, _, _, _, _, _, _, _, dst @ ..] = *request;
-    let [a, b, c, d, e, f, g, h] = dst;
-    let [i, j, k, l, m, n, o, p] = src;
-    let [w0, w1, w2, w3, ..] = header;
-    [w0, w1, w2, w3, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    // Words 4 to 11 are the source, 12 to 19 the destination.
+    let mut word = 0;
+    while word < 8 {
+        header[4 + word] = request[12 + word];
+        header[12 + word] = request[4 + word];
+        word += 1;
+    }
+    header
 }
 
 /// The sum of an IPv6 pseudo header (RFC 8200 §8.1).

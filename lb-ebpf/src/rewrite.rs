@@ -17,13 +17,15 @@ pub fn rewrite<C: PacketContext, F: Family>(
 ) -> Result<(), Reason> {
     F::rewrite_header(ctx, packet, to, hop)?;
     let ports = packet.rewrite_ports(ctx, to)?;
+    // Copied whole, at the alignment of a tuple: addresses behind a reference are compared byte by byte.
+    let (from, to) = (packet.tuple, *to);
     let mut addresses = Diff::NONE;
     // Adding "unchanged" is not free, and one side usually is.
-    if packet.tuple.src != to.src {
-        addresses = F::diff(addresses, packet.tuple.src, to.src);
+    if from.src != to.src {
+        addresses = F::diff(addresses, from.src, to.src);
     }
-    if packet.tuple.dst != to.dst {
-        addresses = F::diff(addresses, packet.tuple.dst, to.dst);
+    if from.dst != to.dst {
+        addresses = F::diff(addresses, from.dst, to.dst);
     }
     ctx.update_checksum(packet.checksum(), addresses, ports)
 }

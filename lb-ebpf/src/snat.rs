@@ -9,7 +9,7 @@ use lb_common::{abi::Reason, hash, ports};
 use crate::{
     family::Family,
     flow,
-    maps::{CONFIG, NewFlow},
+    maps::{CONFIG, Work},
 };
 
 /// Ports that are tried. With a pool that is half full for one backend, all fail for one flow in 2^8.
@@ -19,37 +19,31 @@ const STEP: u32 = 0x9e37_79b9;
 /// `-EEXIST`.
 const EEXIST: i32 = -17;
 
-/// Finds a source port for a request whose addresses are already in `flow.request.to`, writes it there, and enters the
+/// Finds a source port for a request whose addresses are already in `work.request.to`, writes it there, and enters the
 /// reply.
 ///
 /// `keep`: the client's own port is tried first, since the client's address stays. The ports that follow are the same
 /// for every packet of the flow: a flow whose request entry was evicted finds its reservation again, and takes it over.
 #[inline(always)]
-pub fn reserve<F: Family>(
-    flow: &mut NewFlow<F::Address>,
-    client_port: u16,
-    hash: u32,
-    keep: bool,
-) -> Result<(), Reason> {
+pub fn reserve<F: Family>(work: &mut Work<F::Address>, keep: bool) -> Result<(), Reason> {
     let config = CONFIG.get(0).ok_or(Reason::TablesInconsistent)?;
-    let mut point = hash;
+    let mut point = work.hash;
     for attempt in 0..ATTEMPTS {
         let port = if keep && attempt == 0 {
-            client_port
+            work.packet.tuple.src_port
         } else {
-            #[expect(clippy::cast_possible_truncation, reason = "the product's high half is below the count, a u32")]
             let index = ((u64::from(point) * u64::from(config.snat_port_count)) >> 32) as u32;
             point = point.wrapping_add(STEP);
             let Some(port) = ports::nth(config, index) else { continue };
             port
         };
-        flow.request.to.src_port = port;
-        flow.reply_key = flow.request.to.reversed();
-        flow.reply.owner = hash::owner(&flow.reply_key);
-        match F::flows().insert(&flow.reply_key, &flow.reply, u64::from(BPF_NOEXIST)) {
+        work.request.to.src_port = port;
+        work.reply_key = work.request.to.reversed();
+        work.reply.owner = hash::owner(&work.reply_key);
+        match F::flows().insert(&work.reply_key, &work.reply, u64::from(BPF_NOEXIST)) {
             Ok(()) => return Ok(()),
-            Err(EEXIST) if is_free::<F>(flow) => {
-                return flow::enter::<F>(&flow.reply_key, &flow.reply);
+            Err(EEXIST) if is_free::<F>(work) => {
+                return flow::enter::<F>(&work.reply_key, &work.reply);
             }
             Err(EEXIST) => {}
             Err(_) => return Err(Reason::FlowInsertFailed),
@@ -60,11 +54,11 @@ pub fn reserve<F: Family>(
 
 /// Whether the holder of the reply's tuple is the same flow, or none that still lives.
 #[inline(always)]
-fn is_free<F: Family>(flow: &NewFlow<F::Address>) -> bool {
-    match F::flows().get_ptr(&flow.reply_key) {
+fn is_free<F: Family>(work: &Work<F::Address>) -> bool {
+    match F::flows().get_ptr(&work.reply_key) {
         // SAFETY: the kernel keeps the element's memory while the program runs. Should it be reused meanwhile, the
         // holder's tuple is compared with another's: the port is taken to be in use, and the next one tried.
-        Some(holder) => unsafe { (*holder).to == flow.reply.to || flow::is_over::<F>(&*holder) },
+        Some(holder) => unsafe { (*holder).to == work.reply.to || flow::is_over::<F>(&*holder) },
         // Evicted between the two calls: as good as free.
         None => true,
     }

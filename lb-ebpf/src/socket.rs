@@ -39,11 +39,7 @@ pub fn getpeername4(ctx: &SockAddrContext) -> i32 {
 }
 
 pub fn getpeername6(ctx: &SockAddrContext) -> i32 {
-    if Mapped::applies(ctx) {
-        stream::restore::<Mapped>(ctx)
-    } else {
-        stream::restore::<Inet6>(ctx)
-    };
+    let _: bool = if Mapped::applies(ctx) { stream::restore::<Mapped>(ctx) } else { stream::restore::<Inet6>(ctx) };
     PROCEED
 }
 
@@ -62,10 +58,10 @@ pub fn recvmsg4(ctx: &SockAddrContext) -> i32 {
 
 pub fn recvmsg6(ctx: &SockAddrContext) -> i32 {
     if Mapped::applies(ctx) {
-        receive::<Mapped>(ctx)
+        receive::<Mapped>(ctx);
     } else {
-        receive::<Inet6>(ctx)
-    };
+        receive::<Inet6>(ctx);
+    }
     PROCEED
 }
 

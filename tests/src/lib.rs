@@ -8,6 +8,7 @@
 )]
 
 pub mod apiserver;
+pub mod bench;
 pub mod lab;
 pub mod packets;
 pub mod trial;

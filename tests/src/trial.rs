@@ -76,10 +76,7 @@ pub fn main(tests: Vec<Test>) -> ExitCode {
     lab::sweep();
     let trials = tests.into_iter().filter_map(|Test { name, body }| match body {
         Body::Sandboxed(_) => Some(Trial::ignorable_test(name, move || judge(name))),
-        Body::Outside(body) => Some(Trial::test(name, move || {
-            body();
-            Ok(())
-        })),
+        Body::Outside(body) => Some(Trial::ignorable_test(name, move || run_outside(body))),
         Body::Fixture(_) => None,
     });
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.collect());
@@ -107,10 +104,22 @@ fn judge(name: &str) -> Result<Completion, Failed> {
         print!("{}", measured.collect::<String>());
         return Ok(Completion::Completed);
     }
-    if status.code() == Some(CANNOT_RUN.into()) && env::var_os("LB_REQUIRE_ALL") != Some(OsString::from("1")) {
-        return Ok(Completion::ignored_with(text.trim_end()));
+    if status.code() == Some(CANNOT_RUN.into()) { cannot_run(&text) } else { Err(format!("{status}\n{text}").into()) }
+}
+
+fn run_outside(body: fn()) -> Result<Completion, Failed> {
+    match panic::catch_unwind(body) {
+        Ok(()) => Ok(Completion::Completed),
+        Err(cause) => match cause.downcast_ref::<CannotRun>() {
+            Some(CannotRun(reason)) => cannot_run(reason),
+            None => panic::resume_unwind(cause),
+        },
     }
-    Err(format!("{status}\n{text}").into())
+}
+
+fn cannot_run(reason: &str) -> Result<Completion, Failed> {
+    let is_required = env::var_os("LB_REQUIRE_ALL") == Some(OsString::from("1"));
+    if is_required { Err(reason.into()) } else { Ok(Completion::ignored_with(reason.trim_end())) }
 }
 
 fn run_sandboxed(body: fn(Sandbox)) -> ExitCode {

@@ -56,6 +56,7 @@ impl Pool {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "an argument of `map_err`")]
 fn failed(error: anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         Ok(world) => world,
         Err(error) => {
             let reason = format!("cannot run here: a network namespace cannot be set up: {error}");
-            let trial = Trial::ignorable_test("packets", move || cannot_run(reason));
+            let trial = Trial::ignorable_test("packets", move || cannot_run(&reason));
             return libtest_mimic::run(&arguments, vec![trial]).exit_code();
         }
     };
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
 }
 
 /// Says so; with `LB_REQUIRE_ALL=1` in the environment it is a failure.
-fn cannot_run(reason: String) -> Result<Completion, Failed> {
+fn cannot_run(reason: &str) -> Result<Completion, Failed> {
     if env::var_os("LB_REQUIRE_ALL").is_some_and(|value| value == "1") {
         return Err(reason.into());
     }

@@ -15,8 +15,9 @@ Options of the lab:
     --once             Check every path once, print a line for each, and leave; exit code 0 if all hold
     --manifests DIR    Follow the manifests in this directory
 
-To open a shell in one of its hosts, paste the command that the lab prints for it, of this form:
-    nsenter --net=/proc/PID/ns/net bash
+To open a shell in one of its hosts (client, router, node1, node2, node1-pod0, …), paste the command that the lab prints,
+of this form:
+    nsenter -t PID -m -p ip netns exec node1 bash
 
 Examples:
     cargo xtask run                         the lab with a live picture

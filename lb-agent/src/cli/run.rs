@@ -22,7 +22,7 @@ pub(super) struct Arguments {
     /// Watch the API server of this kubeconfig. Without this and --manifests: the cluster whose pod this is.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Follow the Services, EndpointSlices and Nodes in the YAML and JSON files of this directory.
+    /// Follow the Services, endpoint slices and Nodes in the YAML and JSON files of this directory.
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     manifests: Option<PathBuf>,
     /// Name of this node, as endpoints spell it [default: the host's name].
@@ -55,8 +55,9 @@ pub(super) struct Arguments {
     sizes: Sizes,
 }
 
-/// Sizes are those of each family's tables, when they are made. Tables that are there keep theirs.
+/// Sizes of each family's tables.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "each is the name of a flag")]
 #[command(next_help_heading = "Tables (new ones only; those that are there keep their size)")]
 struct Sizes {
     /// Entries of the flow table: two a flow.

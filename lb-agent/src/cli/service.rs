@@ -21,7 +21,8 @@ struct Service {
     /// Index in the table.
     index: u32,
     /// `namespace/name:port/PROTOCOL`, or `<service N?>` where a frontend names a service that is not there.
-    service: String,
+    #[serde(rename = "service")]
+    label: String,
     namespace: String,
     name: String,
     /// Empty where the port has no name.
@@ -62,11 +63,11 @@ struct Frontend {
 pub(super) fn list(pins: &Pins, output: &OutputArguments) -> Result<()> {
     let mut services = of_family::<[u8; 4]>(pins)?;
     services.extend(of_family::<[u8; 16]>(pins)?);
-    services.sort_by(|a, b| (&a.service, a.family).cmp(&(&b.service, b.family)));
+    services.sort_by(|a, b| (&a.label, a.family).cmp(&(&b.label, b.family)));
     let header = ["SERVICE", "FAMILY", "FRONTENDS", "ENDPOINTS", "LOCAL", "FLOWS", "PACKETS", "BYTES", "REJECTED"];
     output.list(&services, &header, |service| {
         vec![
-            service.service.clone(),
+            service.label.clone(),
             service.family.to_owned(),
             service.frontends.iter().map(Frontend::text).collect::<Vec<_>>().join(","),
             service.endpoints.len().to_string(),
@@ -103,7 +104,7 @@ where
             let own = frontends.iter().filter(|(_, frontend)| frontend.service == index);
             Ok(Service {
                 index,
-                service: view.service(index),
+                label: view.service(index),
                 namespace: namespace.to_owned(),
                 name: service.to_owned(),
                 port_name: port_name.to_owned(),

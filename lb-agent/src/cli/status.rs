@@ -30,7 +30,7 @@ struct Status {
     counters: Vec<Counter>,
 }
 
-/// A place where one of our programs is attached by a pinned link.
+/// A place where one of our programs is attached.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AttachedHook {
@@ -110,7 +110,11 @@ fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
         let found = interfaces.iter().find(|interface| interface.index() == index);
         found.map_or_else(|| format!("<device {index}?>"), |found| found.name().to_string_lossy().into_owned())
     };
-    let hooks = loader::attached(pins)?.into_iter().map(|(_, attached, program)| {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let filters = runtime.block_on(loader::clsact_filters())?;
+    let filters = filters.into_iter().map(|(direction, index, program)| (Attached::Device(direction, index), program));
+    let links = loader::attached(pins)?.into_iter().map(|(_, attached, program)| (attached, program));
+    let hooks = links.chain(filters).map(|(attached, program)| {
         let (target, hook) = match attached {
             Attached::Cgroup(hook, 0) => ("<cgroup?>".to_owned(), hook.program),
             Attached::Cgroup(hook, _) => ("cgroup".to_owned(), hook.program),

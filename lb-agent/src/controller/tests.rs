@@ -131,10 +131,11 @@ fn one_service_from_lists_to_maps_and_the_report_names_it() {
         (maps::FRONTENDS4, 1),
         (maps::SERVICES4, 1),
         (maps::SERVICE_NAMES4, 1),
+        (maps::SERVICE_STATS4, 1),
         (maps::SLOTS4, 2),
     ];
     assert_eq!(world.maps.take_writes(), BTreeMap::from(writes));
-    assert_eq!(report.writes, 9);
+    assert_eq!(report.writes, 10);
 
     world.service("web", None);
     let report = world.sync_all();

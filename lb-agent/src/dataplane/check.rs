@@ -3,10 +3,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{
-    abi::{BackendFlags, SlotRange},
-    hash,
-};
+use lb_common::{abi::SlotRange, hash};
 
 use super::Existing;
 use crate::model::Family;
@@ -94,11 +91,8 @@ pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
     }
 
     let slots: HashMap<u32, u32> = existing.slots.iter().copied().collect();
-    let selectable: HashMap<u32, bool> = existing
-        .backends
-        .iter()
-        .map(|(index, backend)| (*index, backend.generation != 0 && backend.flags & BackendFlags::SELECTABLE != 0))
-        .collect();
+    let usable: HashMap<u32, bool> =
+        existing.backends.iter().map(|(index, backend)| (*index, backend.generation != 0)).collect();
     let mut names = HashMap::new();
     let mut ranges: BTreeMap<u32, u32> = BTreeMap::new();
     for (service, name, value) in &existing.services {
@@ -113,7 +107,7 @@ pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
             }
             for slot in range.first..range.first.saturating_add(range.count) {
                 let backend = slots.get(&slot).copied();
-                if backend.and_then(|index| selectable.get(&index)) != Some(&true) {
+                if backend.and_then(|index| usable.get(&index)) != Some(&true) {
                     violations.push(Violation::UnusableBackend { slot, service: *service, backend });
                 }
             }
@@ -172,7 +166,7 @@ mod tests {
 
         let mut broken = sound.clone();
         broken.slots.pop();
-        broken.backends[0].1.flags = BackendFlags::LOCAL;
+        broken.backends[0].1.generation = 0;
         broken.backends[1].1.address = [10, 0, 0, 1];
         assert_eq!(
             check(&broken),

@@ -168,6 +168,12 @@ where
         self.write(A::TABLES.service_names, fits, |tables: &mut Tables<A>| tables.names.insert(index, *name))
     }
 
+    fn reset_service_stats(&mut self, index: u32) -> Result<(), MapError> {
+        // Nothing counts here; the write does.
+        let fits = index < self.tables().capacities.services;
+        self.write(A::TABLES.service_stats, fits, |_: &mut Tables<A>| ())
+    }
+
     fn remove_service_name(&mut self, index: u32) -> Result<(), MapError> {
         self.write(A::TABLES.service_names, true, |tables: &mut Tables<A>| tables.names.remove(&index))
     }

@@ -71,6 +71,10 @@ impl<A: Family, M: FamilyMaps<A>> FamilyMaps<A> for Faulty<M> {
         self.attempt(A::TABLES.service_names, Operation::Write)?.set_service_name(index, name)
     }
 
+    fn reset_service_stats(&mut self, index: u32) -> Result<(), MapError> {
+        self.attempt(A::TABLES.service_stats, Operation::Write)?.reset_service_stats(index)
+    }
+
     fn remove_service_name(&mut self, index: u32) -> Result<(), MapError> {
         self.attempt(A::TABLES.service_names, Operation::Remove)?.remove_service_name(index)
     }

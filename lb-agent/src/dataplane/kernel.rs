@@ -8,7 +8,7 @@ use aya::{
 };
 use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, maps};
 
-use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
+use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, ServiceCounters};
 use crate::{
     loader::{LoaderError, syscall},
     model::Family,
@@ -32,6 +32,7 @@ where
     frontends: HashTable<FrontendKey<A>, Frontend>,
     services: ArrayMap<Service>,
     service_names: HashTable<u32, ServiceName>,
+    service_stats: ServiceCounters,
     slots: ArrayMap<u32>,
     backends: ArrayMap<Backend<A>>,
     node_addresses: HashTable<u32, A>,
@@ -72,6 +73,7 @@ where
             frontends,
             services,
             service_names: HashTable::open(open, names.service_names)?,
+            service_stats: ServiceCounters::open::<A>(&mut *open)?,
             slots,
             backends,
             node_addresses: HashTable::open(open, names.node_addresses)?,
@@ -131,21 +133,21 @@ where
 
         let ranges = || services.iter().flat_map(|(_, _, service)| [service.cluster, service.local]);
         let end = ranges().map(|range| range.first.saturating_add(range.count)).max().unwrap_or(0);
-        let table = tables.slots.read(end)?;
+        let table = tables.slots.read(end, |_| true)?;
         let mut slots: Vec<_> = ranges()
             .flat_map(|range| range.first..range.first.saturating_add(range.count))
-            .filter_map(|slot| Some((slot, *table.get(usize::try_from(slot).ok()?)?)))
+            .filter_map(|slot| table.get(usize::try_from(slot).ok()?).copied())
             .collect();
         slots.sort_unstable();
         slots.dedup();
 
         // All of them: those that are terminating, or wait out their quarantine, are in no slot.
-        let backends = (0..).zip(tables.backends.read(tables.backends.map.len())?);
+        let backends = tables.backends.read(tables.backends.map.len(), |backend| backend.generation != 0)?;
         Ok(Existing {
             frontends: tables.frontends.read_all()?,
             services,
             slots,
-            backends: backends.filter(|(_, backend)| backend.generation != 0).collect(),
+            backends,
             node_addresses: tables.node_addresses.read_all()?,
             node_port_addresses: tables.node_port_addresses.read_all()?,
         })
@@ -165,6 +167,10 @@ where
 
     fn set_service_name(&mut self, index: u32, name: &ServiceName) -> Result<(), MapError> {
         A::tables_mut(self).0.service_names.set(&index, name)
+    }
+
+    fn reset_service_stats(&mut self, index: u32) -> Result<(), MapError> {
+        A::tables_mut(self).0.service_stats.reset(index)
     }
 
     fn remove_service_name(&mut self, index: u32) -> Result<(), MapError> {
@@ -230,7 +236,7 @@ impl<K: Pod, V: Pod> HashTable<K, V> {
     }
 
     pub(crate) fn read_all(&self) -> Result<Vec<(K, V)>, MapError> {
-        syscall::read_all(self.map.map().fd().as_fd(), usize::MAX).map_err(|source| MapError {
+        syscall::read_all(self.map.map().fd().as_fd(), usize::MAX, |_| true).map_err(|source| MapError {
             map: self.name,
             operation: Operation::Read,
             source,
@@ -278,11 +284,13 @@ impl<V: Pod> ArrayMap<V> {
         self.map.set(index, value, 0).map_err(|error| failed(self.name, Operation::Write, error))
     }
 
-    /// The first `count` elements.
-    fn read(&self, count: u32) -> Result<Vec<V>, MapError> {
-        let failed = |source| MapError { map: self.name, operation: Operation::Read, source };
-        let elements = syscall::read_all::<u32, V>(self.map.map().fd().as_fd(), count as usize).map_err(failed)?;
-        Ok(elements.into_iter().map(|(_, value)| value).collect())
+    /// Those of the first `count` elements that are to `keep`, with their indices.
+    fn read(&self, count: u32, keep: impl Fn(&V) -> bool) -> Result<Vec<(u32, V)>, MapError> {
+        syscall::read_all(self.map.map().fd().as_fd(), count as usize, keep).map_err(|source| MapError {
+            map: self.name,
+            operation: Operation::Read,
+            source,
+        })
     }
 
     /// Writes consecutive elements. `indices` is room to work in, kept between calls.

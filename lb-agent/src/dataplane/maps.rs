@@ -82,6 +82,8 @@ pub trait FamilyMaps<A: Address> {
     fn set_service(&mut self, index: u32, value: Service) -> Result<(), MapError>;
     /// Writes an element of `SERVICE_NAMES*`.
     fn set_service_name(&mut self, index: u32, name: &ServiceName) -> Result<(), MapError>;
+    /// Sets an element of `SERVICE_STATS*` to zero, for a new owner.
+    fn reset_service_stats(&mut self, index: u32) -> Result<(), MapError>;
     /// Removes an element of `SERVICE_NAMES*`.
     fn remove_service_name(&mut self, index: u32) -> Result<(), MapError>;
 

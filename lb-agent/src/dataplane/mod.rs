@@ -19,4 +19,4 @@ pub use kernel::KernelMaps;
 pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
 pub use reconciler::{Reconciler, Tuning};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
-pub use seen::{Counters, Flows, ServiceCounters};
+pub use seen::{Counters, FlowEntries, Flows, ServiceCounters};

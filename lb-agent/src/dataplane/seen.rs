@@ -2,7 +2,8 @@
 
 use aya::{
     Pod,
-    maps::{Map, MapData, PerCpuArray},
+    maps::{Map, MapData, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
 };
 use lb_common::abi::{Flow, Reason, ServiceStats, Tuple, maps};
 
@@ -39,12 +40,26 @@ pub struct ServiceCounters {
     name: &'static str,
 }
 
+impl std::fmt::Debug for ServiceCounters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceCounters").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl ServiceCounters {
     /// Takes the map of family `A` from where `open` finds it.
     pub fn open<A: Family>(open: impl FnOnce(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
         let name = A::TABLES.service_stats;
         let map = open(name)?.try_into().map_err(|source| LoaderError::Map { map: name, source })?;
         Ok(Self { map, name })
+    }
+
+    /// Sets the counts of the service at `index` to zero.
+    pub(super) fn reset(&mut self, index: u32) -> Result<(), MapError> {
+        let failure = |source| MapError { map: self.name, operation: Operation::Write, source };
+        let cpus = nr_cpus().map_err(|(_, source)| failure(source))?;
+        let zeros = PerCpuValues::try_from(vec![ServiceStats::default(); cpus.get() as usize]).map_err(failure)?;
+        self.map.set(index, zeros, 0).map_err(|error| failed(self.name, Operation::Write, error))
     }
 
     /// The counts of the service at `index`, summed over the CPUs; zeros beyond the end of the table.
@@ -61,6 +76,9 @@ impl ServiceCounters {
         }))
     }
 }
+
+/// Tuples with what becomes of their packets.
+pub type FlowEntries<A> = Vec<(Tuple<A>, Flow<A>)>;
 
 /// `FLOWS*` of one family.
 pub struct Flows<A>(HashTable<Tuple<A>, Flow<A>>);
@@ -81,7 +99,7 @@ where
     }
 
     /// Every entry. Packets go on meanwhile: an entry may be there twice, or not at all, if it moved.
-    pub fn read(&self) -> Result<Vec<(Tuple<A>, Flow<A>)>, MapError> {
+    pub fn read(&self) -> Result<FlowEntries<A>, MapError> {
         self.0.read_all()
     }
 }

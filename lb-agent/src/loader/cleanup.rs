@@ -1,45 +1,53 @@
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{
-    LoaderError, PINNED, Pins,
-    attach::{attached, detach_clsact, files, interfaces},
+    LoaderError, PINNED, PROGRAMS, Pins,
+    attach::{detach_clsact, interfaces},
+    hooks::{attached, files},
     pins::pin_error,
     syscall::{self, Pinned},
 };
 
-/// Takes the data plane away: detaches every program of ours, and removes every pin and directory of ours. What it
-/// does not know is left, and returned.
-pub fn cleanup(pins: &Pins) -> Result<Vec<std::path::PathBuf>, LoaderError> {
-    if pins.root().exists() {
-        let _lock = pins.lock()?;
-        for (path, _, _) in attached(pins)? {
-            remove(&path)?;
-        }
-        for name in super::PROGRAMS {
-            let path = pins.program(name);
-            if matches!(syscall::inspect(&path), Ok(Pinned::Program)) {
-                remove(&path)?;
-            }
-        }
-        for name in PINNED {
-            let path = pins.map(name);
-            if matches!(syscall::inspect(&path), Ok(Pinned::Map)) {
-                remove(&path)?;
-            }
-        }
+/// Takes the data plane away, of whatever version: detaches every program of ours, and removes every pin and directory
+/// of ours. What it does not know is left, and returned.
+pub fn cleanup(pins: &Pins) -> Result<Vec<PathBuf>, LoaderError> {
+    let mut left = Vec::new();
+    for version in pins.versions()? {
+        left.append(&mut remove_version(&version)?);
     }
     for index in interfaces()? {
         detach_clsact(index)?;
     }
+    if let Some(ours) = pins.root().parent() {
+        remove_empty(ours)?;
+    }
+    Ok(left)
+}
 
+fn remove_version(pins: &Pins) -> Result<Vec<PathBuf>, LoaderError> {
+    let lock = pins.lock()?;
+    for (path, _, _) in attached(pins)? {
+        remove(&path)?;
+    }
+    for path in PROGRAMS.iter().map(|name| pins.program(name)) {
+        if matches!(syscall::inspect(&path), Ok(Pinned::Program)) {
+            remove(&path)?;
+        }
+    }
+    for path in PINNED.iter().map(|name| pins.map(name)) {
+        if matches!(syscall::inspect(&path), Ok(Pinned::Map)) {
+            remove(&path)?;
+        }
+    }
     let mut left = Vec::new();
     for dir in [&pins.links(), &pins.programs(), &pins.maps(), pins.root()] {
         left.extend(files(dir)?.into_iter().filter(|path| !path.is_dir()));
         remove_empty(dir)?;
     }
-    if let Some(ours) = pins.root().parent() {
-        remove_empty(ours)?;
-    }
+    drop(lock);
     Ok(left)
 }
 

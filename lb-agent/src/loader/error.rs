@@ -97,6 +97,15 @@ pub enum LoaderError {
         /// Value of this version.
         expected: u64,
     },
+    /// Another version left its data plane.
+    #[error(
+        "{path} is the data plane of an lb-agent with another layout of its maps; run `lb-agent cleanup`, which ends the \
+         connections that pass through it, and start again"
+    )]
+    OtherVersion {
+        /// Directory of its pins.
+        path: PathBuf,
+    },
     /// A map is missing from the object or the pins.
     #[error("map {map}: {source}")]
     Map {

@@ -14,14 +14,18 @@
 mod attach;
 mod cleanup;
 mod error;
+mod filters;
+mod hooks;
 mod pins;
 mod requirements;
 pub(crate) mod syscall;
 mod tables;
 
-pub use attach::{Attached, Device, Direction, Role, SocketHook, attached, cgroup2_root};
+pub use attach::cgroup2_root;
 pub use cleanup::cleanup;
 pub use error::LoaderError;
+pub use filters::clsact_filters;
+pub use hooks::{Attached, Device, Direction, Role, SocketHook, attached};
 pub use pins::{Lock, Pins};
 pub use requirements::check as check_requirements;
 pub use tables::{PINNED, TableSizes};
@@ -39,7 +43,7 @@ use crate::{dataplane::KernelMaps, object::EBPF_OBJECT};
 use pins::pin_error;
 
 /// How the programs are loaded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// Where maps are pinned and adopted from. `None` keeps all of it in this process, as tests want it.
     pub pins: Option<Pins>,
@@ -52,12 +56,6 @@ pub struct LoadOptions {
     /// Seed of the hash that picks backends: the same on all nodes and for every agent, or flows that move would change
     /// their backends.
     pub hash_seed: u32,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self { pins: None, sizes: TableSizes::default(), trace: false, netns_cookie: None, hash_seed: 0 }
-    }
 }
 
 /// The programs and maps of one load. Dropping it removes what is not pinned.

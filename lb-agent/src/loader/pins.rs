@@ -19,7 +19,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::LoaderError;
+use super::{LoaderError, hooks::files};
 
 /// Directory of all that is ours, of any version, below the bpffs.
 const OURS: &str = "lb";
@@ -40,10 +40,24 @@ impl Pins {
     pub fn create(bpffs: &Path) -> Result<Self, LoaderError> {
         ensure_bpffs(bpffs)?;
         let pins = Self::new(bpffs);
+        // Two sets of programs would both translate.
+        if let Some(other) = pins.versions()?.into_iter().find(|other| other.root != pins.root) {
+            return Err(LoaderError::OtherVersion { path: other.root });
+        }
         for dir in [pins.maps(), pins.programs(), pins.links()] {
             fs::create_dir_all(&dir).map_err(|source| pin_error("creating", &dir, source))?;
         }
         Ok(pins)
+    }
+
+    /// The pins of every version that are there.
+    pub(super) fn versions(&self) -> Result<Vec<Self>, LoaderError> {
+        let ours = self.root.parent().unwrap_or(&self.root);
+        let is_version = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix('v'));
+            name.is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        Ok(files(ours)?.into_iter().filter(is_version).map(|root| Self { root }).collect())
     }
 
     /// Directory of this version.

@@ -148,22 +148,27 @@ fn link_info(fd: &OwnedFd) -> io::Result<LinkInfo> {
     Ok(LinkInfo { program: raw.program, attach_type, target })
 }
 
-/// Reads a whole hash map, or the first `limit` elements of an array, in the map's order.
-pub(crate) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<(K, V)>> {
+/// Reads a whole hash map, or the first `limit` elements of an array, in the map's order; returns those to `keep`.
+pub(crate) fn read_all<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    limit: usize,
+    keep: impl Fn(&V) -> bool,
+) -> io::Result<Vec<(K, V)>> {
     // A position in the map: `u32` for hash maps, a key for arrays, which is a `u32` as well.
     let mut position: Option<u32> = None;
     let mut elements = Vec::new();
+    let mut read = 0;
     let mut batch = BATCH;
     let mut keys: Vec<K> = Vec::with_capacity(batch);
     let mut values: Vec<V> = Vec::with_capacity(batch);
-    while elements.len() < limit {
+    while read < limit {
         let mut next = 0_u32;
         let mut query = Batch {
             input: position.as_ref().map_or(0, |position| ptr::from_ref(position) as u64),
             output: ptr::from_mut(&mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
-            count: u32::try_from(batch.min(limit - elements.len())).map_err(io::Error::other)?,
+            count: u32::try_from(batch.min(limit - read)).map_err(io::Error::other)?,
             map_fd: descriptor(map.as_raw_fd()),
             ..Batch::default()
         };
@@ -186,7 +191,8 @@ pub(crate) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, limit: usize) -> io:
             keys.set_len(count);
             values.set_len(count);
         }
-        elements.extend(keys.drain(..).zip(values.drain(..)));
+        read += count;
+        elements.extend(keys.drain(..).zip(values.drain(..)).filter(|(_, value)| keep(value)));
         if last {
             break;
         }

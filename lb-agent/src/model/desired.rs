@@ -208,15 +208,23 @@ fn desired_port<A: Family>(
     place: Place<'_>,
 ) -> DesiredPort<A> {
     let chosen = categorize(candidates, place);
+    // Both lists are filled, so that a change of policy never meets an empty one; but only an endpoint in a list that
+    // some frontend uses takes new flows (`UsesClusterEndpoints` and `UsesLocalEndpoints` of
+    // `pkg/proxy/serviceport.go`).
+    let uses_local = frontends.iter().any(|(_, flags)| flags & FrontendFlags::LOCAL != 0);
+    let uses_cluster =
+        frontends.iter().any(|(_, flags)| flags & FrontendFlags::LOCAL == 0 || flags & FrontendFlags::EXTERNAL != 0);
+    let used = |uses, list: &[u32]| if uses { list.to_vec() } else { Vec::new() };
+    let taking: BTreeSet<u32> =
+        used(uses_cluster, &chosen.cluster).into_iter().chain(used(uses_local, &chosen.local)).collect();
     let listed: BTreeSet<u32> = chosen.cluster.iter().chain(&chosen.local).copied().collect();
     let mut backends = Vec::with_capacity(candidates.len());
     // Where each candidate is among the backends.
     let mut positions = Vec::with_capacity(candidates.len());
     for (position, candidate) in (0..).zip(candidates) {
         positions.push(u32::try_from(backends.len()).unwrap_or(u32::MAX));
-        let selectable = listed.contains(&position);
-        if selectable || name.protocol == Protocol::Tcp || candidate.endpoint.serving {
-            let flags = if selectable { BackendFlags::SELECTABLE } else { 0 };
+        if listed.contains(&position) || name.protocol == Protocol::Tcp || candidate.endpoint.serving {
+            let flags = if taking.contains(&position) { BackendFlags::SELECTABLE } else { 0 };
             let flags = if candidate.local { flags | BackendFlags::LOCAL } else { flags };
             backends.push(DesiredBackend { address: candidate.address, port: candidate.port, flags });
         }

@@ -189,6 +189,20 @@ fn endpoints_that_get_no_new_flows_keep_their_backend_and_unserving_ones_only_fo
 }
 
 #[test]
+fn an_endpoint_takes_new_flows_only_by_a_list_that_a_frontend_uses() {
+    let mut world = World::new();
+    let ending = Endpoint { ready: false, terminating: true, node_name: Some("here".into()), ..endpoint("10.0.0.1") };
+    let ready = Endpoint { node_name: Some("there".into()), ..endpoint("10.0.0.2") };
+    world.slice("web-1", slice("web", &[ending, ready]));
+    // The local list falls back to the endpoint that terminates, but nobody reads it.
+    let rest = |world: &World| world.v4("web").iter().map(|line| line.contains("rest [10.0.0.1#")).collect::<Vec<_>>();
+    world.service("web", full_service(ServiceType::NodePort));
+    assert!(rest(&world).iter().all(|ending| *ending), "{:?}", world.v4("web"));
+    world.service("web", Service { external_policy: TrafficPolicy::Local, ..full_service(ServiceType::NodePort) });
+    assert!(rest(&world).iter().all(|ending| !*ending), "{:?}", world.v4("web"));
+}
+
+#[test]
 fn hints_of_the_zone_follow_the_node() {
     let mut world = World::new();
     world.service("web", service("10.96.0.1"));

@@ -7,19 +7,15 @@ use lb_common::ports::Reserved;
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::{
-        AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
-        link::{InfoKind, InfoPortKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
-        route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
-    },
+    packet_route::{AddressFamily, RouteNetlinkMessage},
     sys::SocketAddr,
 };
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     Network,
-    tables::{Address, Kind, Link, Route, Tables},
+    messages::{address, link, ways_out},
+    tables::{Route, Tables},
 };
 
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -102,9 +98,9 @@ impl Watcher {
         loop {
             let network = self.network(&internal.borrow_and_update());
             changes.send_if_modified(|current| {
-                let changed = *current != network;
+                let differs = *current != network;
                 *current = network;
-                changed
+                differs
             });
             let due = routes_due.map_or(anew_due, |due| due.min(anew_due));
             let result = tokio::select! {
@@ -173,12 +169,14 @@ impl Watcher {
                 true
             }
             RouteNetlinkMessage::NewAddress(message) => {
-                address(&message).into_iter().for_each(|address| self.tables.insert_address(address));
+                if let Some(address) = address(&message) {
+                    self.tables.insert_address(address);
+                }
                 false
             }
             RouteNetlinkMessage::DelAddress(message) => {
                 if let Some(address) = address(&message) {
-                    self.tables.remove_address(address.device, address.address);
+                    self.tables.remove_address(address.device, address.ip);
                 }
                 true
             }
@@ -260,103 +258,6 @@ fn routes(handle: &Handle) -> impl Future<Output = Result<BTreeSet<Route>, Netwo
         }
         Ok(routes)
     }
-}
-
-fn link(message: &LinkMessage) -> Link {
-    let mut name = String::new();
-    let mut kind = Kind::Physical;
-    let mut is_port = false;
-    let mut elsewhere = false;
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(text) => name.clone_from(text),
-            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    match info {
-                        LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => kind = Kind::Pod,
-                        LinkInfo::Kind(_) => kind = Kind::Virtual,
-                        LinkInfo::PortKind(port) => is_port = *port != InfoPortKind::Vrf,
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    if message.header.link_layer_type == LinkLayerType::Loopback {
-        kind = Kind::Loopback;
-    } else if kind == Kind::Pod && !elsewhere {
-        kind = Kind::Virtual;
-    }
-    Link { name, kind, is_port }
-}
-
-fn address(message: &AddressMessage) -> Option<Address> {
-    let header = &message.header;
-    let mut own = None;
-    let mut flags = AddressFlags::from_bits_retain(u32::from(header.flags.bits()));
-    for attribute in &message.attributes {
-        match attribute {
-            // Of a point-to-point device `Address` is the other end's.
-            AddressAttribute::Local(address) => own = Some(*address),
-            AddressAttribute::Address(address) => own = own.or(Some(*address)),
-            AddressAttribute::Flags(all) => flags = *all,
-            _ => {}
-        }
-    }
-    let own = own?;
-    let mut unfit = AddressHeaderFlags::Deprecated | AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
-    if own.is_ipv6() {
-        // `IFA_F_TEMPORARY` is the same bit.
-        unfit |= AddressHeaderFlags::Secondary;
-    }
-    Some(Address {
-        device: header.index,
-        address: own,
-        global: header.scope == AddressScope::Universe,
-        preferred: flags.bits() & u32::from(unfit.bits()) == 0,
-    })
-}
-
-/// The devices of a route of the main table that leads away from the node.
-fn ways_out(message: &RouteMessage) -> Vec<Route> {
-    let header = &message.header;
-    let mut route = Route {
-        ipv6: header.address_family == AddressFamily::Inet6,
-        default: header.destination_prefix_length == 0,
-        priority: 0,
-        device: 0,
-    };
-    let mut table = u32::from(header.table);
-    let mut gateway = false;
-    let mut hops = Vec::new();
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Priority(priority) => route.priority = *priority,
-            RouteAttribute::Oif(device) => route.device = *device,
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => gateway = true,
-            RouteAttribute::MultiPath(paths) => {
-                for path in paths {
-                    let by_gateway = path
-                        .attributes
-                        .iter()
-                        .any(|attribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)));
-                    hops.push((path.interface_index, by_gateway));
-                }
-            }
-            _ => {}
-        }
-    }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || header.kind != RouteType::Unicast {
-        return Vec::new();
-    }
-    hops.push((route.device, gateway));
-    hops.into_iter()
-        .filter(|(device, gateway)| *device != 0 && (*gateway || route.default))
-        .map(|(device, _)| Route { device, ..route })
-        .collect()
 }
 
 fn local_ports() -> Result<Reserved, NetworkError> {

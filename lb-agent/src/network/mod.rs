@@ -8,6 +8,7 @@
 //! are read again when one with a gateway changes: events do not tell all that a replaced route takes away.
 
 mod follow;
+mod messages;
 mod tables;
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) device: u32,
-    pub(super) address: IpAddr,
+    pub(super) ip: IpAddr,
     /// Valid everywhere: not host or link scope.
     pub(super) global: bool,
     /// Neither tentative, nor deprecated, nor temporary: fit to be a source address.
@@ -64,15 +64,15 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) fn insert_address(&mut self, new: Address) {
-        let same = |old: &&mut Address| (old.device, old.address) == (new.device, new.address);
+        let same = |old: &&mut Address| (old.device, old.ip) == (new.device, new.ip);
         match self.addresses.iter_mut().find(same) {
             Some(old) => *old = new,
             None => self.addresses.push(new),
         }
     }
 
-    pub(super) fn remove_address(&mut self, device: u32, address: IpAddr) {
-        self.addresses.retain(|old| (old.device, old.address) != (device, address));
+    pub(super) fn remove_address(&mut self, device: u32, ip: IpAddr) {
+        self.addresses.retain(|old| (old.device, old.ip) != (device, ip));
     }
 
     pub(super) fn remove_link(&mut self, index: u32) {
@@ -122,7 +122,7 @@ impl Tables {
         }
         let routed = self.routes.iter().any(|route| route.device == index);
         let mut addresses = self.addresses.iter().filter(|address| address.device == index && address.global);
-        routed || addresses.any(|address| link.kind == Kind::Physical || internal.contains(&address.address))
+        routed || addresses.any(|address| link.kind == Kind::Physical || internal.contains(&address.ip))
     }
 
     /// The source address for each uplink, the node's own where it holds it and its first one otherwise; under 0 the
@@ -137,9 +137,7 @@ impl Tables {
         let source = |device: u32| {
             let of_device = self.addresses.iter().filter(|address| address.device == device && address.global);
             of_device
-                .filter_map(|address| {
-                    Some((!internal.contains(&address.address), !address.preferred, octets(address.address)?))
-                })
+                .filter_map(|address| Some((!internal.contains(&address.ip), !address.preferred, octets(address.ip)?)))
                 .min_by_key(|(foreign, unfit, _)| (*unfit, *foreign))
                 .map(|(_, _, address)| address)
         };
@@ -164,10 +162,7 @@ impl Tables {
     /// addresses for the node itself.
     fn node_port_addresses(&self) -> BTreeMap<IpAddr, u32> {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let global = self.addresses.iter().filter(|address| address.global && !address.address.is_loopback());
-        global
-            .map(|address| (address.address, 0))
-            .chain(loopback.map(|address| (address, NODE_PORT_LOOPBACK)))
-            .collect()
+        let global = self.addresses.iter().filter(|address| address.global && !address.ip.is_loopback());
+        global.map(|address| (address.ip, 0)).chain(loopback.map(|address| (address, NODE_PORT_LOOPBACK))).collect()
     }
 }

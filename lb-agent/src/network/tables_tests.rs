@@ -18,7 +18,7 @@ fn ip(address: &str) -> IpAddr {
 }
 
 fn address(device: u32, text: &str) -> Address {
-    Address { device, address: ip(text), global: true, preferred: true }
+    Address { device, ip: ip(text), global: true, preferred: true }
 }
 
 /// A node with a NIC, a bond, an overlay, a CNI bridge and pods, some on the bridge.

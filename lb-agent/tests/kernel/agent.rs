@@ -12,7 +12,7 @@ use std::{
 
 use nix::libc;
 
-use crate::sandbox::{self, Sandbox, command, ip};
+use crate::sandbox::{self, Elsewhere, Sandbox, command, ip};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_lb-agent");
 /// Where every sandbox may listen.
@@ -24,11 +24,16 @@ const PRIVILEGES: &str = "-all,+bpf,+net_admin,+perfmon";
 struct Agent(Child);
 
 impl Agent {
-    fn start(sandbox: &Sandbox, wrapper: &[&str]) -> Self {
+    fn start(sandbox: &Sandbox, wrapper: &[&str], more: &[&str]) -> Self {
+        let more = more.iter().map(ToString::to_string);
+        Self::spawn(sandbox, wrapper, flags(sandbox).into_iter().chain(more))
+    }
+
+    fn spawn(sandbox: &Sandbox, wrapper: &[&str], flags: impl IntoIterator<Item = String>) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(sandbox.dir.join("log")).expect("a log");
         let mut line: Vec<_> = wrapper.iter().map(ToString::to_string).collect();
         line.extend([AGENT.to_owned(), "run".to_owned()]);
-        line.extend(flags(sandbox));
+        line.extend(flags);
         let child = Command::new(&line[0]).args(&line[1..]).stderr(Stdio::from(log)).spawn().expect("the agent");
         Self(child)
     }
@@ -83,24 +88,28 @@ fn until(sandbox: &Sandbox, what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-fn healthy() -> bool {
+/// What `/healthz` answers; empty where nobody listens.
+fn answer() -> String {
     let mut answer = String::new();
-    TcpStream::connect(HEALTH)
-        .and_then(|mut stream| {
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-            stream.read_to_string(&mut answer)
-        })
-        .is_ok_and(|_| answer.starts_with("HTTP/1.1 200"))
+    let asked = TcpStream::connect(HEALTH).and_then(|mut stream| {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        stream.read_to_string(&mut answer)
+    });
+    asked.map(|_| answer).unwrap_or_default()
+}
+
+fn healthy() -> bool {
+    answer().starts_with("HTTP/1.1 200")
 }
 
 fn write_manifest(sandbox: &Sandbox, endpoints: &[&str]) {
     let dir = sandbox.dir.join("manifests");
     fs::create_dir_all(&dir).expect("a directory");
-    let endpoints: String =
-        endpoints.iter().map(|address| format!("- {{addresses: [{address}], nodeName: node-a}}\n")).collect();
+    let endpoints = endpoints.iter().map(|address| format!("- {{addresses: [{address}], nodeName: node-a}}\n"));
+    let endpoints = endpoints.collect::<Vec<_>>().concat();
     let text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: default}}\n\
-         spec:\n  clusterIP: 10.96.0.10\n  clusterIPs: [10.96.0.10]\n  ports: [{{name: http, port: 80}}]\n\
+         spec:\n  clusterIP: 10.96.0.10\n  clusterIPs: [10.96.0.10]\n  type: NodePort\n  ports: [{{name: http, port: 80, nodePort: 30080}}]\n\
          ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
          metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}\n\
          addressType: IPv4\nports: [{{name: http, port: 8080}}]\nendpoints:\n{endpoints}"
@@ -108,6 +117,17 @@ fn write_manifest(sandbox: &Sandbox, endpoints: &[&str]) {
     let part = dir.join(".part");
     fs::write(&part, text).expect("written");
     fs::rename(part, dir.join("web.yaml")).expect("renamed");
+}
+
+/// The node's NIC and the network beyond.
+fn make_uplink_to(outside: &Elsewhere) {
+    outside.pair("eth0");
+    ip("link set eth0 up");
+    ip("addr add 10.0.0.1/24 dev eth0");
+    for arguments in ["link set peth0 up", "addr add 10.0.0.254/24 dev peth0"] {
+        assert!(outside.run("ip", arguments).status.success());
+    }
+    ip("route add default via 10.0.0.254");
 }
 
 fn make_uplink() {
@@ -123,7 +143,7 @@ fn an_agent_that_was_killed_leaves_a_data_plane_that_the_next_one_adopts() {
     sandbox::run("agent::an_agent_that_was_killed_leaves_a_data_plane_that_the_next_one_adopts", |sandbox| {
         make_uplink();
         write_manifest(sandbox, &["10.244.0.5", "10.244.0.6"]);
-        let mut agent = Agent::start(sandbox, &[]);
+        let mut agent = Agent::start(sandbox, &[], &[]);
         until(sandbox, "healthy", healthy);
         let backends = show(sandbox, &["backend", "list"]);
         let services = show(sandbox, &["service", "list"]);
@@ -141,7 +161,7 @@ fn an_agent_that_was_killed_leaves_a_data_plane_that_the_next_one_adopts() {
         };
         assert_eq!((held("uplink_ingress"), held("uplink_egress"), held("connect4")), (1, 1, 1), "{status}");
 
-        let mut agent = Agent::start(sandbox, &[]);
+        let mut agent = Agent::start(sandbox, &[], &[]);
         until(sandbox, "healthy again", healthy);
         assert_eq!(show(sandbox, &["backend", "list"]), backends);
         assert_eq!((held("uplink_ingress"), held("uplink_egress"), held("connect4")), (1, 1, 1));
@@ -169,11 +189,10 @@ fn an_agent_that_was_killed_leaves_a_data_plane_that_the_next_one_adopts() {
 fn pods_get_their_programs_as_they_come() {
     sandbox::run("agent::pods_get_their_programs_as_they_come", |sandbox| {
         write_manifest(sandbox, &["10.244.0.5"]);
-        let _agent = Agent::start(sandbox, &[]);
+        let _agent = Agent::start(sandbox, &[], &[]);
         until(sandbox, "healthy", healthy);
-        let mut pod = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().expect("a pod");
-        thread::sleep(Duration::from_millis(200));
-        ip(&format!("link add vpod type veth peer name eth0 netns {}", pod.id()));
+        let pod = Elsewhere::new();
+        pod.pair("vpod");
         let hooks = || show(sandbox, &["status"])["hooks"].clone();
         let has = |program: &str| {
             let hooks = hooks();
@@ -182,8 +201,28 @@ fn pods_get_their_programs_as_they_come() {
         until(sandbox, "programs at the pod", || has("pod_ingress") && has("pod_egress"));
         ip("link del vpod");
         until(sandbox, "no links of pods", || !hooks().to_string().contains("pod_"));
-        drop(pod.kill());
-        drop(pod.wait());
+    });
+}
+
+#[test]
+fn a_refused_connection_from_outside_is_counted_and_traced() {
+    sandbox::run("agent::a_refused_connection_from_outside_is_counted_and_traced", |sandbox| {
+        let outside = Elsewhere::new();
+        make_uplink_to(&outside);
+        write_manifest(sandbox, &[]);
+        let _agent = Agent::start(sandbox, &[], &["--trace-packets"]);
+        until(sandbox, "healthy", healthy);
+        let refused = |count: u64| {
+            let counters = show(sandbox, &["status"])["counters"].clone();
+            let counters = counters.as_array().expect("counters").clone();
+            counters.iter().any(|counter| counter["reason"] == "no_endpoints" && counter["count"] == count)
+        };
+        assert!(refused(0));
+        let client = outside.run("bash", "-c :</dev/tcp/10.0.0.1/30080");
+        assert!(String::from_utf8_lossy(&client.stderr).contains("refused"), "{client:?}");
+        assert!(refused(1), "{}", show(sandbox, &["status"]));
+        until(sandbox, "a line of the trace", || log(sandbox).contains("rejected"));
+        assert!(log(sandbox).contains("to port 30080"), "{}", log(sandbox));
     });
 }
 
@@ -193,7 +232,8 @@ fn three_capabilities_are_enough() {
         make_uplink();
         write_manifest(sandbox, &["10.244.0.5"]);
         for _ in 0..2 {
-            let mut agent = Agent::start(sandbox, &["setpriv", "--bounding-set", PRIVILEGES, "--inh-caps", "-all"]);
+            let mut agent =
+                Agent::start(sandbox, &["setpriv", "--bounding-set", PRIVILEGES, "--inh-caps", "-all"], &[]);
             until(sandbox, "healthy", healthy);
             let status = fs::read_to_string(format!("/proc/{}/status", agent.0.id())).expect("its status");
             let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
@@ -223,13 +263,13 @@ fn missing_privileges_and_a_bpffs_that_cannot_be_mounted_are_told_with_a_remedy(
                 .expect("setpriv");
             (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
         };
-        let (code, text) = said("-all,+net_admin", &sandbox.bpffs);
-        assert_eq!(code, Some(1), "{text}");
-        assert!(text.contains("BPF, PERFMON are missing") && text.contains("securityContext"), "{text}");
+        let (code, message) = said("-all,+net_admin", &sandbox.bpffs);
+        assert_eq!(code, Some(1), "{message}");
+        assert!(message.contains("BPF, PERFMON are missing") && message.contains("securityContext"), "{message}");
 
-        let (code, text) = said(PRIVILEGES, &plain);
-        assert_eq!(code, Some(64), "{text}");
-        assert!(text.contains("--bpffs") && text.contains("mount -t bpf"), "{text}");
+        let (code, message) = said(PRIVILEGES, &plain);
+        assert_eq!(code, Some(64), "{message}");
+        assert!(message.contains("--bpffs") && message.contains("mount -t bpf"), "{message}");
     });
 }
 
@@ -249,10 +289,32 @@ fn an_address_for_healthz_that_is_taken_does_not_keep_the_data_plane_down() {
     sandbox::run("agent::an_address_for_healthz_that_is_taken_does_not_keep_the_data_plane_down", |sandbox| {
         let _taken = TcpListener::bind(HEALTH).expect("free");
         write_manifest(sandbox, &["10.244.0.5"]);
-        let _agent = Agent::start(sandbox, &[]);
+        let _agent = Agent::start(sandbox, &[], &[]);
         until(sandbox, "synchronized", || log(sandbox).contains("first synchronization done"));
         until(sandbox, "told", || log(sandbox).contains(&format!("--healthz-bind-address {HEALTH}: ")));
         assert_eq!(show(sandbox, &["service", "list"])["items"].as_array().map(Vec::len), Some(1));
+    });
+}
+
+#[test]
+fn an_api_server_that_is_away_keeps_health_at_503_and_devices_served() {
+    sandbox::run("agent::an_api_server_that_is_away_keeps_health_at_503_and_devices_served", |sandbox| {
+        let outside = Elsewhere::new();
+        make_uplink_to(&outside);
+        let kubeconfig = sandbox.dir.join("kubeconfig");
+        fs::write(
+            &kubeconfig,
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+             users: [{name: u, user: {token: t}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n",
+        )
+        .expect("written");
+        let mut arguments = vec!["--kubeconfig".to_owned(), kubeconfig.display().to_string()];
+        arguments.extend(flags(sandbox).into_iter().filter(|flag| !flag.contains("manifests")));
+        let _agent = Agent::spawn(sandbox, &[], arguments);
+        until(sandbox, "attached", || log(sandbox).contains("attached device=\"eth0\""));
+        until(sandbox, "unhealthy", || answer().starts_with("HTTP/1.1 503"));
+        assert!(!log(sandbox).contains("first synchronization"), "{}", log(sandbox));
     });
 }
 

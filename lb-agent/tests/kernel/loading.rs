@@ -1,13 +1,14 @@
 use std::{fs, path::Path};
 
+use aya::programs::ProgramInfo;
 use lb_agent::{
-    dataplane::FamilyMaps as _,
+    dataplane::{Counters, FamilyMaps},
     loader::{
-        Attached, Device, Direction, LoadOptions, Loaded, LoaderError, PINNED, Pins, Role, SocketHook, TableSizes,
-        attached, cleanup,
+        self, Attached, Device, Direction, LoadOptions, Loaded, LoaderError, PINNED, Pins, Role, SocketHook,
+        TableSizes, attached, cleanup,
     },
 };
-use lb_common::abi::Backend;
+use lb_common::abi::{Backend, Reason};
 
 use crate::sandbox::{self, Sandbox, command, ip};
 
@@ -61,9 +62,9 @@ fn every_map_but_the_trace_is_pinned_and_adopted() {
         let mut other = options(&pins);
         other.sizes.backends = 32;
         let maps = Loaded::load(&other).and_then(|mut loaded| loaded.take_maps()).expect("adopted");
-        let existing = lb_agent::dataplane::FamilyMaps::<[u8; 4]>::existing(&maps).expect("read");
+        let existing = FamilyMaps::<[u8; 4]>::existing(&maps).expect("read");
         assert_eq!(existing.backends, [(3, backend)]);
-        assert_eq!(lb_agent::dataplane::FamilyMaps::<[u8; 4]>::capacities(&maps).backends, 16);
+        assert_eq!(FamilyMaps::<[u8; 4]>::capacities(&maps).backends, 16);
     });
 }
 
@@ -81,6 +82,37 @@ fn a_pinned_map_of_another_layout_is_refused_by_name_and_kept() {
 
         fs::remove_file(&path).expect("removed");
         cleanup(&pins).expect("clean");
+    });
+}
+
+#[test]
+fn counters_of_a_version_with_fewer_reasons_are_replaced() {
+    sandbox::run("loading::counters_of_a_version_with_fewer_reasons_are_replaced", |sandbox| {
+        let pins = pins(sandbox);
+        let path = pins.map("COUNTERS");
+        let create = "map create PATH type percpu_array key 4 value 8 entries 3 name COUNTERS";
+        command("bpftool", &create.replace("PATH", path.to_str().expect("text")));
+        load(&pins);
+        let counters = Counters::open(|map| pins.open(map)).expect("pinned").read();
+        assert_eq!(counters.expect("read").len(), Reason::ALL.len());
+    });
+}
+
+#[test]
+fn the_data_plane_of_another_layout_is_refused_until_it_is_cleaned_up() {
+    sandbox::run("loading::the_data_plane_of_another_layout_is_refused_until_it_is_cleaned_up", |sandbox| {
+        ip("link add pod0 type veth peer name eth0");
+        let own = pins(sandbox);
+        load(&own).attach_device(&device("pod0"), Role::Pod).expect("attached");
+        let other = own.root().with_file_name("v999");
+        fs::rename(own.root(), &other).expect("renamed");
+
+        let error = Pins::create(&sandbox.bpffs).expect_err("another version").to_string();
+        assert!(error.contains("v999") && error.contains("lb-agent cleanup"), "{error}");
+        assert_eq!(cleanup(&own).expect("clean"), Vec::<std::path::PathBuf>::new());
+        assert!(!other.exists());
+        assert!(!command("bpftool", "net show dev pod0").contains("tcx"));
+        pins(sandbox);
     });
 }
 
@@ -114,7 +146,13 @@ fn a_new_agent_replaces_programs_in_the_links_of_the_old_one() {
             loaded.attach_device(&device("pod0"), Role::Pod).unwrap_or_else(|error| panic!("{error}"));
             loaded.attach_device(&device("eth0"), Role::Uplink).unwrap_or_else(|error| panic!("{error}"));
         };
-        let link_ids = || command("bpftool", "link list -j").matches("\"id\"").count();
+        let link_ids = || -> Vec<serde_json::Value> {
+            let id = |path: &Path| {
+                let shown = command("bpftool", &format!("-j link show pinned {}", path.display()));
+                serde_json::from_str::<serde_json::Value>(&shown).expect("JSON")["id"].clone()
+            };
+            attached(&pins).expect("readable").iter().map(|(path, _, _)| id(path)).collect()
+        };
 
         attach();
         let first = programs(&pins);
@@ -176,6 +214,13 @@ fn clsact_filters_are_replaced_in_place_and_cleaned_up() {
             loaded.use_clsact();
             loaded.attach_device(&device("pod0"), role).unwrap_or_else(|error| panic!("{error}"));
         }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let found = runtime.block_on(loader::clsact_filters()).unwrap_or_else(|error| panic!("{error}"));
+        let index = device("pod0").index;
+        let id = |name: &str| ProgramInfo::from_pin(pins.program(name)).expect("pinned").id();
+        let expected =
+            [(Direction::Ingress, index, id("uplink_ingress")), (Direction::Egress, index, id("uplink_egress"))];
+        assert_eq!(found, expected);
         for direction in ["ingress", "egress"] {
             let filters = command("tc", &format!("filter show dev pod0 {direction}"));
             assert_eq!(filters.matches("handle 0x6c620001").count(), 1, "{filters}");

@@ -4,7 +4,7 @@ use lb_agent::network::{Network, Options, Watcher};
 use lb_common::ports::Reserved;
 use tokio::sync::watch;
 
-use crate::sandbox::{self, command, ip};
+use crate::sandbox::{self, Elsewhere, command, ip};
 
 fn options(devices: Option<&str>) -> Options {
     let devices = devices.map(|names| names.split(',').map(str::to_owned).collect());
@@ -20,32 +20,6 @@ fn names(network: &Network) -> (Vec<&str>, Vec<&str>) {
         network.uplinks.iter().map(|device| device.name.as_str()).collect(),
         network.pods.iter().map(|device| device.name.as_str()).collect(),
     )
-}
-
-/// A namespace that holds the other ends of pairs, as long as it exists.
-struct Elsewhere(std::process::Child);
-
-impl Elsewhere {
-    fn new() -> Self {
-        let child = std::process::Command::new("unshare").args(["--net", "sleep", "60"]).spawn().expect("unshare");
-        // It is there once its namespace differs from ours.
-        let own = std::fs::read_link("/proc/self/ns/net").expect("own namespace");
-        while std::fs::read_link(format!("/proc/{}/ns/net", child.id())).expect("its namespace") == own {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Self(child)
-    }
-
-    fn pair(&self, name: &str) {
-        ip(&format!("link add {name} type veth peer name p{name} netns {}", self.0.id()));
-    }
-}
-
-impl Drop for Elsewhere {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 #[test]

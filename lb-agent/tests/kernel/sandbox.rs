@@ -5,7 +5,9 @@ use std::{
     env, fs,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Output},
+    thread,
+    time::Duration,
 };
 
 use lb_agent::loader;
@@ -17,7 +19,7 @@ use nix::{
 /// Set in the child: the directory that it may use.
 const INSIDE: &str = "LB_TEST_SANDBOX";
 /// Set by CI: what cannot run fails.
-const REQUIRED: &str = "LB_TESTS_REQUIRE_KERNEL";
+const REQUIRED: &str = "LB_REQUIRE_ALL";
 
 /// What a test may use. The network namespace has a loopback device that is up, and nothing else.
 pub(crate) struct Sandbox {
@@ -83,4 +85,38 @@ pub(crate) fn command(program: &str, arguments: &str) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{program} {arguments}: {}", text(&output.stderr));
     text(&output.stdout)
+}
+
+/// A namespace that holds the other ends of pairs, as long as it exists.
+pub(crate) struct Elsewhere(Child);
+
+impl Elsewhere {
+    pub(crate) fn new() -> Self {
+        let child = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().expect("unshare");
+        // It is there once its namespace differs from ours.
+        let own = fs::read_link("/proc/self/ns/net").expect("own namespace");
+        while fs::read_link(format!("/proc/{}/ns/net", child.id())).expect("its namespace") == own {
+            thread::sleep(Duration::from_millis(5));
+        }
+        Self(child)
+    }
+
+    /// Makes a pair: `name` here, `p` and `name` there.
+    pub(crate) fn pair(&self, name: &str) {
+        ip(&format!("link add {name} type veth peer name p{name} netns {}", self.0.id()));
+    }
+
+    /// Runs a program there, with arguments that are separated by spaces.
+    pub(crate) fn run(&self, program: &str, arguments: &str) -> Output {
+        let pid = self.0.id().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid, "-n", program]).args(arguments.split(' ')).output().expect("nsenter")
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }

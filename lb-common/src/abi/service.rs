@@ -16,7 +16,6 @@ impl SlotRange {
             return None;
         }
         // Multiply-shift: maps [0, 2^32) onto [0, count). The result is below `count`, so it fits.
-        #[expect(clippy::cast_possible_truncation, reason = "the product's high half is below `count`, a u32")]
         let offset = ((hash as u64 * self.count as u64) >> 32) as u32;
         Some(self.first.wrapping_add(offset))
     }

@@ -39,7 +39,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent of a node and waits until it is ready.
+    /// Starts the agent of a node.
     pub fn start(node: &Node, manifests: &Manifests) -> Self {
         Self::start_with(node, "--manifests", manifests.directory())
     }
@@ -69,12 +69,11 @@ impl Agent {
             .host
             .run(move || command.spawn())
             .unwrap_or_else(|error| panic!("start {}: {error}", program().display()));
-        let mut agent = Self { process };
-        agent.wait_ready(node);
-        agent
+        Self { process }
     }
 
-    fn wait_ready(&mut self, node: &Node) {
+    /// Waits until it is healthy: it has then written all it was given.
+    pub fn wait_ready(&mut self, node: &Node) {
         let deadline = Instant::now() + START;
         loop {
             if let Some(status) = self.process.try_wait().expect("wait for one's own child") {

@@ -34,8 +34,9 @@ impl Cluster {
     pub fn start_on<'a>(lab: Lab, manifests: Manifests, services: impl IntoIterator<Item = &'a Service>) -> Self {
         services.into_iter().for_each(|service| manifests.apply(service));
         let servers = lab.start_servers();
-        let agents = lab.nodes.each_ref().map(|node| Some(Agent::start(node, &manifests)));
-        Self { lab, manifests, agents, _servers: servers }
+        let mut cluster = Self { lab, manifests, agents: [None, None], _servers: servers };
+        cluster.restart_agents();
+        cluster
     }
 
     /// node1 and node2.
@@ -48,10 +49,13 @@ impl Cluster {
         self.agents.iter_mut().filter_map(Option::take).for_each(Agent::kill);
     }
 
-    /// Starts the agents that are down.
+    /// Starts the agents that are down, and waits until they are ready.
     pub fn restart_agents(&mut self) {
         for (node, agent) in self.lab.nodes.iter().zip(&mut self.agents) {
             agent.get_or_insert_with(|| Agent::start(node, &self.manifests));
+        }
+        for (node, agent) in self.lab.nodes.iter().zip(self.agents.iter_mut().flatten()) {
+            agent.wait_ready(node);
         }
     }
 }

@@ -62,16 +62,18 @@ impl Load {
         total
     }
 
-    /// Waits until on every path only these pods answer, and each does.
+    /// Waits until on every path each of these pods has answered since any other did.
     pub fn wait_until_answered_by(&self, pods: &[&Host]) {
         let mut names: Vec<&str> = pods.iter().map(|pod| pod.name()).collect();
         names.sort_unstable();
-        let others = || -> Vec<_> {
-            self.traffic.iter().for_each(|(_, traffic)| traffic.forget_answers());
-            thread::sleep(40 * PAUSE);
-            let seen = self.traffic.iter().map(|(path, traffic)| (path, traffic.tally().answers));
-            seen.filter(|(_, answers)| !answers.keys().eq(&names)).collect()
+        let still_differs = |(path, traffic): &(String, Traffic)| {
+            let answers: Vec<String> = traffic.tally().answers.into_keys().collect();
+            if answers.iter().any(|name| !names.contains(&name.as_str())) {
+                traffic.forget_answers();
+            }
+            (answers != names).then(|| format!("{path}: {answers:?}"))
         };
-        eventually(&format!("{names:?} answer on every path"), others, Vec::is_empty);
+        let look = || self.traffic.iter().filter_map(still_differs).collect::<Vec<_>>();
+        eventually(&format!("on every path {names:?} answer"), look, Vec::is_empty);
     }
 }

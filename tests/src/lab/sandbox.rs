@@ -16,10 +16,10 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::{
         prctl,
-        signal::Signal,
-        wait::{WaitStatus, waitpid},
+        signal::{SigSet, SigmaskHow, Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{ForkResult, fork},
+    unistd::{ForkResult, Pid, fork},
 };
 
 use super::cgroup::Cgroup;
@@ -52,25 +52,39 @@ pub fn enter() -> Result<Sandbox, CannotRun> {
         cgroup.remove();
         return Err(missing("new mount, network and process id namespaces", errno));
     }
+    let signals = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
+    let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("block signals");
     // SAFETY: the process has one thread, so the child may go on as any program.
     match unsafe { fork() }.expect("fork") {
         ForkResult::Parent { child } => {
-            let status = waitpid(child, None);
+            let code = wait(child, &signals);
             cgroup.remove();
-            process::exit(match status {
-                Ok(WaitStatus::Exited(_, code)) => code,
-                // What a shell says of a process that a signal ended.
-                Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
-                other => panic!("waitpid: {other:?}"),
-            })
+            process::exit(code)
         }
         ForkResult::Child => {
+            before.thread_set_mask().expect("unblock signals");
             die_with_parent();
             // `/proc` is still the one outside.
             let outer_pid = fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
             make_mounts_private();
             cgroup.enter_process();
             Ok(Sandbox { cgroup, outer_pid: outer_pid.expect("/proc/self names the process") })
+        }
+    }
+}
+
+/// Waits for process 1 of the sandbox and gives its exit code. What asks this process to end, ends process 1, which
+/// itself would ignore it as every process 1 does (`pid_namespaces(7)`).
+fn wait(process_1: Pid, signals: &SigSet) -> i32 {
+    loop {
+        if signals.wait().expect("wait for a signal") != Signal::SIGCHLD {
+            kill(process_1, Signal::SIGKILL).expect("kill one's own child");
+        }
+        match waitpid(process_1, Some(WaitPidFlag::WNOHANG)).expect("wait for one's own child") {
+            WaitStatus::Exited(_, code) => return code,
+            // What a shell says of a process that a signal ended.
+            WaitStatus::Signaled(_, signal, _) => return 128 + signal as i32,
+            _ => {}
         }
     }
 }

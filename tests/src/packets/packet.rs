@@ -246,7 +246,7 @@ impl Packet {
                 ip.udp(*source, *destination).write(&mut frame, &self.payload)
             }
             Transport::Icmp4(icmp) => ip.icmpv4(icmp.clone()).write(&mut frame, &self.payload),
-            Transport::Icmp6(icmp) => ip.icmpv6(icmp.clone()).write(&mut frame, &self.payload),
+            Transport::Icmp6(icmp) => ip.icmpv6(*icmp).write(&mut frame, &self.payload),
             Transport::Other(protocol) => ip.write(&mut frame, IpNumber(*protocol), &self.payload),
         }
         .expect("a packet that fits its length fields");

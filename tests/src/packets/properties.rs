@@ -1,6 +1,6 @@
 //! What must hold for any packet, and for the programs as such.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt::Write as _};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -170,7 +170,8 @@ pub fn sizes(dataplane: &Dataplane) -> Result<String> {
     for hook in HOOKS {
         let info = dataplane.program(hook).info()?;
         let number = |value: Option<u32>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
-        lines += &format!(
+        let _ = write!(
+            lines,
             "\n{:<15} {:>9} {:>11}",
             program_name(hook),
             number(info.verified_instruction_count()),

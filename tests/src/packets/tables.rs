@@ -38,7 +38,7 @@ pub struct TestService {
 }
 
 impl TestService {
-    /// A Service of this name on one port of its ClusterIP.
+    /// A Service of this name on one port of its cluster IP.
     pub fn new(name: &str, protocol: Protocol, frontend: SocketAddr) -> Self {
         let service = Service {
             cluster_ips: vec![frontend.ip()],

@@ -90,9 +90,9 @@ pub struct Net {
     pub narrow_node: IpAddr,
     /// A client outside the cluster.
     pub client: IpAddr,
-    /// A ClusterIP.
+    /// A cluster IP.
     pub cluster_ip: IpAddr,
-    /// Another ClusterIP.
+    /// Another cluster IP.
     pub second_cluster_ip: IpAddr,
     /// An address of a load balancer.
     pub load_balancer: IpAddr,
@@ -110,7 +110,7 @@ const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(a, b, c, d))
 }
 
-/// An address of fd00::/8 (RFC 4193): subnet and host.
+/// An address of `fd00::/8` (RFC 4193): subnet and host.
 const fn v6(subnet: u16, host: u16) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, subnet, 0, 0, 0, 0, host))
 }

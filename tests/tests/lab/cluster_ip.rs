@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lb_tests::lab::{
-    Family, Host, Lab, ReversePathFilter,
+    Family, Host, Lab, ReversePathFilter, agent,
     client::{Ask, Conversation, Outcome, Transport, ways},
     cluster::Cluster,
     manifest::Service,
@@ -94,6 +94,30 @@ pub(crate) fn a_service_without_endpoints_refuses_everybody_at_once(sandbox: San
             let outcome = Ask::new(transport, to).from(client);
             assert_eq!(outcome, Outcome::Refused, "{} to {to} over {transport}", client.name());
         }
+    }
+}
+
+pub(crate) fn every_refusal_is_counted_under_its_reason(sandbox: Sandbox) {
+    const REFUSED: u64 = 10;
+    let empty = Service::new("empty", 1);
+    let cluster = Cluster::start(Lab::new(sandbox, ReversePathFilter::Strict), [&empty]);
+    let [node1, _] = cluster.nodes();
+    let counted = || {
+        let status: serde_json::Value =
+            serde_json::from_str(&agent::ask(node1, &["status", "-o", "json"])).expect("JSON");
+        let counters = status["counters"].as_array().expect("a list of counters").clone();
+        let of_reason = counters.iter().find(|counter| counter["reason"] == "no_endpoints");
+        of_reason.map_or(0, |counter| counter["count"].as_u64().expect("a number"))
+    };
+    assert_eq!(counted(), 0);
+    // Datagrams: a refused TCP SYN is sent once, too, but nothing keeps the kernel from trying again.
+    for client in [&node1.pods[0], &node1.vm, &node1.host] {
+        let before = counted();
+        for _ in 0..REFUSED {
+            let to = empty.cluster_address(Family::V6, Transport::Udp);
+            assert_eq!(Ask::new(Transport::Udp, to).from(client), Outcome::Refused, "{}", client.name());
+        }
+        assert_eq!(counted() - before, REFUSED, "{}", client.name());
     }
 }
 

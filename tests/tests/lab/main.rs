@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         a_loose_reverse_path_filter_makes_no_difference,
         a_pod_reaches_itself_through_its_service,
         a_service_without_endpoints_refuses_everybody_at_once,
+        every_refusal_is_counted_under_its_reason,
         large_transfers_through_a_service_arrive_whole,
         fragments_that_are_for_no_service_pass,
     ));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lb_common::abi::{BackendFlags, Service, ServiceName, SlotRange};
+use lb_common::abi::{Service, ServiceName, SlotRange};
 
 use super::{Applied, Garbage, Reconciler, Tuning};
 use crate::{
@@ -94,8 +94,7 @@ impl<A: Family> Reconciler<A> {
         let mut unique: Vec<u32> = cluster.iter().chain(&local).copied().collect();
         unique.sort_unstable();
         unique.dedup();
-        let flags = |index| self.backends.adopted_flags(index).unwrap_or(0) & BackendFlags::LOCAL;
-        let reference = |index| Reference { index, flags: flags(index) | BackendFlags::SELECTABLE };
+        let reference = |index| Reference { index, flags: self.backends.adopted_flags(index).unwrap_or(0) };
         let references: Box<[Reference]> = unique.into_iter().map(reference).collect();
         references.iter().for_each(|reference| self.backends.take(*reference));
         let (cluster, local) = (cluster.into(), local.into());

@@ -184,11 +184,15 @@ impl<A: Family> Reconciler<A> {
     ) -> Result<u32, ApplyError> {
         let label = label(name)?;
         let index = self.indices.allocate_one().ok_or(ApplyError::Full { table: A::TABLES.services })?;
-        if let Err(error) = maps.set_service(index, value).and_then(|()| maps.set_service_name(index, &label)) {
+        let written = maps
+            .set_service(index, value)
+            .and_then(|()| maps.reset_service_stats(index))
+            .and_then(|()| maps.set_service_name(index, &label));
+        if let Err(error) = written {
             self.indices.release_one(index);
             return Err(error.into());
         }
-        self.writes += 2;
+        self.writes += 3;
         Ok(index)
     }
 

@@ -50,9 +50,8 @@ struct Report {
 
 impl Report {
     /// A check gives what it saw, or panics with it.
-    fn check(&mut self, what: impl ToString, body: impl FnOnce() -> String) {
+    fn check(&mut self, what: &str, body: impl FnOnce() -> String) {
         self.checked += 1;
-        let what = what.to_string();
         match panic::catch_unwind(AssertUnwindSafe(body)) {
             Ok(seen) => println!("ok      {what:<62}  {seen}"),
             Err(cause) => {
@@ -92,7 +91,7 @@ fn addresses(cluster: &Cluster, services: &Services, report: &mut Report) {
     for (what, client, node_port_of, backend, seen) in expected {
         for family in Family::BOTH {
             for (protocol, transports) in PROTOCOLS {
-                report.check(format_args!("{what}, {family} {protocol}"), || {
+                report.check(&format!("{what}, {family} {protocol}"), || {
                     for transport in transports {
                         let path = Path { client, node_port_of, family, transport };
                         let service = services.of(backend);
@@ -113,7 +112,7 @@ const EXCHANGES: usize = 150;
 
 fn spread(cluster: &Cluster, web: &Service, report: &mut Report) {
     for path in paths(&cluster.lab).filter(|path| matches!(path.transport, Transport::Tcp | Transport::Udp)) {
-        report.check(format_args!("spread: {path}"), || {
+        report.check(&format!("spread: {path}"), || {
             let mut answers = BTreeMap::new();
             for _ in 0..EXCHANGES {
                 *answers.entry(path.ask(web).answer(path).backend).or_insert(0_usize) += 1;
@@ -127,7 +126,7 @@ fn spread(cluster: &Cluster, web: &Service, report: &mut Report) {
 
 fn refusals(cluster: &Cluster, empty: &Service, report: &mut Report) {
     for path in paths(&cluster.lab).filter(|path| matches!(path.transport, Transport::Tcp | Transport::Udp)) {
-        report.check(format_args!("no endpoints: {path}"), || {
+        report.check(&format!("no endpoints: {path}"), || {
             let start = Instant::now();
             assert_eq!(path.ask(empty), Outcome::Refused);
             format!("refused after {:.1?}", start.elapsed())

@@ -12,10 +12,6 @@ use crate::packets::{
 
 const IN: Hook = Hook::UplinkIngress;
 
-/// Bytes beyond the MTU that are certainly too many: the kernel's own comparison, on which the programs rely, leaves
-/// room for a VLAN tag of 4 bytes (`__is_skb_forwardable`).
-const BEYOND: usize = 5;
-
 /// A request as it goes on to the other node.
 fn request_out(packet: &Packet, case: Case) -> Packet {
     packet.clone().from(case.masqueraded()).to(case.remote()).forwarded(Interface::Uplink.mac(), OTHER_NODE_MAC)
@@ -85,7 +81,7 @@ fn ways_out(case: Case) -> Vec<Row> {
         ),
         case.row("what does not fit the way out is dropped", to(net.narrow_backend)).dropped(
             IN,
-            fitting(BEYOND),
+            fitting(1),
             Reason::TooBig,
         ),
         case.row("what will be cut into segments that fit is sent", to(net.narrow_backend))
@@ -115,7 +111,7 @@ fn ways_out(case: Case) -> Vec<Row> {
             .counted(Reason::VlanForward),
     ];
     if case.net.name == Net::V4.name {
-        let fragmentable = fitting(BEYOND).ipv4(|ip| ip.dont_fragment = false);
+        let fragmentable = fitting(1).ipv4(|ip| ip.dont_fragment = false);
         rows.push(case.row("what does not fit is not cut up, either", to(net.narrow_backend)).dropped(
             IN,
             fragmentable,

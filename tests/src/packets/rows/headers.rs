@@ -8,7 +8,7 @@ use crate::packets::{Net, Packet, Row, Verdict};
 
 const IN: Hook = Hook::PodIngress;
 
-/// A packet to the ClusterIP becomes one to the endpoint and is otherwise the same.
+/// A packet to the cluster IP becomes one to the endpoint and is otherwise the same.
 fn translated(case: Case, sentence: &str, packet: &Packet) -> Row {
     case.row(sentence, case.one_local()).packet(IN, packet, Verdict::Next, packet.clone().to(case.local()))
 }
@@ -60,9 +60,10 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
             rows.push(translated(case, "a checksum in the other form of zero is one like any other", &zero));
         }
     }
-    match case.net.pod.is_ipv4() {
-        true => rows.extend(ipv4(case, &later)),
-        false => rows.extend(ipv6(case, &later)),
+    if case.net.pod.is_ipv4() {
+        rows.extend(ipv4(case, &later));
+    } else {
+        rows.extend(ipv6(case, &later));
     }
     rows
 }
@@ -117,7 +118,7 @@ fn ipv4(case: Case, packet: &Packet) -> Vec<Row> {
     rows
 }
 
-/// An options header of 8 times `units` bytes: one PadN option (RFC 8200 §4.2).
+/// An options header of 8 times `units` bytes: one `PadN` option (RFC 8200 §4.2).
 fn options(units: usize) -> Ipv6RawExtHeader {
     let mut payload = vec![0; 8 * units - 2];
     (payload[0], payload[1]) = (1, u8::try_from(payload.len() - 2).expect("short"));
@@ -201,7 +202,7 @@ fn chained(packet: &Packet, count: u8) -> bytes::Bytes {
 /// What is neither TCP nor UDP.
 pub(super) fn of_one_family() -> Vec<Row> {
     let mut rows = Vec::new();
-    for net in [Net::V4, Net::V6] {
+    for net in [&Net::V4, &Net::V6] {
         let case = Case { net, protocol: Protocol::Tcp };
         let (pod, service) = (net.pod, net.cluster_ip);
         let row = |sentence: &str| Row::new(format!("{}: {sentence}", net.name), case.one_local());
@@ -222,7 +223,7 @@ pub(super) fn of_one_family() -> Vec<Row> {
             );
         }
     }
-    let tables = Case { net: Net::V4, protocol: Protocol::Tcp }.one_local();
+    let tables = Case { net: &Net::V4, protocol: Protocol::Tcp }.one_local();
     let frame = |kind: u16, payload: &[u8]| {
         let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
         frame.extend(kind.to_be_bytes());
@@ -237,7 +238,7 @@ pub(super) fn of_one_family() -> Vec<Row> {
                 .untouched(Hook::UplinkIngress, frame(kind, &[0x45; 60])),
         );
     }
-    let cross = Case { net: Net::V4, protocol: Protocol::Tcp };
+    let cross = Case { net: &Net::V4, protocol: Protocol::Tcp };
     rows.push(
         Row::new("a Service of one family leaves the other alone", cross.one_local())
             .untouched(IN, Packet::syn(at(Net::V6.pod, CLIENT_PORT), at(Net::V6.cluster_ip, PORT)))

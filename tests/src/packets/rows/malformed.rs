@@ -127,7 +127,7 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
 /// What holds for a family as a whole.
 pub(super) fn of_one_family() -> Vec<Row> {
     let mut rows = Vec::new();
-    for (net, kind) in [(Net::V4, [0x08, 0x00]), (Net::V6, [0x86, 0xdd])] {
+    for (net, kind) in [(&Net::V4, [0x08, 0x00]), (&Net::V6, [0x86, 0xdd])] {
         let case = Case { net, protocol: Protocol::Tcp };
         let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x81, 0, 0, 7];
         frame.extend(kind);

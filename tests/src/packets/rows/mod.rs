@@ -27,7 +27,7 @@ const CLIENT_PORT: u16 = 40_000;
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// The family.
-    pub net: Net,
+    pub net: &'static Net,
     /// The protocol.
     pub protocol: Protocol,
 }
@@ -141,10 +141,10 @@ impl Case {
 
 /// Every case.
 pub const CASES: [Case; 4] = [
-    Case { net: Net::V4, protocol: Protocol::Tcp },
-    Case { net: Net::V4, protocol: Protocol::Udp },
-    Case { net: Net::V6, protocol: Protocol::Tcp },
-    Case { net: Net::V6, protocol: Protocol::Udp },
+    Case { net: &Net::V4, protocol: Protocol::Tcp },
+    Case { net: &Net::V4, protocol: Protocol::Udp },
+    Case { net: &Net::V6, protocol: Protocol::Tcp },
+    Case { net: &Net::V6, protocol: Protocol::Udp },
 ];
 
 /// Tables with a Service of every case, on endpoints here and elsewhere, and one without endpoints.

@@ -13,12 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
 use http::Request;
-use k8s_openapi::api::core::v1::Service;
 use kube::{
-    Api, Client, Config,
-    api::PostParams,
+    Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use nix::{
@@ -236,19 +233,6 @@ async fn try_client(kubeconfig: &Path) -> Result<Client, String> {
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| error.to_string())?;
     Client::try_from(config).map_err(|error| error.to_string())
-}
-
-/// Creates Services, `concurrency` at a time, and returns them as the server made them.
-pub async fn create_services(
-    client: &Client,
-    services: impl IntoIterator<Item = Service>,
-    concurrency: usize,
-) -> Result<Vec<Service>, kube::Error> {
-    let create = |service: Service| async move {
-        let namespace = service.metadata.namespace.as_deref().unwrap_or("default");
-        Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &service).await
-    };
-    stream::iter(services).map(create).buffer_unordered(concurrency).try_collect().await
 }
 
 fn program(name: &str) -> PathBuf {

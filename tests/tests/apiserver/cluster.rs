@@ -49,13 +49,6 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts servers in all pods, the API server, and then the agents.
     pub(crate) fn start(sandbox: Sandbox) -> Self {
-        let mut cluster = Self::start_without_agents(sandbox);
-        cluster.start_agents();
-        cluster
-    }
-
-    /// As [`start`](Self::start), the agents not started.
-    pub(crate) fn start_without_agents(sandbox: Sandbox) -> Self {
         let lab = Arc::new(Lab::new(sandbox, ReversePathFilter::Strict));
         let servers = lab.start_servers();
         let api = ApiHost::new(&lab.router);
@@ -73,7 +66,9 @@ impl Cluster {
             }
             (server, kubeconfigs.try_into().expect("two nodes"))
         });
-        Self { lab, agents: [None, None], kubeconfigs, api, server: Some(server), _servers: servers }
+        let mut cluster = Self { lab, agents: [None, None], kubeconfigs, api, server: Some(server), _servers: servers };
+        cluster.start_agents();
+        cluster
     }
 
     /// node1 and node2.
@@ -81,10 +76,23 @@ impl Cluster {
         self.lab.nodes.each_ref()
     }
 
-    /// Starts the agents that are down.
+    /// Starts the agents that are down, and waits until both are ready.
     pub(crate) fn start_agents(&mut self) {
+        self.start_agents_without_waiting();
+        self.wait_until_ready();
+    }
+
+    /// Starts the agents that are down.
+    pub(crate) fn start_agents_without_waiting(&mut self) {
         for ((node, kubeconfig), agent) in self.lab.nodes.iter().zip(&self.kubeconfigs).zip(&mut self.agents) {
             agent.get_or_insert_with(|| Agent::start_with_kubeconfig(node, kubeconfig));
+        }
+    }
+
+    /// Waits for the agents that run.
+    pub(crate) fn wait_until_ready(&mut self) {
+        for (node, agent) in self.lab.nodes.iter().zip(&mut self.agents) {
+            agent.iter_mut().for_each(|agent| agent.wait_ready(node));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The API server is away, or the agent is.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use lb_tests::{
     lab::{
         Family, Host, Lab, Node, agent,
         client::{Outcome, Transport},
-        cluster::eventually_within,
+        cluster::{eventually, eventually_within},
         load::Load,
         path::{Path, paths},
         sandbox::Sandbox,
@@ -134,6 +135,21 @@ pub(crate) fn agents_are_killed_and_start_again_under_traffic(sandbox: Sandbox) 
     load.assert_unharmed("the agents have caught up");
     for node in cluster.nodes() {
         assert_ne!(first_writes(node), "0", "{}: much had changed", agent::log(node));
+    }
+
+    cluster.kill_agents();
+    cluster.kill_api_server();
+    cluster.start_agents_without_waiting();
+    load.assert_unharmed("agents start while the API server is dead");
+    for node in cluster.nodes() {
+        let unavailable = |health: &io::Result<u16>| matches!(health, Ok(503));
+        eventually("the agent says that it is not ready", || agent::health(node), unavailable).expect("it answers");
+    }
+    cluster.resume_api_server();
+    cluster.wait_until_ready();
+    load.assert_unharmed("the API server is back");
+    for node in cluster.nodes() {
+        assert_eq!(first_writes(node), "0", "{}: nothing had changed", agent::log(node));
     }
 }
 

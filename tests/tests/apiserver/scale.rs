@@ -126,6 +126,7 @@ fn start_again(cluster: &mut Cluster, what: &str, between: fn(&Node)) {
     between(node);
     let start = Instant::now();
     let new = agent.insert(Agent::start_with_kubeconfig(node, &cluster.kubeconfigs[0]));
+    new.wait_ready(node);
     let elapsed = start.elapsed();
     trial::measured(format_args!("an agent that starts {what} is ready after {elapsed:.1?}"));
     assert!(elapsed < START_WITHIN, "{what}: {elapsed:?}");

@@ -92,7 +92,9 @@ impl Cluster {
     /// Waits for the agents that run.
     pub(crate) fn wait_until_ready(&mut self) {
         for (node, agent) in self.lab.nodes.iter().zip(&mut self.agents) {
-            agent.iter_mut().for_each(|agent| agent.wait_ready(node));
+            if let Some(agent) = agent {
+                agent.wait_ready(node);
+            }
         }
     }
 
@@ -169,12 +171,6 @@ impl Cluster {
         });
     }
 
-    /// Waits until a client reaches a Service of the API server on a path.
-    pub(crate) fn wait_until_reached(&self, path: &Path<'_>, service: &Service) {
-        let reached = |outcome: &Outcome| matches!(outcome, Outcome::Reached(_));
-        eventually(&path.to_string(), || ask(path, service), reached);
-    }
-
     /// Runs `ip` with these arguments on the API server's host.
     pub(crate) fn ip_at_api_server(&self, arguments: &str) {
         let arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
@@ -196,6 +192,12 @@ impl Cluster {
 /// One exchange with a Service of the API server.
 pub(crate) fn ask(path: &Path<'_>, service: &Service) -> Outcome {
     Ask::new(path.transport, objects::address(service, path)).from(path.client)
+}
+
+/// Waits until a client reaches a Service of the API server on a path.
+pub(crate) fn wait_until_reached(path: &Path<'_>, service: &Service) {
+    let reached = |outcome: &Outcome| matches!(outcome, Outcome::Reached(_));
+    eventually(&path.to_string(), || ask(path, service), reached);
 }
 
 /// A runtime whose connections belong to one host: one thread at a time drives it, of that host.

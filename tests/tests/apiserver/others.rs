@@ -13,7 +13,7 @@ use lb_tests::lab::{
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, ask},
+    cluster::{Cluster, ask, wait_until_reached},
     objects::{self, NAMESPACE, object, ready},
 };
 
@@ -66,7 +66,7 @@ pub(crate) fn what_is_not_for_this_proxy_is_left_alone_and_the_rest_is_served(sa
 
     // What came last is there: what came before would be, too.
     for path in paths(&cluster.lab) {
-        cluster.wait_until_reached(&path, &mixed);
+        wait_until_reached(&path, &mixed);
     }
     assert_eq!(served(&cluster), all_ports_of("mixed"));
     let log = agent::log(node1);
@@ -87,7 +87,7 @@ pub(crate) fn what_is_not_for_this_proxy_is_left_alone_and_the_rest_is_served(sa
 fn a_label_comes_and_goes(cluster: &Cluster, other: &Service) {
     cluster.patch("other", json!({ "metadata": { "labels": { PROXY_NAME: null } } }));
     for path in paths(&cluster.lab) {
-        cluster.wait_until_reached(&path, other);
+        wait_until_reached(&path, other);
     }
     cluster.patch("other", json!({ "metadata": { "labels": { PROXY_NAME: "" } } }));
     eventually("only mixed is served", || served(cluster), |names| *names == all_ports_of("mixed"));

@@ -19,7 +19,7 @@ use lb_tests::{
 };
 
 use crate::{
-    cluster::{Cluster, ask},
+    cluster::{Cluster, ask, wait_until_reached},
     objects::{self, ready},
 };
 
@@ -44,8 +44,8 @@ pub(crate) fn the_api_server_is_killed_and_comes_back_under_traffic(sandbox: San
     cluster.set_endpoints("web", &ready(&pods));
     cluster.set_endpoints("doomed", &ready(&others));
     for path in paths(&lab) {
-        cluster.wait_until_reached(&path, &doomed);
-        cluster.wait_until_reached(&path, &web);
+        wait_until_reached(&path, &doomed);
+        wait_until_reached(&path, &web);
     }
     let mut load = Load::start_on(paths(&lab).map(|path| (path, objects::address(&web, &path))));
 
@@ -102,8 +102,8 @@ pub(crate) fn agents_are_killed_and_start_again_under_traffic(sandbox: Sandbox) 
         service
     });
     for path in paths(&lab) {
-        cluster.wait_until_reached(&path, &web);
-        cluster.wait_until_reached(&path, &doomed);
+        wait_until_reached(&path, &web);
+        wait_until_reached(&path, &doomed);
     }
     let mut load = Load::start_on(paths(&lab).map(|path| (path, objects::address(&web, &path))));
     load.assert_unharmed("before");

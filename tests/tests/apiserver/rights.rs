@@ -20,7 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, wait_until_reached},
     objects::{self, NAMESPACE, object, ready},
 };
 
@@ -100,7 +100,7 @@ pub(crate) fn reading_services_slices_and_its_own_node_is_all_that_an_agent_need
     let web = cluster.create(objects::web("web"));
     cluster.set_endpoints("web", &ready(&[&node1.pods[1], &node2.pods[0]]));
     for path in paths(&cluster.lab) {
-        cluster.wait_until_reached(&path, &web);
+        wait_until_reached(&path, &web);
     }
     for node in [node1, node2] {
         let log = agent::log(node);
@@ -110,25 +110,26 @@ pub(crate) fn reading_services_slices_and_its_own_node_is_all_that_an_agent_need
     // That the API server indeed keeps the agent of node1 from all else.
     let kubeconfig = cluster.kubeconfigs[0].clone();
     cluster.with_client(async move |_| {
-        let agent = apiserver::client(&kubeconfig).await;
+        let reader = apiserver::client(&kubeconfig).await;
         let all = ListParams::default();
-        Api::<Service>::all(agent.clone()).list(&all).await.expect("list Services");
-        Api::<EndpointSlice>::all(agent.clone()).list(&all).await.expect("list slices");
-        let nodes = Api::<Node>::all(agent.clone());
-        let own = nodes.list(&ListParams::default().fields("metadata.name=node1")).await.expect("list one's Node");
+        Api::<Service>::all(reader.clone()).list(&all).await.expect("list Services");
+        Api::<EndpointSlice>::all(reader.clone()).list(&all).await.expect("list slices");
+        let node_objects = Api::<Node>::all(reader.clone());
+        let own =
+            node_objects.list(&ListParams::default().fields("metadata.name=node1")).await.expect("list one's Node");
         assert_eq!(own.items.len(), 1);
 
-        let services = Api::<Service>::namespaced(agent.clone(), NAMESPACE);
+        let services = Api::<Service>::namespaced(reader.clone(), NAMESPACE);
         let patch = Patch::Merge(json!({ "metadata": { "labels": { "a": "b" } } }));
-        assert_forbidden("list all Nodes", nodes.list(&all).await);
-        assert_forbidden("list another Node", nodes.list(&all.clone().fields("metadata.name=node2")).await);
-        assert_forbidden("change a Service", services.patch("web", &PatchParams::default(), &patch).await);
-        assert_forbidden("change a Node", nodes.patch_status("node1", &PatchParams::default(), &patch).await);
-        assert_forbidden("list Secrets", Api::<Secret>::all(agent.clone()).list(&all).await);
-        assert_forbidden("list Pods", Api::<Pod>::all(agent).list(&all).await);
+        assert_forbidden("list all Nodes", &node_objects.list(&all).await);
+        assert_forbidden("list another Node", &node_objects.list(&all.clone().fields("metadata.name=node2")).await);
+        assert_forbidden("change a Service", &services.patch("web", &PatchParams::default(), &patch).await);
+        assert_forbidden("change a Node", &node_objects.patch_status("node1", &PatchParams::default(), &patch).await);
+        assert_forbidden("list Secrets", &Api::<Secret>::all(reader.clone()).list(&all).await);
+        assert_forbidden("list Pods", &Api::<Pod>::all(reader).list(&all).await);
     });
 }
 
-fn assert_forbidden<T: std::fmt::Debug>(what: &str, result: Result<T, Error>) {
-    assert!(matches!(&result, Err(Error::Api(status)) if status.code == 403), "{what}: {result:?}");
+fn assert_forbidden<T: std::fmt::Debug>(what: &str, result: &Result<T, Error>) {
+    assert!(matches!(result, Err(Error::Api(status)) if status.code == 403), "{what}: {result:?}");
 }

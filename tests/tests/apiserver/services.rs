@@ -14,7 +14,7 @@ use lb_tests::lab::{
 use serde_json::json;
 
 use crate::{
-    cluster::{Cluster, ask},
+    cluster::{Cluster, ask, wait_until_reached},
     objects::{self, State, ready},
 };
 
@@ -52,7 +52,7 @@ pub(crate) fn endpoints_come_and_go_under_traffic_and_nobody_notices(sandbox: Sa
     let web = cluster.create(objects::web("web"));
     cluster.set_endpoints("web", &ready(&[a, b]));
     for path in paths(&cluster.lab) {
-        cluster.wait_until_reached(&path, &web);
+        wait_until_reached(&path, &web);
         assert_each_sees_the_client(&path, &web, &[a, b]);
     }
 
@@ -84,17 +84,17 @@ pub(crate) fn services_change_and_go_under_traffic(sandbox: Sandbox) {
     let web = cluster.create(objects::web("web"));
     cluster.set_endpoints("web", &ready(&pods));
     for path in paths(&cluster.lab) {
-        cluster.wait_until_reached(&path, &web);
+        wait_until_reached(&path, &web);
     }
 
-    let web = ports_change(&cluster, web);
-    let web = the_type_changes(&cluster, web);
+    let web = ports_change(&cluster, &web);
+    let web = the_type_changes(&cluster, &web);
     it_is_deleted_and_made_anew(&cluster, &web);
 }
 
 /// The port and the node port of HTTP change; the other ports do not notice.
-fn ports_change(cluster: &Cluster, web: Service) -> Service {
-    let mut load = load(paths(&cluster.lab), &web);
+fn ports_change(cluster: &Cluster, web: &Service) -> Service {
+    let mut load = load(paths(&cluster.lab), web);
     let mut ports = web.spec.clone().expect("a Service has a spec").ports.expect("it has ports");
     let http = ports.last_mut().expect("it has ports");
     assert_eq!(http.name.as_deref(), Some("http"));
@@ -103,8 +103,8 @@ fn ports_change(cluster: &Cluster, web: Service) -> Service {
     http.node_port = Some(30_005);
     let changed = cluster.patch("web", json!({ "spec": { "ports": ports } }));
     for path in paths(&cluster.lab).filter(|path| path.transport == Transport::Http) {
-        cluster.wait_until_reached(&path, &changed);
-        let outcome = ask(&path, &web);
+        wait_until_reached(&path, &changed);
+        let outcome = ask(&path, web);
         assert_nobody(&path, &outcome, "the old port");
     }
     load.assert_unharmed("the port of HTTP changes");
@@ -112,21 +112,21 @@ fn ports_change(cluster: &Cluster, web: Service) -> Service {
 }
 
 /// To `ClusterIP` and back: the cluster IP does not notice, and the node port is closed meanwhile.
-fn the_type_changes(cluster: &Cluster, web: Service) -> Service {
+fn the_type_changes(cluster: &Cluster, web: &Service) -> Service {
     let inside = || paths(&cluster.lab).filter(|path| path.node_port_of.is_none());
     let outside = || paths(&cluster.lab).filter(|path| path.node_port_of.is_some());
-    let mut load = load(inside(), &web);
+    let mut load = load(inside(), web);
     let cluster_ip = cluster.patch("web", json!({ "spec": { "type": "ClusterIP" } }));
     assert!(objects::port(&cluster_ip, Transport::Http).node_port.is_none(), "{cluster_ip:?}");
     for path in outside() {
         // Nobody else listens there.
         let refused = |outcome: &Outcome| *outcome == Outcome::Refused;
-        eventually(&format!("{path} as ClusterIP"), || ask(&path, &web), refused);
+        eventually(&format!("{path} as ClusterIP"), || ask(&path, web), refused);
     }
     load.assert_unharmed("NodePort becomes ClusterIP");
     let web = cluster.patch("web", json!({ "spec": { "type": "NodePort" } }));
     for path in outside() {
-        cluster.wait_until_reached(&path, &web);
+        wait_until_reached(&path, &web);
     }
     load.assert_unharmed("ClusterIP becomes NodePort");
     web
@@ -159,7 +159,7 @@ fn it_is_deleted_and_made_anew(cluster: &Cluster, old: &Service) {
     let pods = [&node1.pods[1], &node2.pods[0]];
     cluster.set_endpoints("web", &ready(&pods));
     for path in paths(&cluster.lab) {
-        cluster.wait_until_reached(&path, &anew);
+        wait_until_reached(&path, &anew);
         assert_each_sees_the_client(&path, &anew, &pods);
     }
     // The API server may give the node ports out again.

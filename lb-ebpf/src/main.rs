@@ -18,6 +18,13 @@
     target_arch = "bpf",
     expect(unreachable_pub, reason = "what the object exports is `pub` by the rules of aya's macros")
 )]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(
+        linker_messages,
+        reason = "bpf-linker tries a linker script of rustc's as a library before it finds the right one"
+    )
+)]
 
 #[cfg(target_arch = "bpf")]
 mod balance;

@@ -41,7 +41,7 @@ A map of node1's agent, by field names:
 
 /// Services balanced between hosts by our programs, in a lab of network namespaces.
 #[derive(Parser)]
-#[command(name = "cargo xtask run --", after_help = AFTER_HELP)]
+#[command(name = "cargo xtask run", after_help = AFTER_HELP)]
 struct Options {
     /// Check every path once, print a line for each, and leave: 0 if all hold
     #[arg(long)]

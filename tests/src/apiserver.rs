@@ -13,12 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
 use http::Request;
-use k8s_openapi::api::core::v1::Service;
 use kube::{
-    Api, Client, Config,
-    api::PostParams,
+    Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use nix::{
@@ -60,7 +57,7 @@ impl ApiServer {
         let mut this = Self { directory, address, etcd: None, server: None };
         fs::write(this.directory.join("tokens.csv"), format!("{TOKEN},lb-test,lb-test,\"system:masters\"\n"))
             .expect("write the tokens");
-        fs::write(this.kubeconfig(), this.kubeconfig_text()).expect("write the kubeconfig");
+        fs::write(this.kubeconfig(), this.kubeconfig_text(TOKEN)).expect("write the kubeconfig");
         this.resume().await;
         this
     }
@@ -87,14 +84,34 @@ impl ApiServer {
         }
     }
 
+    /// Ends both servers as a crash would; the data stays. They can be [resumed](Self::resume).
+    pub fn kill(&mut self) {
+        for mut child in [self.server.take(), self.etcd.take()].into_iter().flatten() {
+            child.kill().expect("the process is our child");
+            child.wait().expect("the process is our child");
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The kubeconfig of a user who may do everything.
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory.join("kubeconfig")
     }
 
+    /// Writes a kubeconfig for the bearer of another token, under a name of its own.
+    pub fn write_kubeconfig(&self, name: &str, token: &str) -> PathBuf {
+        let path = self.directory.join(format!("{name}.kubeconfig"));
+        fs::write(&path, self.kubeconfig_text(token)).expect("write the kubeconfig");
+        path
+    }
+
     /// A client of that user.
     pub async fn client(&self) -> Client {
-        self.try_client().await.expect("the kubeconfig is ours")
+        client(&self.kubeconfig()).await
     }
 
     /// Which of the servers ended by itself.
@@ -104,16 +121,9 @@ impl ApiServer {
         children.into_iter().find_map(|(child, name)| is_over(child.as_mut()?).then_some(name))
     }
 
-    async fn try_client(&self) -> Result<Client, String> {
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).map_err(|error| error.to_string())?;
-        let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| error.to_string())?;
-        Client::try_from(config).map_err(|error| error.to_string())
-    }
-
     async fn is_ready(&self) -> bool {
         // There is no certificate to trust before the server has made it.
-        let Ok(client) = self.try_client().await else { return false };
+        let Ok(client) = try_client(&self.kubeconfig()).await else { return false };
         let request = Request::get("/readyz").body(Vec::new()).expect("a valid request");
         client.request_text(request).await.is_ok_and(|answer| answer == "ok")
     }
@@ -172,7 +182,7 @@ impl ApiServer {
         self.directory.join("certificates")
     }
 
-    fn kubeconfig_text(&self) -> String {
+    fn kubeconfig_text(&self, token: &str) -> String {
         let (address, certificate) = (self.address, self.certificates().join("apiserver.crt"));
         format!(
             "apiVersion: v1
@@ -186,7 +196,7 @@ clusters:
   cluster: {{server: 'https://{address}', certificate-authority: '{}'}}
 users:
 - name: test
-  user: {{token: {TOKEN}}}
+  user: {{token: {token}}}
 ",
             certificate.display()
         )
@@ -213,17 +223,16 @@ impl Drop for ApiServer {
     }
 }
 
-/// Creates Services, `concurrency` at a time, and returns them as the server made them.
-pub async fn create_services(
-    client: &Client,
-    services: impl IntoIterator<Item = Service>,
-    concurrency: usize,
-) -> Result<Vec<Service>, kube::Error> {
-    let create = |service: Service| async move {
-        let namespace = service.metadata.namespace.as_deref().unwrap_or("default");
-        Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &service).await
-    };
-    stream::iter(services).map(create).buffer_unordered(concurrency).try_collect().await
+/// A client of the user of a kubeconfig that a running [`ApiServer`] wrote.
+pub async fn client(kubeconfig: &Path) -> Client {
+    try_client(kubeconfig).await.expect("the kubeconfig is ours")
+}
+
+async fn try_client(kubeconfig: &Path) -> Result<Client, String> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(|error| error.to_string())?;
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| error.to_string())?;
+    Client::try_from(config).map_err(|error| error.to_string())
 }
 
 fn program(name: &str) -> PathBuf {

@@ -7,7 +7,7 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fmt, fs,
     io::{Read, Seek},
     panic,
     path::Path,
@@ -58,6 +58,8 @@ macro_rules! sandboxed {
 const EXACT: &str = "--exact-trial";
 /// How the program then says that it cannot (the convention of GNU Automake for skipped tests).
 const CANNOT_RUN: u8 = 77;
+/// What the lines begin with that are shown of a test that passes, too.
+const MEASURED: &str = "measured: ";
 /// How long a test may take before it is ended. Several times what the slowest takes on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -92,13 +94,16 @@ pub fn command(name: &str) -> Command {
 fn judge(name: &str) -> Result<Completion, Failed> {
     let mut output = tempfile::tempfile()?;
     let status = command(name).stdout(output.try_clone()?).stderr(output.try_clone()?).status()?;
-    if status.success() {
-        return Ok(Completion::Completed);
-    }
     let mut text = Vec::new();
     output.rewind()?;
     output.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text);
+    if status.success() {
+        // In one piece, since other tests end meanwhile.
+        let measured = text.lines().filter_map(|line| Some(format!("{name}: {}\n", line.strip_prefix(MEASURED)?)));
+        print!("{}", measured.collect::<String>());
+        return Ok(Completion::Completed);
+    }
     if status.code() == Some(CANNOT_RUN.into()) { cannot_run(&text) } else { Err(format!("{status}\n{text}").into()) }
 }
 
@@ -143,6 +148,11 @@ fn run_sandboxed(body: fn(Sandbox)) -> ExitCode {
             exit(1);
         }
     }
+}
+
+/// Prints something that was measured: it is shown even when the test passes.
+pub fn measured(text: impl fmt::Display) {
+    println!("{MEASURED}{text}");
 }
 
 /// Prints the logs that the agents of a lab wrote.

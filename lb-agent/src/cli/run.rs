@@ -14,6 +14,9 @@ use tracing_subscriber::EnvFilter;
 use super::PinArguments;
 use crate::run::{Configuration, Source, run};
 
+/// The API client logs every failed request as an error; that a watch broke, and works again, is said by the watch.
+const LOG_FILTER: &str = "info,kube_client=off";
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Watch the API server of this kubeconfig. Without this and --manifests: the cluster whose pod this is.
@@ -43,7 +46,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     /// Which lines are logged: a level, or directives as of the `tracing` crate.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "RUST_LOG", value_parser = log_filter)]
+    #[arg(long, value_name = "FILTER", default_value = LOG_FILTER, env = "RUST_LOG", value_parser = log_filter)]
     log_level: String,
     /// Log packets that start a flow, or are refused or dropped, one line each. Slow.
     #[arg(long)]

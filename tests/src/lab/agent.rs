@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::process::CommandExt,
@@ -18,6 +18,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 
 use super::{LOG, Node, manifest::Manifests, sandbox::CannotRun};
 
@@ -40,6 +41,15 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent of a node.
     pub fn start(node: &Node, manifests: &Manifests) -> Self {
+        Self::start_with(node, "--manifests", manifests.directory())
+    }
+
+    /// As [`start`](Self::start), to follow the API server of a kubeconfig.
+    pub fn start_with_kubeconfig(node: &Node, kubeconfig: &Path) -> Self {
+        Self::start_with(node, "--kubeconfig", kubeconfig)
+    }
+
+    fn start_with(node: &Node, source: &str, path: &Path) -> Self {
         let log_path = node.directory().join(LOG);
         let log = OpenOptions::new().create(true).append(true).open(&log_path).expect("open in /run");
         let mut command = Command::new(program());
@@ -48,8 +58,8 @@ impl Agent {
             .arg(node.bpffs())
             .arg("--cgroup")
             .arg(node.cgroup())
-            .arg("--manifests")
-            .arg(manifests.directory())
+            .arg(source)
+            .arg(path)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))
             .stderr(log);
@@ -82,6 +92,11 @@ impl Agent {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Kills it with `SIGKILL`.
     pub fn kill(mut self) {
         self.process.kill().expect("kill one's own child");
@@ -103,6 +118,17 @@ pub fn ask(node: &Node, arguments: &[&str]) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "lb-agent {}: {}\n{error}", arguments.join(" "), output.status);
     String::from_utf8(output.stdout).expect("the agent writes UTF-8")
+}
+
+/// The ports of Services in the maps of a node, as `lb-agent service list -o json` shows them.
+pub fn list_services(node: &Node) -> Vec<Value> {
+    let list: Value = serde_json::from_str(&ask(node, &["service", "list", "-o", "json"])).expect("JSON");
+    list["items"].as_array().expect("a list").clone()
+}
+
+/// What the agents of a node have logged, one after the other.
+pub fn log(node: &Node) -> String {
+    fs::read_to_string(node.directory().join(LOG)).expect("read in /run")
 }
 
 /// The status code of `/healthz`.

@@ -64,14 +64,24 @@ impl Cluster {
 const PROPAGATION: Duration = Duration::from_secs(5);
 
 /// Waits until something has come true. Panics with what was seen last if it does not.
-pub fn eventually<S: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> S, holds: impl Fn(&S) -> bool) -> S {
-    let deadline = Instant::now() + PROPAGATION;
+pub fn eventually<S: std::fmt::Debug>(what: &str, look: impl FnMut() -> S, holds: impl Fn(&S) -> bool) -> S {
+    eventually_within(PROPAGATION, what, look, holds)
+}
+
+/// As [`eventually`], for what may take another time.
+pub fn eventually_within<S: std::fmt::Debug>(
+    limit: Duration,
+    what: &str,
+    mut look: impl FnMut() -> S,
+    holds: impl Fn(&S) -> bool,
+) -> S {
+    let deadline = Instant::now() + limit;
     loop {
         let seen = look();
         if holds(&seen) {
             return seen;
         }
-        assert!(Instant::now() < deadline, "not after {PROPAGATION:?}: {what}; last seen: {seen:?}");
+        assert!(Instant::now() < deadline, "not after {limit:?}: {what}; last seen: {seen:?}");
         thread::sleep(Duration::from_millis(10));
     }
 }

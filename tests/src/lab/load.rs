@@ -1,14 +1,14 @@
 //! Traffic from every kind of client, and connections that stay open, while something happens that none of them must
 //! notice.
 
-use std::{thread, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use super::{
     Host,
     client::{Conversation, Transport},
     cluster::{Cluster, eventually},
     manifest::Service,
-    path::paths,
+    path::{Path, paths},
     traffic::Traffic,
 };
 
@@ -24,9 +24,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 impl Load {
     /// Opens the connections and starts the traffic.
     pub fn start(cluster: &Cluster, service: &Service) -> Self {
+        Self::start_on(paths(&cluster.lab).map(|path| (path, path.address(service))))
+    }
+
+    /// As [`start`](Self::start), on paths of choice, each to an address.
+    pub fn start_on<'a>(paths: impl IntoIterator<Item = (Path<'a>, SocketAddr)>) -> Self {
         let (mut traffic, mut conversations) = (Vec::new(), Vec::new());
-        for path in paths(&cluster.lab) {
-            let to = path.address(service);
+        for (path, to) in paths {
             if path.transport == Transport::Tcp {
                 match Conversation::open(path.client, to) {
                     Ok(conversation) => conversations.push((path.to_string(), conversation)),

@@ -1,12 +1,32 @@
-//! Tests against the real Kubernetes API server.
+//! Tests against the real Kubernetes API server: of the server itself, and of agents that follow it.
 
+mod cluster;
+mod objects;
+mod others;
+mod outage;
+mod rights;
+mod scale;
 mod server;
+mod services;
 
 use std::process::ExitCode;
 
 use lb_tests::{sandboxed, trial};
 
 fn main() -> ExitCode {
-    let tests = sandboxed!(server: a_service_is_there_after_a_restart, thousands_of_services_are_created_at_once);
-    trial::main(tests.into())
+    let mut tests = Vec::new();
+    // The longest first, so that the others run beside it.
+    tests.extend(sandboxed!(scale: five_thousand_services_in_one_go));
+    tests.extend(sandboxed!(
+        services: endpoints_come_and_go_under_traffic_and_nobody_notices,
+        services_change_and_go_under_traffic,
+    ));
+    tests.extend(sandboxed!(
+        outage: the_api_server_is_killed_and_comes_back_under_traffic,
+        agents_are_killed_and_start_again_under_traffic,
+    ));
+    tests.extend(sandboxed!(others: what_is_not_for_this_proxy_is_left_alone_and_the_rest_is_served));
+    tests.extend(sandboxed!(rights: reading_services_slices_and_its_own_node_is_all_that_an_agent_needs));
+    tests.extend(sandboxed!(server: a_service_is_there_after_a_restart));
+    trial::main(tests)
 }

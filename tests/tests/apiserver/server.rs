@@ -1,24 +1,26 @@
 //! The API server itself, as the other tests here rely on it.
 
-use std::{net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, Client,
-    api::{ListParams, ObjectMeta},
+    api::{ListParams, PostParams},
 };
 use lb_tests::{
-    apiserver::{self, ApiServer},
-    lab::{Family, Host, Lab, ReversePathFilter, sandbox::Sandbox},
+    apiserver::ApiServer,
+    lab::{Family, Lab, ReversePathFilter, sandbox::Sandbox},
 };
+
+use crate::objects::{self, NAMESPACE};
 
 const PORT: u16 = 6443;
 
 pub(crate) fn a_service_is_there_after_a_restart(sandbox: Sandbox) {
     on_the_client_host(sandbox, async |mut server| {
-        let created =
-            apiserver::create_services(&server.client().await, [service("web", "RequireDualStack")], 1).await.unwrap();
-        let addresses = created[0].spec.as_ref().and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
+        let wanted = objects::web("web");
+        let created = services(&server.client().await).create(&PostParams::default(), &wanted).await.unwrap();
+        let addresses = created.spec.as_ref().and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
         assert!(addresses[0].starts_with("10.96.") && addresses[1].starts_with("fd00:10:96::"), "{addresses:?}");
 
         server.stop().await;
@@ -27,22 +29,7 @@ pub(crate) fn a_service_is_there_after_a_restart(sandbox: Sandbox) {
 
         server.resume().await;
         let found = services(&server.client().await).get("web").await.unwrap();
-        assert_eq!((found.metadata.uid, found.spec), (created[0].metadata.uid.clone(), created[0].spec.clone()));
-    });
-}
-
-pub(crate) fn thousands_of_services_are_created_at_once(sandbox: Sandbox) {
-    const COUNT: usize = 5_000;
-    on_the_client_host(sandbox, async |server| {
-        let client = server.client().await;
-        let start = Instant::now();
-        // Of one family: for each address it gives out, the API server counts all those that it gave out before.
-        let wanted = (0..COUNT).map(|number| service(&format!("web-{number}"), "SingleStack"));
-        let created = apiserver::create_services(&client, wanted, 50).await.unwrap();
-        println!("{COUNT} Services in {:?}", start.elapsed());
-        assert_eq!(created.len(), COUNT);
-        // And the one that the API server makes for itself.
-        assert_eq!(services(&client).list(&ListParams::default()).await.unwrap().items.len(), COUNT + 1);
+        assert_eq!((found.metadata.uid, found.spec), (created.metadata.uid, created.spec));
     });
 }
 
@@ -50,31 +37,14 @@ pub(crate) fn thousands_of_services_are_created_at_once(sandbox: Sandbox) {
 fn on_the_client_host(sandbox: Sandbox, test: impl AsyncFnOnce(ApiServer) + Send + 'static) {
     let lab = Lab::new(sandbox, ReversePathFilter::Strict);
     let address = SocketAddr::new(lab.client.address(Family::V4), PORT);
-    block_on(&lab.client, async move || {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        test(ApiServer::start(directory.path(), address).await).await;
-    });
-}
-
-fn block_on(host: &Host, work: impl AsyncFnOnce() + Send + 'static) {
-    host.run(|| {
+    lab.client.run(move || {
+        // In memory, and gone with the sandbox.
+        let directory = tempfile::tempdir_in("/run").expect("a temporary directory");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(work());
+        runtime.block_on(async { test(ApiServer::start(directory.path(), address).await).await });
     });
 }
 
 fn services(client: &Client) -> Api<Service> {
-    Api::namespaced(client.clone(), "default")
-}
-
-fn service(name: &str, families: &str) -> Service {
-    Service {
-        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-        spec: Some(ServiceSpec {
-            ip_family_policy: Some(families.to_owned()),
-            ports: Some(vec![ServicePort { port: 80, ..ServicePort::default() }]),
-            ..ServiceSpec::default()
-        }),
-        ..Service::default()
-    }
+    Api::namespaced(client.clone(), NAMESPACE)
 }

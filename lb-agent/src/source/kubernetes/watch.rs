@@ -21,7 +21,7 @@ use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{
     arrived::Arrived,
@@ -175,11 +175,6 @@ impl<K: Reduce> OneKind<'_, K> {
         let state = WatchState { watch: Watch::Api(K::KIND), problem };
         if self.told.as_ref() == Some(&state) {
             return Ok(());
-        }
-        if let Some(problem) = &state.problem {
-            warn!(kind = K::KIND.name(), problem, "watch failed; the last state stays in force");
-        } else {
-            info!(kind = K::KIND.name(), "watch works");
         }
         self.told = Some(state.clone());
         self.send(SourceMessage::State(state)).await

@@ -165,7 +165,7 @@ fn refuse<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
 enum Choice {
     /// No frontend.
     NotOurs,
-    /// A frontend, and `NewFlow` names the backend.
+    /// A frontend, and `Work` names the backend.
     Backend,
     /// A frontend without endpoints.
     Refuse,

@@ -428,32 +428,3 @@ fn a_node_that_leaves_its_zone_changes_only_what_has_hints() {
     let flags = world.existing().backends.iter().map(|(_, backend)| backend.flags).collect::<Vec<_>>();
     assert_eq!(flags, [0, BackendFlags::SELECTABLE], "the other keeps its flows and gets no new ones");
 }
-
-/// Maps that cost nothing, to see what the model alone costs: `cargo test --release -p lb-agent -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn time_and_memory_of_10000_services_of_10_endpoints() {
-    let resident = || {
-        let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc");
-        statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4 / 1024
-    };
-    let mut world = World::new(Fake::default());
-    let at_start = resident();
-    let (services, slices) = many(10_000);
-    let with_lists = resident();
-    let start = Instant::now();
-    world.list(services, slices);
-    println!("inputs: {:?}", start.elapsed());
-    let start = Instant::now();
-    let report = world.sync_all();
-    println!("first sync: {:?}, {} writes into a map in memory", start.elapsed(), report.writes);
-    println!("resident: {at_start} MiB at start, {with_lists} with the lists, {} after (maps included)", resident());
-    let start = Instant::now();
-    world.slice("s5000", &["11.0.0.1"]);
-    world.sync_all();
-    println!("one change: {:?}", start.elapsed());
-    let start = Instant::now();
-    world.restart();
-    world.sync_all();
-    println!("restart: {:?}", start.elapsed());
-}

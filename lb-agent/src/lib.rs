@@ -11,6 +11,7 @@
 
 pub mod controller;
 pub mod dataplane;
+pub mod jiffies;
 pub mod loader;
 pub mod model;
 pub mod network;

@@ -4,7 +4,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use lb_common::{
     abi::{
-        Backend, Frontend, FrontendFlags, FrontendKey, NODE_PORT_LOOPBACK, Reason, Service, ServiceFlags, SlotRange,
+        Address, Backend, Frontend, FrontendFlags, FrontendKey, NODE_PORT_LOOPBACK, Reason, Service, ServiceFlags,
+        SlotRange,
     },
     hash,
 };
@@ -29,6 +30,10 @@ pub fn frontend<F: Family>(
     protocol: u8,
     own_loopback: bool,
 ) -> Result<Option<Frontend>, Reason> {
+    // The unspecified address is the key of node ports, and nobody's destination: `connect` turns it into loopback.
+    if address == F::Address::UNSPECIFIED {
+        return Ok(None);
+    }
     if let Some(frontend) = lookup::<F>(&FrontendKey::new(address, port, protocol))? {
         return Ok(Some(frontend));
     }
@@ -41,7 +46,7 @@ pub fn frontend<F: Family>(
     if flags & NODE_PORT_LOOPBACK != 0 && !own_loopback {
         return Ok(None);
     }
-    lookup::<F>(&FrontendKey::new(<F::Address as lb_common::abi::Address>::UNSPECIFIED, port, protocol))
+    lookup::<F>(&FrontendKey::new(F::Address::UNSPECIFIED, port, protocol))
 }
 
 #[inline(always)]

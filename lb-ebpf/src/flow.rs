@@ -10,6 +10,7 @@ use lb_common::{
 
 use crate::{
     family::Family,
+    maps::TICKS_PER_SECOND,
     packet::{Packet, tcp},
 };
 
@@ -65,6 +66,39 @@ pub fn lookup<F: Family>(tuple: &Tuple<F::Address>) -> Option<Known<F::Address>>
     })
 }
 
+/// How long a tuple whose flow has gone quiet is kept from other flows, in seconds. The defaults of Linux' connection
+/// tracking (`net.netfilter.nf_conntrack_*_timeout`) and, for established connections, of kube-proxy.
+mod idle {
+    /// A connection that ended with a FIN (`tcp_timeout_time_wait` is twice that of a socket's; a socket's is enough:
+    /// what comes later belongs to nobody).
+    pub const CLOSED: u64 = 60;
+    /// One that was reset (`tcp_timeout_close`).
+    pub const RESET: u64 = 10;
+    /// One that was never established (`tcp_timeout_syn_recv`).
+    pub const OPENING: u64 = 60;
+    /// One that is open (`--conntrack-tcp-timeout-established` of kube-proxy).
+    pub const ESTABLISHED: u64 = 24 * 60 * 60;
+    /// UDP (`udp_timeout_stream`).
+    pub const UDP: u64 = 120;
+}
+
+/// For how many ticks a flow may be quiet in a direction that was last seen in this state.
+#[inline(always)]
+fn lifetime(protocol: u32, state: u8) -> u64 {
+    let seconds = if protocol == Protocol::Udp as u32 {
+        idle::UDP
+    } else if state & TcpState::RST != 0 {
+        idle::RESET
+    } else if state & TcpState::FIN != 0 {
+        idle::CLOSED
+    } else if state & TcpState::ESTABLISHED != 0 {
+        idle::ESTABLISHED
+    } else {
+        idle::OPENING
+    };
+    seconds * u64::from(TICKS_PER_SECOND.load())
+}
+
 impl<A: Address> Known<A> {
     /// Notes that a packet of the flow passed.
     ///
@@ -72,17 +106,29 @@ impl<A: Address> Known<A> {
     /// stamp is about now anyway, and the state is a set of bits that only ever makes a flow look older. Two CPUs that
     /// see packets of one flow at once may lose one of two bits; the next packet sets it.
     #[inline(always)]
-    pub fn seen(&self, packet: &Packet<A>) {
+    pub fn seen<F: Family<Address = A>>(&self, packet: &Packet<A>) {
         let now = now();
-        let state = self.tcp_state | tcp_state(packet.tcp_flags);
-        // Unchanged values are not stored: the cache line stays shared between CPUs.
-        // SAFETY: as in `lookup`; the fields are plain integers.
+        // SAFETY: as in `lookup`; the fields are plain integers. Unchanged values are not stored: the cache line stays
+        // shared between CPUs.
         unsafe {
             if self.last_seen != now {
                 (*self.entry).last_seen = now;
             }
-            if matches!(packet.protocol(), Protocol::Tcp) && self.tcp_state != state {
-                (*self.entry).tcp_state = state;
+            if matches!(packet.protocol(), Protocol::Udp) {
+                return;
+            }
+            let seen = tcp_state(packet.tcp_flags);
+            // A SYN begins anew: what an earlier connection on the same tuple left does not count.
+            let state = if packet.tcp_flags & tcp::SYN != 0 { seen } else { self.tcp_state | seen };
+            if self.tcp_state == state {
+                return;
+            }
+            (*self.entry).tcp_state = state;
+            if seen & TcpState::RST != 0
+                && let Some(other) = F::flows().get_ptr_mut(&self.to.reversed())
+            {
+                // A RST is answered by nothing: the other direction has to be told.
+                (*other).tcp_state |= TcpState::RST;
             }
         }
     }
@@ -90,7 +136,8 @@ impl<A: Address> Known<A> {
     /// Whether the flow must be given a backend again.
     ///
     /// A UDP exchange ends when its endpoint is gone. A TCP connection is never moved (kube-proxy does not touch them
-    /// either): only a new one on the same tuple is, when its former backend takes none any more.
+    /// either): only a new one on the same tuple is picked for again, when the former has ended or its backend takes
+    /// none any more.
     #[inline(always)]
     pub fn is_stale<F: Family<Address = A>>(&self, packet: &Packet<A>) -> bool {
         if self.direction != FlowDirection::Request as u8 {
@@ -100,9 +147,22 @@ impl<A: Address> Known<A> {
             Protocol::Udp => current_backend::<F>(self.backend, self.generation).is_none(),
             Protocol::Tcp => {
                 packet.opens_connection()
-                    && current_backend::<F>(self.backend, self.generation)
-                        .is_none_or(|backend| backend.flags & BackendFlags::SELECTABLE == 0)
+                    && (self.tcp_state & (TcpState::FIN | TcpState::RST) != 0
+                        || current_backend::<F>(self.backend, self.generation)
+                            .is_none_or(|backend| backend.flags & BackendFlags::SELECTABLE == 0))
             }
+        }
+    }
+
+    /// Whether a packet that has the tuple of this reply belongs to something else: the endpoint answers a client that
+    /// reached it by itself, from a port that it had used for the Service before. A new handshake cannot be of a
+    /// connection that has ended, since its own SYN would have entered another flow; a datagram cannot be of an exchange
+    /// that was silent for so long that a server forgets it.
+    #[inline(always)]
+    pub fn is_foreign(&self, packet: &Packet<A>) -> bool {
+        match packet.protocol() {
+            Protocol::Udp => now().wrapping_sub(self.last_seen) > lifetime(Protocol::Udp as u32, 0),
+            Protocol::Tcp => packet.tcp_flags & tcp::SYN != 0 && self.tcp_state & (TcpState::FIN | TcpState::RST) != 0,
         }
     }
 }
@@ -113,11 +173,10 @@ fn current_backend<F: Family>(index: u32, generation: u32) -> Option<&'static Ba
     F::backends().get(index).filter(|backend| backend.generation == generation)
 }
 
-/// Whether the connection that an entry belongs to has ended, so that its tuple can be taken by another.
+/// Whether the flow that an entry of this tuple belongs to has ended, so that another may take the tuple.
 #[inline(always)]
 pub fn is_over<F: Family>(flow: &Flow<F::Address>) -> bool {
-    flow.tcp_state & (TcpState::FIN | TcpState::RST) != 0
-        || current_backend::<F>(flow.backend, flow.generation).is_none()
+    now().wrapping_sub(flow.last_seen) > lifetime(flow.to.protocol, flow.tcp_state)
 }
 
 /// The bits of [`TcpState`] that a segment's flags mean.

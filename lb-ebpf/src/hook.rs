@@ -29,11 +29,15 @@ pub enum Verdict {
     Redirected = 2,
 }
 
-/// Where a packet path begins: a hook and which side of the node it looks at.
+/// Where a packet meets a program.
 pub trait Place {
     /// The hook, as flow entries name it.
     const HOOK: Hook;
-    /// The hook at which replies of flows that start here, and go through the stack, are translated back.
+}
+
+/// A place where flows begin.
+pub trait Entrance: Place {
+    /// Where replies of flows that begin here and go through the stack are translated back.
     const REPLY_HOOK: Hook;
     /// Packets come from a pod: `Local` external policies do not apply to them.
     const INSIDE: bool;
@@ -50,23 +54,23 @@ pub struct UplinkEgress;
 
 impl Place for PodIngress {
     const HOOK: Hook = Hook::PodIngress;
-    const REPLY_HOOK: Hook = Hook::PodEgress;
-    const INSIDE: bool = true;
 }
 impl Place for UplinkIngress {
     const HOOK: Hook = Hook::UplinkIngress;
-    const REPLY_HOOK: Hook = Hook::UplinkEgress;
-    const INSIDE: bool = false;
 }
 impl Place for PodEgress {
     const HOOK: Hook = Hook::PodEgress;
-    const REPLY_HOOK: Hook = Hook::PodIngress;
-    const INSIDE: bool = false;
 }
 impl Place for UplinkEgress {
     const HOOK: Hook = Hook::UplinkEgress;
-    const REPLY_HOOK: Hook = Hook::UplinkIngress;
+}
+impl Entrance for PodIngress {
+    const REPLY_HOOK: Hook = PodEgress::HOOK;
     const INSIDE: bool = true;
+}
+impl Entrance for UplinkIngress {
+    const REPLY_HOOK: Hook = UplinkEgress::HOOK;
+    const INSIDE: bool = false;
 }
 
 /// A layer-4 checksum: where it is and what the protocol asks of it.
@@ -109,6 +113,9 @@ pub trait PacketContext: EbpfContext {
     fn is_segmented_later(&self) -> bool;
     /// Applies changes of addresses and ports to a layer-4 checksum. Pointers into the packet end here.
     fn update_checksum(&self, checksum: L4Checksum, addresses: Diff, ports: Diff) -> Result<(), Reason>;
+    /// Notes a change of a header that has no checksum of its own, where the device summed the whole packet. Pointers into
+    /// the packet end here.
+    fn note_change(&self, diff: Diff);
     /// Whether the layer-4 checksum is only the sum of the pseudo header, to be completed by the device that sends the
     /// packet. Destroys the checksum, and pointers into the packet end here.
     fn is_checksum_partial(&self, checksum: L4Checksum) -> Result<bool, Reason>;
@@ -229,6 +236,13 @@ impl PacketContext for TcContext {
     }
 
     #[inline(always)]
+    fn note_change(&self, diff: Diff) {
+        // Fails where there is no such sum, which is as good.
+        // SAFETY: the context is the one that the kernel passed in.
+        unsafe { bpf_csum_update(skb(self), diff.to_u32()) };
+    }
+
+    #[inline(always)]
     fn is_checksum_partial(&self, checksum: L4Checksum) -> Result<bool, Reason> {
         // The two forms move in opposite directions; a change by 1 tells them apart whatever the value.
         let probe = Diff::NONE.word16(0, 1);
@@ -295,9 +309,7 @@ fn replace_pseudo(ctx: &TcContext, checksum: L4Checksum, diff: Diff) -> Result<(
         0 => Ok(()),
         EINVAL => {
             l4_csum_replace(ctx, checksum, diff, BPF_F_PSEUDO_HDR)?;
-            // Fails where there is no such sum, which is as good.
-            // SAFETY: the context is the one that the kernel passed in.
-            unsafe { bpf_csum_update(skb(ctx), diff.to_u32()) };
+            ctx.note_change(diff);
             Ok(())
         }
         _ => Err(Reason::HelperFailed),

@@ -115,3 +115,6 @@ pub static HASH_SEED: Global<u32> = Global::new(0x5eed_c0de);
 /// Cookie of the node's own network namespace.
 #[unsafe(no_mangle)]
 pub static NODE_NETNS_COOKIE: Global<u64> = Global::new(0xc00c_1e00_5eed_c0de);
+/// `CONFIG_HZ`: what `bpf_jiffies64` counts in a second.
+#[unsafe(no_mangle)]
+pub static TICKS_PER_SECOND: Global<u32> = Global::new(0x7ee1_c0de);

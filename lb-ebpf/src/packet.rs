@@ -295,7 +295,10 @@ impl Packet<[u8; 16]> {
             write(&raw mut (*header).src, words(to.src));
             write(&raw mut (*header).dst, words(to.dst));
             if hop {
-                (*header).hop_limit = (*header).hop_limit.wrapping_sub(1);
+                let old = (*header).hop_limit;
+                (*header).hop_limit = old.wrapping_sub(1);
+                let word = |hop_limit| u16::from_ne_bytes([0, hop_limit]);
+                ctx.note_change(Diff::NONE.word16(word(old), word(old.wrapping_sub(1))));
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::{
     family::{Family, Ipv4, Ipv6},
     flow::{self, Known},
     forward,
-    hook::{PacketContext, Place, Verdict},
+    hook::{Entrance, PacketContext, Place, Verdict},
     maps::{HASH_SEED, Work},
     packet::{self, Link, Packet},
     refuse,
@@ -22,7 +22,7 @@ use crate::{
 
 /// A packet that comes from a pod or reaches the node: known flows are translated, new ones are given a backend.
 #[inline(always)]
-pub fn ingress<C: PacketContext, P: Place>(ctx: &C) -> Result<Verdict, Reason> {
+pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason> {
     match packet::link(ctx)? {
         Link::Ipv4(l3) => match Packet::parse_ipv4(ctx, l3)? {
             Some(packet) => request::<C, P, Ipv4>(ctx, &packet),
@@ -69,10 +69,14 @@ pub fn conclude(result: Result<Verdict, Reason>) -> Verdict {
 }
 
 #[inline(always)]
-fn request<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
+fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
     match flow::lookup::<F>(&packet.tuple) {
-        Some(known) if known.hooks & P::HOOK as u8 == 0 => Ok(Verdict::Next),
-        Some(known) if !known.is_stale::<F>(packet) => translate::<C, F>(ctx, packet, &known),
+        Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_stale::<F>(packet) => {
+            translate::<C, F>(ctx, packet, &known)
+        }
+        // A reply on its way to where it is translated. (A request that was entered elsewhere is not ours to let pass:
+        // the device may have changed its role.)
+        Some(known) if known.direction == FlowDirection::Reply as u8 => Ok(Verdict::Next),
         _ => Ok(new_flow::<C, P, F>(ctx, packet)),
     }
 }
@@ -80,7 +84,9 @@ fn request<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Ad
 #[inline(always)]
 fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
     match flow::lookup::<F>(&packet.tuple) {
-        Some(known) if known.hooks & P::HOOK as u8 != 0 => translate::<C, F>(ctx, packet, &known),
+        Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_foreign(packet) => {
+            translate::<C, F>(ctx, packet, &known)
+        }
         _ => Ok(Verdict::Next),
     }
 }
@@ -92,7 +98,7 @@ fn translate<C: PacketContext, F: Family>(
     packet: &Packet<F::Address>,
     known: &Known<F::Address>,
 ) -> Result<Verdict, Reason> {
-    known.seen(packet);
+    known.seen::<F>(packet);
     count::translated::<F>(known.service, (ctx.length() - packet.l3()) as u64);
     if known.action == FlowAction::Forward as u8 {
         return match hand_over::<F>(packet) {
@@ -110,7 +116,7 @@ fn translate<C: PacketContext, F: Family>(
 /// A packet of no known flow: one step after the other from here, where the stack is low. 512 bytes must do for a whole
 /// chain of calls.
 #[inline(always)]
-fn new_flow<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Verdict {
+fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Verdict {
     if hand_over::<F>(packet).is_none() {
         return conclude(Err(Reason::TablesInconsistent));
     }
@@ -175,7 +181,7 @@ enum Choice {
 
 /// Finds the frontend and picks a backend for a packet of no known flow. Most such packets are none of our business.
 #[inline(never)]
-fn choose<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Choice {
+fn choose<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Choice {
     let work = match work::<F>() {
         Ok(work) => work,
         Err(reason) => return rejected(reason),
@@ -215,21 +221,32 @@ fn rejected(reason: Reason) -> Choice {
 
 /// Enters both directions of a flow to the backend that `choose` picked, and sends its first packet on.
 #[inline(never)]
-fn connect<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Verdict {
+fn connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Verdict {
     conclude(try_connect::<C, P, F>(ctx))
 }
 
 #[inline(always)]
-fn try_connect<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
+fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
     let work = work::<F>()?;
-    let masquerade = describe::<P, F>(work);
+    let Work { packet, picked, request, .. } = &mut *work;
+    let (tuple, backend) = (&packet.tuple, &picked.backend);
+    request.to = Tuple { dst: backend.address, dst_port: backend.port, ..*tuple };
+    // A pod that reaches itself must not see its own address as the client's; a backend on another node must answer
+    // through this one. Everyone else keeps the client's address.
+    let mut masquerade =
+        if P::INSIDE { backend.address == tuple.src } else { backend.flags & BackendFlags::LOCAL == 0 };
     if masquerade {
         if ctx.has_vlan_tag() || work.packet.l3() != packet::ETHERNET {
             return Err(Reason::VlanForward);
         }
-        work.route.look_up::<C, F>(ctx, work.packet.l3(), &work.request.to)?;
-        work.request.to.src = node_address::<F>(work.route.interface())?;
+        match work.route.look_up::<C, F>(ctx, work.packet.l3(), &work.request.to) {
+            Ok(()) => work.request.to.src = node_address::<F>(work.route.interface())?,
+            // An address of this node that is said to be on no node (a process of the node, or an endpoint made by hand).
+            Err(Reason::NotForwarded) => masquerade = false,
+            Err(reason) => return Err(reason),
+        }
     }
+    describe::<P, F>(work, masquerade);
     snat::reserve::<F>(work, !masquerade)?;
     flow::enter::<F>(&work.packet.tuple, &work.request)?;
 
@@ -241,14 +258,11 @@ fn try_connect<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Result<Verdict
     Ok(Verdict::Next)
 }
 
-/// Fills in both directions of the flow, with the client's own address and port for now. Whether it is to be masqueraded.
+/// Fills in both directions of the flow; where the request goes to is known already, its source port aside.
 #[inline(always)]
-fn describe<P: Place, F: Family>(work: &mut Work<F::Address>) -> bool {
+fn describe<P: Entrance, F: Family>(work: &mut Work<F::Address>, masquerade: bool) {
     let Work { packet, picked, service, request, reply, .. } = work;
-    let (tuple, backend) = (&packet.tuple, &picked.backend);
-    // A pod that reaches itself must not see its own address as the client's; a backend on another node must answer
-    // through this one. Everyone else keeps the client's address.
-    let masquerade = if P::INSIDE { backend.address == tuple.src } else { backend.flags & BackendFlags::LOCAL == 0 };
+    let tuple = &packet.tuple;
     request.owner = hash::owner(tuple);
     request.action = if masquerade { FlowAction::Forward } else { FlowAction::Stack } as u8;
     request.hooks = P::HOOK as u8;
@@ -257,9 +271,8 @@ fn describe<P: Place, F: Family>(work: &mut Work<F::Address>) -> bool {
         Protocol::Udp => 0,
     };
     request.direction = FlowDirection::Request as u8;
-    request.to = Tuple { dst: backend.address, dst_port: backend.port, ..*tuple };
     request.backend = picked.index;
-    request.generation = backend.generation;
+    request.generation = picked.backend.generation;
     request.service = *service;
     request.pad2 = 0;
     request.last_seen = flow::now();
@@ -271,7 +284,6 @@ fn describe<P: Place, F: Family>(work: &mut Work<F::Address>) -> bool {
     reply.tcp_state = 0;
     reply.direction = FlowDirection::Reply as u8;
     reply.to = tuple.reversed();
-    masquerade
 }
 
 /// The address that packets masqueraded by this node leave a device with.

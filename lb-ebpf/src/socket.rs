@@ -48,7 +48,8 @@ pub fn sendmsg4(ctx: &SockAddrContext) -> i32 {
 }
 
 pub fn sendmsg6(ctx: &SockAddrContext) -> i32 {
-    conclude(if Mapped::applies(ctx) { send::<Mapped>(ctx) } else { send::<Inet6>(ctx) })
+    // An IPv4-mapped destination never gets here: `udpv6_sendmsg` hands it to `udp_sendmsg`, and so to `sendmsg4`.
+    conclude(send::<Inet6>(ctx))
 }
 
 pub fn recvmsg4(ctx: &SockAddrContext) -> i32 {

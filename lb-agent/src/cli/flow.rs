@@ -4,11 +4,11 @@ use anyhow::Result;
 use aya::Pod;
 use lb_agent::{
     dataplane::{FamilyMaps, Flows, KernelMaps},
+    jiffies::Jiffies,
     loader::Pins,
     model::Family,
 };
 use lb_common::abi::{FlowAction, Hook, TcpState, Tuple};
-use nix::time::{ClockId, clock_getres, clock_gettime};
 use serde::Serialize;
 
 use super::{
@@ -122,46 +122,4 @@ where
 
 fn named(bits: u8, names: [(u8, &'static str); 4]) -> Vec<&'static str> {
     names.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| name).collect()
-}
-
-/// The kernel's tick count, as `bpf_jiffies64` gives it.
-#[derive(Clone, Copy, Debug)]
-struct Jiffies {
-    now: u64,
-    /// `CONFIG_HZ`.
-    per_second: u64,
-}
-
-impl Jiffies {
-    /// The count begins at `INITIAL_JIFFIES` (`include/linux/jiffies.h`), five minutes before 2^32, and goes with the
-    /// monotonic clock. The resolution of the coarse clocks is one tick.
-    fn now() -> Result<Self> {
-        const NANOSECONDS: u64 = 1_000_000_000;
-        let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?;
-        let up = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-        let tick = u64::try_from(tick.tv_nsec())?.max(1);
-        let per_second = (NANOSECONDS + tick / 2) / tick;
-        let up = u64::try_from(up.tv_sec())? * per_second + u64::try_from(up.tv_nsec())? / tick;
-        Ok(Self { now: (1 << 32) - 300 * per_second + up, per_second })
-    }
-
-    fn seconds_since(self, then: u64) -> u64 {
-        self.now.saturating_sub(then) / self.per_second
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tick_count_is_the_kernels() {
-        let ours = Jiffies::now().expect("clocks");
-        assert!([100, 250, 300, 1000].contains(&ours.per_second), "{ours:?}");
-        // Readable by root only.
-        let Ok(list) = std::fs::read_to_string("/proc/timer_list") else { return };
-        let theirs = list.lines().find_map(|line| line.strip_prefix("jiffies: ")).expect("a count");
-        let theirs: u64 = theirs.parse().expect("a number");
-        assert!(theirs.abs_diff(ours.now) < 2 * ours.per_second, "{theirs} {ours:?}");
-    }
 }

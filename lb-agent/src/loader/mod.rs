@@ -39,7 +39,7 @@ use aya::{
 };
 use lb_common::abi::maps::COUNTERS;
 
-use crate::{dataplane::KernelMaps, object::EBPF_OBJECT};
+use crate::{dataplane::KernelMaps, jiffies::Jiffies, object::EBPF_OBJECT};
 use pins::pin_error;
 
 /// How the programs are loaded.
@@ -94,8 +94,12 @@ impl Loaded {
         // At 0 the verifier removes all logging.
         let log_level = if *trace { u8::MAX } else { 0 };
 
+        let ticks = Jiffies::now()
+            .and_then(|jiffies| u32::try_from(jiffies.per_second).map_err(io::Error::other))
+            .map_err(|source| LoaderError::Kernel { path: "CLOCK_MONOTONIC_COARSE".to_owned(), source })?;
         let mut loader = EbpfLoader::new();
         loader
+            .override_global("TICKS_PER_SECOND", &ticks, true)
             .override_global("NODE_NETNS_COOKIE", &cookie, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .override_global("HASH_SEED", hash_seed, true);

@@ -4,8 +4,8 @@
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED,
-        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
+        bpf_fib_lookup,
     },
     helpers::bpf_fib_lookup as fib_lookup,
 };
@@ -72,8 +72,6 @@ impl Route {
                 Err(Reason::RouteForbids)
             }
             BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Reason::TooBig),
-            // Local, broadcast or multicast. (`bpf_ipv4_fib_lookup`: a result that is not unicast.)
-            BPF_FIB_LKUP_RET_NOT_FWDED => Err(Reason::NotForwarded),
             BPF_FIB_LKUP_RET_FWD_DISABLED => Err(Reason::ForwardingDisabled),
             _ => Err(Reason::NoRoute),
         }

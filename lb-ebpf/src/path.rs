@@ -241,8 +241,9 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
         }
         match work.route.look_up::<C, F>(ctx, work.packet.l3(), &work.request.to) {
             Ok(()) => work.request.to.src = node_address::<F>(work.route.interface())?,
-            // An address of this node that is said to be on no node (a process of the node, or an endpoint made by hand).
-            Err(Reason::NotForwarded) => masquerade = false,
+            // The kernel forwards nothing to itself: an address of this node that no `nodeName` says to be on it (a
+            // process of the node, an endpoint made by hand).
+            Err(Reason::NoRoute) if is_own::<F>(work.request.to.dst) => masquerade = false,
             Err(reason) => return Err(reason),
         }
     }
@@ -284,6 +285,12 @@ fn describe<P: Entrance, F: Family>(work: &mut Work<F::Address>, masquerade: boo
     reply.tcp_state = 0;
     reply.direction = FlowDirection::Reply as u8;
     reply.to = tuple.reversed();
+}
+
+/// Whether an address is one of this node's.
+#[inline(always)]
+fn is_own<F: Family>(address: F::Address) -> bool {
+    F::node_port_addresses().get_ptr(&address).is_some()
 }
 
 /// The address that packets masqueraded by this node leave a device with.

@@ -77,10 +77,8 @@ reasons! {
     FrontendRaced = 16, Drop, "frontend_raced";
     /// The socket's exchange could not be remembered: its answers would come from an address that it did not ask.
     SocketStateFull = 17, Drop, "socket_state_full";
-    /// A packet to forward whose destination is this node or no single host.
-    NotForwarded = 18, Drop, "not_forwarded";
     /// Forwarding is off on the device that the packet came by (`net.ipv4.conf.*.forwarding`).
-    ForwardingDisabled = 19, Drop, "forwarding_disabled";
+    ForwardingDisabled = 18, Drop, "forwarding_disabled";
 }
 
 impl Reason {

@@ -7,7 +7,8 @@
 //! source::manifests  ┘        (reduced objects)     (pure)         (difference, allocation)  (Kernel | Fake | Faulty)
 //! ```
 //!
-//! Only [`loader`] and [`dataplane::kernel`] touch the kernel. Everything before them runs, and is tested, anywhere.
+//! Only [`loader`], [`network`], [`dataplane::KernelMaps`] and the readers beside it touch the kernel. Everything else runs,
+//! and is tested, anywhere.
 
 pub mod controller;
 pub mod dataplane;

@@ -219,11 +219,11 @@ impl Dataplane {
                     self.take_network();
                 }
                 message = self.messages.recv() => self.take_in(message.context("the source ended")?),
-                () = due => {
-                    if self.attach_again.is_some_and(|at| at <= Instant::now()) {
-                        self.attach();
-                    }
-                }
+                () = due => {}
+            }
+            // Not in the branch above, whose turn comes last: messages must not put it off.
+            if self.attach_again.is_some_and(|at| at <= Instant::now()) {
+                self.attach();
             }
             for _ in 0..MESSAGES_AT_ONCE {
                 let Ok(message) = self.messages.try_recv() else { break };
@@ -307,7 +307,9 @@ impl Dataplane {
         let start = Instant::now();
         let report = self.controller.sync(&mut self.maps, start);
         self.log(&report, start);
-        if !self.synchronized.swap(true, Ordering::Relaxed) {
+        // What does not fit will not fit after a restart either; other failures are tried again.
+        let complete = report.failures.iter().all(|failure| failure.error.is_full());
+        if complete && !self.synchronized.swap(true, Ordering::Relaxed) {
             let services = self.controller.inputs().services().count();
             tracing::info!(services, writes = report.writes, elapsed = ?start.elapsed(), "first synchronization done");
         }
@@ -334,6 +336,7 @@ impl Dataplane {
         for conflict in conflicts {
             tracing::warn!("{conflict}");
         }
+        self.failures.retain(|_, at| at.elapsed() < FAILURE_REPEATED);
         for failure in failures {
             self.failed(&failure.to_string());
         }
@@ -342,8 +345,9 @@ impl Dataplane {
     /// Logs a failure, unless the same one was logged a moment ago.
     fn failed(&mut self, text: &str) {
         let now = Instant::now();
-        self.failures.retain(|_, at| now.duration_since(*at) < FAILURE_REPEATED);
-        if self.failures.insert(text.to_owned(), now).is_none() {
+        let logged = self.failures.get(text).is_some_and(|at| now.duration_since(*at) < FAILURE_REPEATED);
+        if !logged {
+            self.failures.insert(text.to_owned(), now);
             tracing::error!("{text}; trying again");
         }
     }

@@ -47,10 +47,12 @@ pub(super) const fn protocol_name(protocol: Protocol) -> &'static str {
     }
 }
 
-/// A service port that wants a frontend. The least of those that want the same one holds it: the oldest Service, and
-/// among equally old ones the first by name.
+/// A service port that wants a frontend. The least of those that want the same one holds it: a cluster IP, which the API
+/// server gave to one Service alone, before an address that anyone may write into an object; then the oldest Service,
+/// and among equally old ones the first by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claimant {
+    pub(super) external: bool,
     pub(super) created: i64,
     pub(super) name: ServicePortName,
 }

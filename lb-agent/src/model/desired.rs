@@ -145,7 +145,9 @@ fn wanted<A: Family>(key: &ObjectKey, service: &Service) -> Vec<(FrontendKey<A>,
     ports
         .into_iter()
         .flat_map(|(name, port)| {
-            let claimant = move |(key, _)| (key, Claimant { created, name: name.clone() });
+            let claimant = move |(key, flags)| {
+                (key, Claimant { external: flags & FrontendFlags::EXTERNAL != 0, created, name: name.clone() })
+            };
             frontends::<A>(service, port).into_iter().map(claimant)
         })
         .collect()

@@ -34,6 +34,8 @@ pub(super) fn link(message: &LinkMessage) -> Link {
     }
     if message.header.link_layer_type == LinkLayerType::Loopback {
         kind = Kind::Loopback;
+    } else if message.header.link_layer_type != LinkLayerType::Ether {
+        kind = Kind::Bare;
     } else if kind == Kind::Pod && !elsewhere {
         kind = Kind::Virtual;
     }

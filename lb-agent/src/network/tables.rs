@@ -27,6 +27,8 @@ pub(super) enum Kind {
     /// One end of a veth or netkit pair whose other end is in another network namespace.
     Pod,
     Virtual,
+    /// One whose packets have no Ethernet header (tun, WireGuard, IPIP): the programs cannot read them yet.
+    Bare,
 }
 
 /// An address of the node.
@@ -117,7 +119,7 @@ impl Tables {
     /// everywhere, or the node's own address, or is a NIC with an address. A pod's interface has none of these; a
     /// node whose NIC is itself one end of a pair (a node in a container) does.
     fn has_way_out(&self, index: u32, link: &Link, internal: &[IpAddr]) -> bool {
-        if link.kind == Kind::Loopback || link.is_port {
+        if matches!(link.kind, Kind::Loopback | Kind::Bare) || link.is_port {
             return false;
         }
         let routed = self.routes.iter().any(|route| route.device == index);

@@ -248,6 +248,17 @@ fn the_older_service_keeps_a_frontend_and_the_younger_inherits_it() {
 }
 
 #[test]
+fn a_cluster_ip_is_not_lost_to_an_older_external_ip() {
+    let mut world = World::new();
+    world.service("squatter", Service { created: 1, external_ips: ips(&["10.96.0.9"]), ..service("10.96.0.1") });
+    assert!(world.v4("squatter")[0].contains("10.96.0.9#80"), "nobody else wants it yet");
+    let (_, conflicts) = world.service("owner", Service { created: 2, ..service("10.96.0.9") });
+    assert!(world.v4("owner")[0].contains("10.96.0.9#80"));
+    assert!(!world.v4("squatter")[0].contains("10.96.0.9#80"));
+    assert_eq!(conflicts, ["10.96.0.9:80/TCP of default/squatter:http/TCP belongs to default/owner:http/TCP"]);
+}
+
+#[test]
 fn two_ports_of_one_service_do_not_share_a_node_port() {
     let mut world = World::new();
     let node_port = |name, number| ServicePort { node_port: Some(30_080), ..port(name, number) };

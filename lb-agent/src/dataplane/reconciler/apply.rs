@@ -61,12 +61,11 @@ impl<A: Family> Reconciler<A> {
     ) -> Result<bool, ApplyError> {
         let writes_before = self.writes();
         self.doomed.remove(&desired.name);
-        let mut applied = match self.applied.remove(&desired.name) {
-            Some(applied) => applied,
-            None => {
-                let full = ApplyError::Full { table: A::TABLES.services };
-                Applied::new(self.indices.allocate_one().ok_or(full)?)
-            }
+        let mut applied = if let Some(applied) = self.applied.remove(&desired.name) {
+            applied
+        } else {
+            let full = ApplyError::Full { table: A::TABLES.services };
+            Applied::new(self.indices.allocate_one().ok_or(full)?)
         };
         let result = self.write_port(maps, desired, &mut applied, now);
         if !applied.named && applied.backends.is_empty() {

@@ -1,7 +1,4 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use lb_agent::{
@@ -14,7 +11,7 @@ use serde::Serialize;
 
 use super::{output::OutputArguments, view::View};
 
-/// One endpoint address and port.
+/// One endpoint address and port of one service port.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Backend {
@@ -24,20 +21,20 @@ struct Backend {
     family: &'static str,
     address: IpAddr,
     port: u16,
-    /// Changes whenever the index is taken for another endpoint.
+    /// Changes whenever the index is taken for another endpoint or service port.
     generation: u32,
     /// On this node.
     local: bool,
     /// New flows may get it; `false` while it is terminating.
     selectable: bool,
-    /// `namespace/name:port/PROTOCOL` of those that may pick it.
-    services: Vec<String>,
+    /// `namespace/name:port/PROTOCOL` of the service port that it belongs to.
+    service: String,
 }
 
 pub(super) fn list(pins: &Pins, output: &OutputArguments) -> Result<()> {
     let mut backends = of_family::<[u8; 4]>(pins)?;
     backends.extend(of_family::<[u8; 16]>(pins)?);
-    let header = ["INDEX", "BACKEND", "GENERATION", "LOCAL", "SELECTABLE", "SERVICES"];
+    let header = ["INDEX", "BACKEND", "GENERATION", "LOCAL", "SELECTABLE", "SERVICE"];
     output.list(&backends, &header, |backend| {
         vec![
             backend.index.to_string(),
@@ -45,7 +42,7 @@ pub(super) fn list(pins: &Pins, output: &OutputArguments) -> Result<()> {
             backend.generation.to_string(),
             backend.local.to_string(),
             backend.selectable.to_string(),
-            if backend.services.is_empty() { "<none>".to_owned() } else { backend.services.join(",") },
+            backend.service.clone(),
         ]
     })
 }
@@ -55,12 +52,6 @@ where
     KernelMaps: FamilyMaps<A>,
 {
     let view = View::<A>::read(pins)?;
-    let mut users: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-    for (service, (_, value)) in &view.services {
-        for backend in view.backends_in(value.cluster).chain(view.backends_in(value.local)) {
-            users.entry(backend).or_default().insert(*service);
-        }
-    }
     let backends = view.backends.iter().map(|(index, backend)| Backend {
         index: *index,
         family: A::NAME,
@@ -69,7 +60,7 @@ where
         generation: backend.generation,
         local: backend.flags & BackendFlags::LOCAL != 0,
         selectable: backend.flags & BackendFlags::SELECTABLE != 0,
-        services: users.get(index).into_iter().flatten().map(|service| view.service(*service)).collect(),
+        service: view.service(backend.service),
     });
     Ok(backends.collect())
 }

@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn indices_without_a_name_or_a_backend_show_as_dangling() {
         let name = ServiceName::new("default", "web", "http", 6).expect("short");
-        let backend = Backend { generation: 2, address: [10, 0, 0, 1], port: 80, flags: 0 };
+        let backend = Backend { generation: 2, address: [10, 0, 0, 1], port: 80, flags: 0, service: 3 };
         let view = View::new(Existing {
             services: vec![(3, name, Service::default())],
             backends: vec![(5, backend)],

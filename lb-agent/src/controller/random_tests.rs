@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
-use lb_common::abi::{Frontend, FrontendKey, Service as ServiceValue, SlotRange};
+use lb_common::abi::{Backend, Frontend, FrontendKey, Service as ServiceValue, SlotRange};
 use proptest::prelude::*;
 
 use super::*;
@@ -88,9 +88,9 @@ struct Reader<A: Ord> {
     /// What each index meant when it was last seen in use, and when that was.
     slots: HashMap<u32, (u32, Instant)>,
     names: HashMap<u32, (PortName, Instant)>,
-    backends: HashMap<u32, ((A, u16, u32), Instant)>,
+    backends: HashMap<u32, (Backend<A>, Instant)>,
     /// What each generation of each backend was.
-    generations: HashMap<(u32, u32), (A, u16)>,
+    generations: HashMap<(u32, u32), (A, u16, u32)>,
 }
 
 impl<A: Family> Reader<A> {
@@ -142,8 +142,8 @@ impl<A: Family> Reader<A> {
             in_use(&mut self.names, *index, name, now, "service");
         }
         for (index, backend) in &existing.backends {
-            let endpoint = (backend.address, backend.port);
-            in_use(&mut self.backends, *index, (endpoint.0, endpoint.1, backend.generation), now, "backend");
+            let endpoint = (backend.address, backend.port, backend.service);
+            in_use(&mut self.backends, *index, Backend { flags: 0, ..*backend }, now, "backend");
             let first = *self.generations.entry((*index, backend.generation)).or_insert(endpoint);
             assert_eq!(first, endpoint, "generation {} of backend {index} came twice", backend.generation);
         }

@@ -218,10 +218,13 @@ fn what_makes_no_sense_is_not_adopted_but_replaced_and_removed() {
     let named = |name| ServiceName::new("default", name, "http", 6).expect("short");
     let range = |first, count| SlotRange { first, count };
     let with = |cluster| ServiceValue { cluster, ..ServiceValue::default() };
-    let backend = Backend { generation: 9, address: [10, 0, 0, 1], port: 8080, flags: BackendFlags::SELECTABLE };
+    let backend =
+        Backend { generation: 9, address: [10, 0, 0, 1], port: 8080, flags: BackendFlags::SELECTABLE, service: 10 };
     let write = |maps: &mut Fake| -> Result<(), MapError> {
-        maps.set_backend(3, backend)?;
-        maps.set_backend(4, backend)?;
+        // Sound; the same endpoint again; of a service that makes no sense; of one without a name; beyond the table.
+        for (index, service) in (3..).zip([10, 10, 11, 15, u32::MAX]) {
+            maps.set_backend(index, Backend { service, ..backend })?;
+        }
         FamilyMaps::<[u8; 4]>::set_slots(maps, 0, &[3, 3, 77])?;
         // Sound; overlapping it; a slot without backend; beyond the table; the same name again; no name at all.
         let services =
@@ -249,7 +252,8 @@ fn what_makes_no_sense_is_not_adopted_but_replaced_and_removed() {
 
     let existing = world.existing();
     assert_eq!(check(&existing), []);
-    assert_eq!(existing.backends, [(3, backend)]);
+    let anew = |generation, service| Backend { generation, service, ..backend };
+    assert_eq!(existing.backends, [(0, anew(101, 0)), (1, anew(102, 1)), (3, backend)]);
     let line = |host, index, name| {
         format!("10.96.0.{host}:80/6 flags 0 -> #{index} default/{name}:http/6 cluster [10.0.0.1:8080] local []")
     };
@@ -258,6 +262,14 @@ fn what_makes_no_sense_is_not_adopted_but_replaced_and_removed() {
     world.now += GRACE;
     world.sync_all();
     assert_eq!(world.controller.next_deadline(), None);
+
+    for name in ["a", "b", "c"] {
+        world.service(name, None);
+    }
+    world.sync_all();
+    world.now += GRACE;
+    world.sync_all();
+    world.controller.v4.assert_all_free(FamilyMaps::<[u8; 4]>::capacities(&world.maps));
 }
 
 #[test]
@@ -325,18 +337,22 @@ fn a_backend_index_rests_for_the_grace_period_and_comes_back_with_another_genera
 }
 
 #[test]
-fn services_share_the_backend_of_a_common_endpoint() {
+fn an_endpoint_that_leaves_one_service_port_stays_in_the_others_as_it_is() {
     let mut world = World::new(Fake::default());
     for (host, name) in (1..).zip(["a", "b"]) {
         world.service(name, Some(service(&format!("10.96.0.{host}"))));
-        world.slice(name, &["10.0.0.1"]);
+        world.slice(name, &["10.0.0.1", "10.0.0.2"]);
     }
     world.sync_all();
-    let shared = world.existing().backends;
-    assert_eq!(shared.len(), 1);
-    world.service("a", None);
+    let before = world.existing().backends;
+    let owners: Vec<_> = before.iter().map(|(_, backend)| (backend.address[3], backend.service)).collect();
+    assert_eq!(owners, [(1, 0), (2, 0), (1, 1), (2, 1)], "each has its own");
+    world.slice("a", &["10.0.0.2"]);
     world.sync_all();
-    assert_eq!(world.existing().backends, shared);
+    assert_eq!(world.existing().backends, before[1..]);
+    world.service("b", None);
+    world.sync_all();
+    assert_eq!(world.existing().backends, before[1..2]);
 }
 
 #[test]

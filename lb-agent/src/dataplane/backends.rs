@@ -1,18 +1,7 @@
-use std::collections::{BTreeSet, HashMap};
-
-use lb_common::abi::{Backend, BackendFlags};
+use lb_common::abi::{Backend, SlotRange};
 
 use super::{ApplyError, FamilyMaps, MapError, ranges::Ranges};
 use crate::model::{DesiredBackend, Family};
-
-/// A service port's hold on a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reference {
-    /// Index in `BACKENDS*`.
-    pub(super) index: u32,
-    /// The [`BackendFlags`] that this service port gives it.
-    pub(super) flags: u16,
-}
 
 /// What is known of an element of `BACKENDS*`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,33 +10,16 @@ struct Record<A> {
     written: Backend<A>,
     /// Generation when it was last in use.
     last_generation: u32,
-    references: u32,
-    local: u32,
-    selectable: u32,
 }
 
-impl<A> Record<A> {
-    /// The flags that its references add up to.
-    fn flags(&self) -> u16 {
-        let bit = |count: u32, flag| if count > 0 { flag } else { 0 };
-        bit(self.local, BackendFlags::LOCAL) | bit(self.selectable, BackendFlags::SELECTABLE)
-    }
-}
-
-/// The elements of `BACKENDS*`, shared between service ports: one for each endpoint address and port, counted.
-///
-/// Flags are raised before a slot range that needs them is published and lowered after the last one is gone, so a
-/// reader never finds a backend in a range that is not marked selectable.
+/// The elements of `BACKENDS*`. Which of them a service port has is in a list of its own, ascending by address and port.
 #[derive(Debug)]
 pub(super) struct Backends<A> {
-    by_endpoint: HashMap<(A, u16), u32>,
     /// By index; as long as the highest index that was ever in use.
     records: Vec<Record<A>>,
     free: Ranges,
     /// The generation given out last. One counter for all elements.
     generation: u32,
-    /// Elements whose references changed so that the map must follow.
-    stale: BTreeSet<u32>,
     pub(super) writes: u64,
 }
 
@@ -55,36 +27,38 @@ impl<A: Family> Backends<A> {
     /// An empty table. `first_generation` should differ from one start of the agent to the next: generations that a
     /// former agent gave to elements that are free now are in no map, but flows may remember them.
     pub(super) fn new(capacity: u32, first_generation: u32) -> Self {
-        Self {
-            by_endpoint: HashMap::new(),
-            records: Vec::new(),
-            free: Ranges::new(capacity),
-            generation: first_generation,
-            stale: BTreeSet::new(),
-            writes: 0,
+        Self { records: Vec::new(), free: Ranges::new(capacity), generation: first_generation, writes: 0 }
+    }
+
+    /// Takes over an element in use. Returns whether it was one.
+    pub(super) fn adopt(&mut self, index: u32, written: Backend<A>) -> bool {
+        let adopted = written.generation != 0 && self.free.reserve(SlotRange { first: index, count: 1 });
+        if adopted {
+            *self.record(index) = Record { written, last_generation: written.generation };
         }
+        adopted
     }
 
-    /// Takes over an element in use. It goes with the next [`Self::settle`] unless someone takes a reference.
-    pub(super) fn adopt(&mut self, index: u32, written: Backend<A>) {
-        if written.generation == 0 || !self.free.reserve(lb_common::abi::SlotRange { first: index, count: 1 }) {
-            return;
-        }
-        *self.record(index) = Record { written, last_generation: written.generation, ..Record::default() };
-        // Of two elements for one endpoint the second is nobody's, and goes.
-        self.by_endpoint.entry((written.address, written.port)).or_insert(index);
-        self.stale.insert(index);
+    /// Whether an element is in use for this service.
+    pub(super) fn is_of(&self, index: u32, service: u32) -> bool {
+        let written = self.records.get(index as usize).map(|record| record.written);
+        written.is_some_and(|backend| backend.generation != 0 && backend.service == service)
     }
 
-    /// Flags of an adopted element that references may be taken on.
-    pub(super) fn adopted_flags(&self, index: u32) -> Option<u16> {
-        let Backend { address, port, flags, .. } = self.records.get(index as usize)?.written;
-        (self.find(address, port) == Some(index)).then_some(flags)
+    /// Address and port of an element that is in use.
+    pub(super) fn endpoint(&self, index: u32) -> (A, u16) {
+        let Backend { address, port, .. } = self.records[index as usize].written;
+        (address, port)
     }
 
-    /// The element of an endpoint.
-    pub(super) fn find(&self, address: A, port: u16) -> Option<u32> {
-        self.by_endpoint.get(&(address, port)).copied()
+    /// The element of an endpoint among those of a service port.
+    pub(super) fn find(&self, elements: &[u32], wanted: &DesiredBackend<A>) -> Option<u32> {
+        let index = *elements.get(self.position(elements, wanted))?;
+        (self.endpoint(index) == (wanted.address, wanted.port)).then_some(index)
+    }
+
+    fn position(&self, elements: &[u32], wanted: &DesiredBackend<A>) -> usize {
+        elements.partition_point(|index| self.endpoint(*index) < (wanted.address, wanted.port))
     }
 
     /// How many more endpoints there is room for now.
@@ -92,75 +66,37 @@ impl<A: Family> Backends<A> {
         self.free.free()
     }
 
-    /// Takes a reference to the element of an endpoint, and brings the endpoint into the map if it is not there.
+    /// Finds the element of an endpoint among those of a service port, or brings the endpoint into the map. It has at
+    /// least the wanted flags then; see [`Self::set_flags`].
     pub(super) fn acquire<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
+        service: u32,
+        elements: &mut Vec<u32>,
         wanted: &DesiredBackend<A>,
-    ) -> Result<Reference, ApplyError> {
-        let index = match self.find(wanted.address, wanted.port) {
-            Some(index) => {
-                self.raise_flags(maps, index, wanted.flags)?;
-                index
-            }
-            None => self.bring_in(maps, wanted)?,
-        };
-        let reference = Reference { index, flags: wanted.flags };
-        self.take(reference);
-        Ok(reference)
-    }
-
-    /// Counts a reference to an element that is in the map with at least these flags.
-    pub(super) fn take(&mut self, reference: Reference) {
-        self.count(reference, |count, by| *count += by);
-    }
-
-    /// Gives a reference back. The map follows with [`Self::settle`].
-    pub(super) fn release(&mut self, reference: Reference) {
-        self.count(reference, |count, by| *count -= by);
-        let record = self.record(reference.index);
-        if record.references == 0 || record.flags() != record.written.flags {
-            self.stale.insert(reference.index);
+    ) -> Result<u32, ApplyError> {
+        if let Some(index) = self.find(elements, wanted) {
+            let flags = self.record(index).written.flags | wanted.flags;
+            self.set_flags(maps, index, flags)?;
+            return Ok(index);
         }
+        let index = self.bring_in(maps, service, wanted)?;
+        elements.insert(self.position(elements, wanted), index);
+        Ok(index)
     }
 
-    fn count(&mut self, reference: Reference, add: impl Fn(&mut u32, u32)) {
-        let has = |flag: u16| u32::from(reference.flags & flag != 0);
-        let record = self.record(reference.index);
-        add(&mut record.references, 1);
-        add(&mut record.local, has(BackendFlags::LOCAL));
-        add(&mut record.selectable, has(BackendFlags::SELECTABLE));
+    /// Gives an element that is in use these flags. Flags are raised before a slot range that needs them is published
+    /// and lowered after it was replaced, so a reader never finds a backend in a range that is not marked selectable.
+    pub(super) fn set_flags<M: FamilyMaps<A>>(&mut self, maps: &mut M, index: u32, flags: u16) -> Result<(), MapError> {
+        let written = self.record(index).written;
+        self.write(maps, index, Backend { flags, ..written })
     }
 
-    /// Brings the map up to date with the references: marks elements that nobody holds invalid and lowers flags.
-    /// Returns the elements that are out of use now; they may be reused, through [`Self::free`], after a grace period.
-    pub(super) fn settle<M: FamilyMaps<A>>(&mut self, maps: &mut M, errors: &mut Vec<MapError>) -> Vec<u32> {
-        let mut retired = Vec::new();
-        for index in std::mem::take(&mut self.stale) {
-            let record = *self.record(index);
-            let wanted = if record.references == 0 {
-                // The address stays: a reader that is still at it finds a whole backend or an invalid one.
-                Backend { generation: 0, flags: 0, ..record.written }
-            } else {
-                Backend { flags: record.flags(), ..record.written }
-            };
-            if let Err(error) = self.write(maps, index, wanted) {
-                errors.push(error);
-                self.stale.insert(index);
-            } else if wanted.generation == 0 {
-                let endpoint = (wanted.address, wanted.port);
-                if self.by_endpoint.get(&endpoint) == Some(&index) {
-                    self.by_endpoint.remove(&endpoint);
-                }
-                retired.push(index);
-            }
-        }
-        retired
-    }
-
-    /// Whether the map is behind the references.
-    pub(super) fn is_behind(&self) -> bool {
-        !self.stale.is_empty()
+    /// Marks an element invalid: its flows end. It may be reused, through [`Self::free`], after a grace period.
+    pub(super) fn retire<M: FamilyMaps<A>>(&mut self, maps: &mut M, index: u32) -> Result<(), MapError> {
+        // The address stays: a reader that is still at it finds a whole backend or an invalid one.
+        let written = self.record(index).written;
+        self.write(maps, index, Backend { generation: 0, flags: 0, ..written })
     }
 
     /// Makes an element available again.
@@ -170,11 +106,17 @@ impl<A: Family> Backends<A> {
 
     /// Takes a free element into use. Free elements are invalid (generation 0) in the map: their last use ended with
     /// that. So two writes make the order that [`Backend`] asks for.
-    fn bring_in<M: FamilyMaps<A>>(&mut self, maps: &mut M, wanted: &DesiredBackend<A>) -> Result<u32, ApplyError> {
+    fn bring_in<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        service: u32,
+        wanted: &DesiredBackend<A>,
+    ) -> Result<u32, ApplyError> {
         let full = ApplyError::Full { table: A::TABLES.backends };
         let index = self.free.allocate_one().ok_or(full)?;
         let generation = self.next_generation(index);
-        let invalid = Backend { generation: 0, address: wanted.address, port: wanted.port, flags: wanted.flags };
+        let DesiredBackend { address, port, flags } = *wanted;
+        let invalid = Backend { generation: 0, address, port, flags, service };
         let valid = Backend { generation, ..invalid };
         if let Err(error) = self.write(maps, index, invalid).and_then(|()| self.write(maps, index, valid)) {
             // It never became valid, so nobody can have seen it.
@@ -182,13 +124,7 @@ impl<A: Family> Backends<A> {
             return Err(error.into());
         }
         self.record(index).last_generation = generation;
-        self.by_endpoint.insert((wanted.address, wanted.port), index);
         Ok(index)
-    }
-
-    fn raise_flags<M: FamilyMaps<A>>(&mut self, maps: &mut M, index: u32, flags: u16) -> Result<(), MapError> {
-        let written = self.record(index).written;
-        self.write(maps, index, Backend { flags: written.flags | flags, ..written })
     }
 
     /// Writes an element unless it is so already.
@@ -222,6 +158,8 @@ impl<A: Family> Backends<A> {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::abi::BackendFlags;
+
     use super::*;
     use crate::dataplane::Fake;
 
@@ -233,22 +171,29 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_lives_while_someone_holds_it_and_flags_add_up() {
+    fn an_endpoint_has_one_element_in_a_service_port_and_lists_stay_sorted() {
         let mut fake = Fake::default();
         let mut backends = Backends::new(8, 41);
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
         let local = DesiredBackend { flags: BackendFlags::LOCAL, ..WANTED };
-        let first = backends.acquire(&mut fake, &WANTED).expect("room");
-        let second = backends.acquire(&mut fake, &local).expect("room");
-        assert_eq!(first.index, second.index);
-        let value = |generation, flags| Backend { generation, address: [10, 0, 0, 1], port: 80, flags };
-        assert_eq!(existing(&fake), [(0, value(42, BackendFlags::LOCAL | BackendFlags::SELECTABLE))]);
+        let before = DesiredBackend { port: 79, ..WANTED };
+        let mut acquire =
+            |service, list: &mut Vec<u32>, wanted| backends.acquire(&mut fake, service, list, wanted).expect("room");
+        assert_eq!(acquire(7, &mut ours, &WANTED), 0);
+        assert_eq!(acquire(7, &mut ours, &local), 0, "in place");
+        assert_eq!(acquire(8, &mut others, &WANTED), 1);
+        assert_eq!(acquire(7, &mut ours, &before), 2);
+        assert_eq!((ours, others), (vec![2, 0], vec![1]));
 
-        backends.release(first);
-        assert_eq!(backends.settle(&mut fake, &mut Vec::new()), [0; 0]);
-        assert_eq!(existing(&fake), [(0, value(42, BackendFlags::LOCAL))]);
-        backends.release(second);
-        assert_eq!(backends.settle(&mut fake, &mut Vec::new()), [0]);
-        assert_eq!(existing(&fake), []);
+        let value =
+            |generation, service, port, flags| Backend { generation, address: [10, 0, 0, 1], port, flags, service };
+        let raised = BackendFlags::LOCAL | BackendFlags::SELECTABLE;
+        let [first, second, third] = [value(42, 7, 80, raised), value(43, 8, 80, 2), value(44, 7, 79, 2)];
+        assert_eq!(existing(&fake), [(0, first), (1, second), (2, third)]);
+        backends.set_flags(&mut fake, 0, BackendFlags::LOCAL).expect("a fake");
+        backends.retire(&mut fake, 2).expect("a fake");
+        assert_eq!(existing(&fake), [(0, Backend { flags: BackendFlags::LOCAL, ..first }), (1, second)]);
+        assert!(backends.is_of(0, 7) && !backends.is_of(0, 8) && !backends.is_of(2, 7) && !backends.is_of(3, 0));
     }
 
     #[test]
@@ -256,12 +201,10 @@ mod tests {
         let mut fake = Fake::default();
         let mut backends = Backends::new(1, u32::MAX - 1);
         let mut generation = |backends: &mut Backends<_>| {
-            let reference = backends.acquire(&mut fake, &WANTED).expect("room");
+            let index = backends.acquire(&mut fake, 7, &mut Vec::new(), &WANTED).expect("room");
             let generation = existing(&fake)[0].1.generation;
-            backends.release(reference);
-            for index in backends.settle(&mut fake, &mut Vec::new()) {
-                backends.free(index);
-            }
+            backends.retire(&mut fake, index).expect("a fake");
+            backends.free(index);
             generation
         };
         assert_eq!(generation(&mut backends), u32::MAX);

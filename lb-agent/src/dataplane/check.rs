@@ -49,8 +49,8 @@ pub enum Violation {
         /// Index in `SERVICES*`.
         service: u32,
     },
-    /// A slot names a backend that is not in use or not marked selectable.
-    #[error("slot {slot} of service {service} names backend {backend:?}, which no flow may use")]
+    /// A slot names a backend that is not in use or is another service's.
+    #[error("slot {slot} of service {service} names backend {backend:?}, which its flows may not use")]
     UnusableBackend {
         /// Index in `SLOTS*`.
         slot: u32,
@@ -59,8 +59,8 @@ pub enum Violation {
         /// Index in `BACKENDS*`; `None` if the slot does not exist.
         backend: Option<u32>,
     },
-    /// Two elements stand for one endpoint.
-    #[error("backends {first} and {second} are the same endpoint")]
+    /// Two elements stand for one endpoint of one service.
+    #[error("backends {first} and {second} are the same endpoint of one service")]
     SameEndpoint {
         /// Index in `BACKENDS*`.
         first: u32,
@@ -85,14 +85,14 @@ pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
 
     let mut endpoints = HashMap::new();
     for (second, backend) in &existing.backends {
-        if let Some(first) = endpoints.insert((backend.address, backend.port), *second) {
+        if let Some(first) = endpoints.insert((backend.service, backend.address, backend.port), *second) {
             violations.push(Violation::SameEndpoint { first, second: *second });
         }
     }
 
     let slots: HashMap<u32, u32> = existing.slots.iter().copied().collect();
-    let usable: HashMap<u32, bool> =
-        existing.backends.iter().map(|(index, backend)| (*index, backend.generation != 0)).collect();
+    let in_use = existing.backends.iter().filter(|(_, backend)| backend.generation != 0);
+    let owners: HashMap<u32, u32> = in_use.map(|(index, backend)| (*index, backend.service)).collect();
     let mut names = HashMap::new();
     let mut ranges: BTreeMap<u32, u32> = BTreeMap::new();
     for (service, name, value) in &existing.services {
@@ -107,7 +107,7 @@ pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
             }
             for slot in range.first..range.first.saturating_add(range.count) {
                 let backend = slots.get(&slot).copied();
-                if backend.and_then(|index| usable.get(&index)) != Some(&true) {
+                if backend.and_then(|index| owners.get(&index)) != Some(service) {
                     violations.push(Violation::UnusableBackend { slot, service: *service, backend });
                 }
             }
@@ -134,7 +134,7 @@ mod tests {
         let range = |first, count| SlotRange { first, count };
         let service = |cluster, local| Service { cluster, local, ..Service::default() };
         let name = |name| ServiceName::new("default", name, "", 6).expect("short");
-        let backend = |address, generation, flags| Backend { generation, address, port: 80, flags };
+        let backend = |address, generation, flags| Backend { generation, address, port: 80, flags, service: 7 };
         let key = FrontendKey::new([10, 96, 0, 1], 80, 6);
         let owner = hash::frontend_owner(&key);
         let sound = Existing {
@@ -161,7 +161,11 @@ mod tests {
         broken.services.push((9, name("a"), service(range(1, 1), range(0, 0))));
         assert_eq!(
             check(&broken),
-            [Violation::SameName { first: 7, second: 9 }, Violation::SharedSlot { slot: 1, service: 9 }]
+            [
+                Violation::SameName { first: 7, second: 9 },
+                Violation::SharedSlot { slot: 1, service: 9 },
+                Violation::UnusableBackend { slot: 1, service: 9, backend: Some(2) },
+            ]
         );
 
         let mut broken = sound.clone();
@@ -176,5 +180,9 @@ mod tests {
                 Violation::UnusableBackend { slot: 2, service: 7, backend: None },
             ]
         );
+
+        let mut broken = sound;
+        broken.backends[1].1.service = 9;
+        assert_eq!(check(&broken), [Violation::UnusableBackend { slot: 1, service: 7, backend: Some(2) }]);
     }
 }

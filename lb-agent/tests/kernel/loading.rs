@@ -46,7 +46,7 @@ fn programs(pins: &Pins) -> Vec<u32> {
 fn every_map_but_the_trace_is_pinned_and_adopted() {
     sandbox::run("loading::every_map_but_the_trace_is_pinned_and_adopted", |sandbox| {
         let pins = pins(sandbox);
-        let backend = Backend { generation: 5, address: [10, 0, 0, 1], port: 80, flags: 0 };
+        let backend = Backend { generation: 5, address: [10, 0, 0, 1], port: 80, flags: 0, service: 3 };
         load(&pins).take_maps().expect("maps").set_backend(3, backend).expect("written");
 
         let mut expected: Vec<_> = PINNED.iter().map(ToString::to_string).collect();
@@ -73,9 +73,9 @@ fn a_pinned_map_of_another_layout_is_refused_by_name_and_kept() {
     sandbox::run("loading::a_pinned_map_of_another_layout_is_refused_by_name_and_kept", |sandbox| {
         let pins = pins(sandbox);
         let path = pins.map("BACKENDS4");
-        command("bpftool", &format!("map create {} type array key 4 value 16 entries 16 name OTHER", path.display()));
+        command("bpftool", &format!("map create {} type array key 4 value 12 entries 16 name OTHER", path.display()));
         let error = Loaded::load(&options(&pins)).expect_err("another layout").to_string();
-        for part in ["BACKENDS4", "value_size is 16, expected 12", "lb-agent cleanup"] {
+        for part in ["BACKENDS4", "value_size is 12, expected 16", "lb-agent cleanup"] {
             assert!(error.contains(part), "{part}: {error}");
         }
         assert!(path.exists());

@@ -46,7 +46,7 @@ where
         affinity_seconds: 0,
     };
     let name = ServiceName::new("default", "web", "http", 6).expect("short");
-    let backend = Backend { generation: 9, address, port: 8080, flags: BackendFlags::LOCAL };
+    let backend = Backend { generation: 9, address, port: 8080, flags: BackendFlags::LOCAL, service: 7 };
     maps.set_frontend(&key, frontend).expect("written");
     maps.set_service(3, service).expect("written");
     maps.set_service_name(3, &name).expect("written");
@@ -110,7 +110,7 @@ fn tables_of_the_default_size_are_read_in_well_under_a_second() {
                 .expect("written");
             maps.set_frontend(&key, Frontend { service: index, ..Frontend::default() }).expect("written");
         }
-        let last = Backend { generation: 1, address: [10, 1, 2, 3], port: 80, flags: 0 };
+        let last = Backend { generation: 1, address: [10, 1, 2, 3], port: 80, flags: 0, service: 1 };
         maps.set_backend(sizes.backends - 1, last).expect("written");
 
         let start = Instant::now();

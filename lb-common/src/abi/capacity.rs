@@ -9,7 +9,7 @@ pub const FRONTENDS: u32 = 1 << 17;
 pub const SERVICES: u32 = 1 << 17;
 /// `SLOTS*`.
 pub const SLOTS: u32 = 1 << 20;
-/// `BACKENDS*`.
+/// `BACKENDS*`: one for each endpoint of each port of a Service.
 pub const BACKENDS: u32 = 1 << 18;
 /// `SOCKET_PEERS*`: two entries for each exchange of an unconnected UDP socket.
 pub const SOCKET_PEERS: u32 = 1 << 16;

@@ -38,8 +38,8 @@ fn the_layout_is_that_of_abi_version_1() {
     layout!(Service, 24, cluster: SlotRange = 0, local: SlotRange = 8, flags: u32 = 16, affinity_seconds: u32 = 20);
     layout!(ServiceStats, 32, flows: u64 = 0, packets: u64 = 8, bytes: u64 = 16, rejected: u64 = 24);
     layout!(ServiceName, 192, namespace: [u8; 64] = 0, name: [u8; 64] = 64, port_name: [u8; 63] = 128, protocol: u8 = 191);
-    layout!(Backend<V4>, 12, generation: u32 = 0, address: V4 = 4, port: u16 = 8, flags: u16 = 10);
-    layout!(Backend<V6>, 24, generation: u32 = 0, address: V6 = 4, port: u16 = 20, flags: u16 = 22);
+    layout!(Backend<V4>, 16, generation: u32 = 0, address: V4 = 4, port: u16 = 8, flags: u16 = 10, service: u32 = 12);
+    layout!(Backend<V6>, 28, generation: u32 = 0, address: V6 = 4, port: u16 = 20, flags: u16 = 22, service: u32 = 24);
     layout!(PortRange, 4, first: u16 = 0, count: u16 = 2);
     layout!(
         Config, 32, abi_version: u32 = 0, node_port_min: u16 = 4, node_port_max: u16 = 6,

@@ -20,6 +20,8 @@ fn main() -> ExitCode {
     tests.extend(sandboxed!(
         services: endpoints_come_and_go_under_traffic_and_nobody_notices,
         services_change_and_go_under_traffic,
+        datagram_flows_leave_an_endpoint_that_another_service_still_has,
+        datagram_flows_leave_an_endpoint_that_does_not_serve_any_more,
     ));
     tests.extend(sandboxed!(
         outage: the_api_server_is_killed_and_comes_back_under_traffic,

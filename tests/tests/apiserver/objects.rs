@@ -47,6 +47,8 @@ pub(crate) enum State {
     Ready,
     /// It is being deleted, and still serves.
     Terminating,
+    /// It is not ready and does not serve.
+    Down,
 }
 
 /// Pods that are all ready.
@@ -59,11 +61,14 @@ pub(crate) fn slices(service: &str, pods: &[(&Host, State)]) -> [EndpointSlice; 
     Family::BOTH.map(|family| {
         let endpoints = pods.iter().map(|(pod, state)| {
             let (node, _) = pod.name().split_once('-').expect("pods are named after their nodes");
-            let terminating = *state == State::Terminating;
             json!({
                 "addresses": [pod.address(family)],
                 "nodeName": node,
-                "conditions": { "ready": !terminating, "serving": true, "terminating": terminating },
+                "conditions": {
+                    "ready": *state == State::Ready,
+                    "serving": *state != State::Down,
+                    "terminating": *state == State::Terminating,
+                },
             })
         });
         object(json!({

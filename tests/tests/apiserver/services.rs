@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Service;
 use lb_tests::lab::{
     Host, Lab,
-    client::{Conversation, Outcome, Transport},
+    client::{Conversation, DatagramSocket, Outcome, Transport},
     cluster::eventually,
     load::Load,
     path::{Path, paths},
@@ -75,6 +75,41 @@ pub(crate) fn endpoints_come_and_go_under_traffic_and_nobody_notices(sandbox: Sa
         let refused = |outcome: &Outcome| *outcome == Outcome::Refused;
         eventually(&format!("{path} without endpoints"), || ask(&path, &web), refused);
     }
+}
+
+pub(crate) fn datagram_flows_leave_an_endpoint_that_another_service_still_has(sandbox: Sandbox) {
+    let cluster = Cluster::start(sandbox);
+    let [node1, node2] = cluster.nodes();
+    let [leaves, stays] = [&node1.pods[1], &node2.pods[0]];
+    cluster.create(objects::web("another"));
+    cluster.set_endpoints("another", &ready(&[leaves, stays]));
+    datagram_flows_move(&cluster, (leaves, stays), &ready(&[stays]));
+}
+
+pub(crate) fn datagram_flows_leave_an_endpoint_that_does_not_serve_any_more(sandbox: Sandbox) {
+    let cluster = Cluster::start(sandbox);
+    let [node1, node2] = cluster.nodes();
+    let [leaves, stays] = [&node1.pods[1], &node2.pods[0]];
+    // TCP connections to it go on, those of the same port number included.
+    datagram_flows_move(&cluster, (leaves, stays), &[(leaves, State::Down), (stays, State::Ready)]);
+}
+
+/// Opens sockets on every path to a Service of two pods, changes its endpoints, and wants all answered by the one.
+fn datagram_flows_move(cluster: &Cluster, (leaves, stays): (&Host, &Host), endpoints: &[(&Host, State)]) {
+    let web = cluster.create(objects::web("web"));
+    cluster.set_endpoints("web", &ready(&[leaves, stays]));
+    let udp = || paths(&cluster.lab).filter(|path| path.transport == Transport::Udp);
+    udp().for_each(|path| wait_until_reached(&path, &web));
+    let open = |path: &Path| DatagramSocket::open(path.client, path.transport, objects::address(&web, path));
+    // Of 8 sockets on a path none is given the pod that leaves once in 256 times; on all 8 paths, never.
+    let sockets: Vec<_> = udp().flat_map(|path| (0..8).map(move |_| path)).map(|path| (path, open(&path))).collect();
+    let ask_all = || -> Vec<_> {
+        let ask = |(path, socket): &(Path, DatagramSocket)| (path.to_string(), socket.ask().answer(path).backend);
+        sockets.iter().map(ask).filter(|(_, backend)| backend == leaves.name()).collect()
+    };
+    assert!(!ask_all().is_empty(), "some reach {}", leaves.name());
+    cluster.set_endpoints("web", endpoints);
+    eventually(&format!("nobody reaches {}", leaves.name()), ask_all, Vec::is_empty);
 }
 
 pub(crate) fn services_change_and_go_under_traffic(sandbox: Sandbox) {

@@ -6,7 +6,7 @@ use lb_common::abi::{Service, ServiceName, SlotRange};
 
 use super::{Applied, Garbage, Reconciler, Tuning};
 use crate::{
-    dataplane::{Capacities, Existing, backends::Reference, tracker::Tracker},
+    dataplane::{Capacities, Existing, tracker::Tracker},
     model::{Family, ObjectKey, Protocol, ServicePortName},
 };
 
@@ -14,9 +14,9 @@ impl<A: Family> Reconciler<A> {
     /// A reconciler of maps that hold `existing`: indices and generations stay, so that the first synchronization
     /// writes only what differs and flows do not notice.
     ///
-    /// What does not make sense (a range beyond the table or shared with another service, a slot without a backend, a
-    /// second index of the same name) is not taken over: it stays as it is until its service port has been written
-    /// anew, then it is removed.
+    /// What does not make sense (a range beyond the table or shared with another service, a slot without a backend of
+    /// the service's own, a second index of the same name, a backend of a service without a name) is not taken over: it
+    /// stays as it is until all service ports have been written anew, then it is removed.
     ///
     /// What the former agent freed last is not known, and may be reused at once: no program runs as long as an agent
     /// takes to start.
@@ -25,26 +25,36 @@ impl<A: Family> Reconciler<A> {
         let mut this = Self::empty(capacities, tuning);
         this.node_addresses = Tracker::new(node_addresses);
         this.node_port_addresses = Tracker::new(node_port_addresses);
+        let mut backends_of: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (index, backend) in backends {
-            this.backends.adopt(index, backend);
+            if this.backends.adopt(index, backend) {
+                backends_of.entry(backend.service).or_default().push(index);
+            }
         }
         let slots: HashMap<u32, u32> = slots.into_iter().collect();
         let mut adopted = HashMap::new();
         let mut rejected = Vec::new();
         for (index, name, value) in services {
             match this.adopt_service(index, &name, value, &slots) {
-                Some(name) => drop(adopted.insert(index, name)),
+                Some(name) => {
+                    if let Some(applied) = this.applied.get_mut(&name) {
+                        applied.backends = backends_of.remove(&index).unwrap_or_default();
+                        applied.backends.sort_by_key(|backend| (this.backends.endpoint(*backend), *backend));
+                    }
+                    adopted.insert(index, name);
+                }
                 None => rejected.push((index, value)),
             }
         }
-        // Until the last frontend that names it is gone, an index is in use, whatever is there.
-        let named: BTreeMap<u32, Service> =
-            frontends.iter().map(|(_, value)| (value.service, Service::default())).chain(rejected).collect();
-        for (index, value) in named {
-            if !adopted.contains_key(&index) && this.indices.reserve(SlotRange { first: index, count: 1 }) {
-                let slots = [value.cluster, value.local].map(|range| this.slots.reserve_free_parts(range)).concat();
-                this.garbage.push(Garbage { index, slots });
-            }
+        // Until the last frontend and the last backend that name it are gone, an index is in use, whatever is there.
+        let by_frontends = frontends.iter().map(|(_, value)| value.service);
+        let named = by_frontends.chain(backends_of.keys().copied()).map(|index| (index, Service::default()));
+        let named: BTreeMap<u32, Service> = named.chain(rejected).collect();
+        for (index, value) in named.into_iter().filter(|(index, _)| !adopted.contains_key(index)) {
+            let slots = [value.cluster, value.local].map(|range| this.slots.reserve_free_parts(range)).concat();
+            let backends = backends_of.remove(&index).unwrap_or_default();
+            let index = this.indices.reserve(SlotRange { first: index, count: 1 }).then_some(index);
+            this.garbage.push(Garbage { index, slots, backends });
         }
         let mut frontends_of: BTreeMap<&ServicePortName, Vec<_>> = BTreeMap::new();
         for (key, value) in frontends {
@@ -77,8 +87,8 @@ impl<A: Family> Reconciler<A> {
         if self.applied.contains_key(&name) {
             return None;
         }
-        let cluster = self.backends_in(value.cluster, slots)?;
-        let local = self.backends_in(value.local, slots)?;
+        let cluster = self.backends_in(value.cluster, slots, index)?;
+        let local = self.backends_in(value.local, slots, index)?;
         if !self.slots.reserve(value.cluster) {
             return None;
         }
@@ -91,25 +101,15 @@ impl<A: Family> Reconciler<A> {
             self.slots.release(value.local);
             return None;
         }
-        let mut unique: Vec<u32> = cluster.iter().chain(&local).copied().collect();
-        unique.sort_unstable();
-        unique.dedup();
-        let reference = |index| Reference { index, flags: self.backends.adopted_flags(index).unwrap_or(0) };
-        let references: Box<[Reference]> = unique.into_iter().map(reference).collect();
-        references.iter().for_each(|reference| self.backends.take(*reference));
-        let (cluster, local) = (cluster.into(), local.into());
-        let applied = Applied { index, value, cluster, local, references, frontends: Box::default() };
+        let applied = Applied { named: true, value, cluster, local, ..Applied::new(index) };
         self.applied.insert(name.clone(), applied);
         Some(name)
     }
 
-    /// The backends in a range of slots, if each slot has one that may be picked.
-    fn backends_in(&self, range: SlotRange, slots: &HashMap<u32, u32>) -> Option<Vec<u32>> {
+    /// The backends in a range of slots, if each slot has one of the service's own.
+    fn backends_in(&self, range: SlotRange, slots: &HashMap<u32, u32>, service: u32) -> Option<Box<[u32]>> {
         (range.first..range.first.checked_add(range.count)?)
-            .map(|slot| {
-                let index = *slots.get(&slot)?;
-                self.backends.adopted_flags(index).map(|_| index)
-            })
+            .map(|slot| slots.get(&slot).copied().filter(|index| self.backends.is_of(*index, service)))
             .collect()
     }
 }

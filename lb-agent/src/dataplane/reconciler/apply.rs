@@ -9,7 +9,7 @@ use lb_common::{
 
 use super::{Applied, Reconciler, change};
 use crate::{
-    dataplane::{ApplyError, ChangeKind, Failure, FamilyMaps, SyncReport, backends::Reference},
+    dataplane::{ApplyError, ChangeKind, Failure, FamilyMaps, MapError, SyncReport},
     model::{DesiredPort, Family, ObjectKey, Protocol, ServicePortName},
 };
 
@@ -36,12 +36,10 @@ impl<A: Family> Reconciler<A> {
         for name in known.into_iter().filter(|name| ports.iter().all(|port| port.name != *name)) {
             self.doom(name);
         }
-        // Given back only when the new attempt has taken what it needs, so that it finds them in the maps.
-        let held: Vec<Reference> =
-            of_service(&self.held, service).into_iter().filter_map(|name| self.held.remove(&name)).flatten().collect();
         let mut succeeded = true;
         for port in ports {
-            let kind = if self.applied.contains_key(&port.name) { ChangeKind::Updated } else { ChangeKind::Added };
+            let was_named = self.applied.get(&port.name).is_some_and(|applied| applied.named);
+            let kind = if was_named { ChangeKind::Updated } else { ChangeKind::Added };
             match self.apply_port(maps, port, now) {
                 Ok(true) => report.changes.push(change(port.name.clone(), kind, self.applied.get(&port.name))),
                 Ok(false) => {}
@@ -51,7 +49,6 @@ impl<A: Family> Reconciler<A> {
                 }
             }
         }
-        self.release_all(held);
         succeeded
     }
 
@@ -64,53 +61,73 @@ impl<A: Family> Reconciler<A> {
     ) -> Result<bool, ApplyError> {
         let writes_before = self.writes();
         self.doomed.remove(&desired.name);
-        let room = self.make_room(desired)?;
-        let mut references = Vec::with_capacity(desired.backends.len());
-        let dropped = match self.publish(maps, desired, room, &mut references) {
-            Ok(published) => self.commit(desired, published, now),
+        let mut applied = if let Some(applied) = self.applied.remove(&desired.name) {
+            applied
+        } else {
+            let full = ApplyError::Full { table: A::TABLES.services };
+            Applied::new(self.indices.allocate_one().ok_or(full)?)
+        };
+        let result = self.write_port(maps, desired, &mut applied, now);
+        if !applied.named && applied.backends.is_empty() {
+            // Nothing of it is in the maps.
+            self.indices.release_one(applied.index);
+        } else {
+            if !applied.named && result.as_ref().is_err_and(ApplyError::is_full) {
+                // What it cannot use it must not keep from others.
+                self.doomed.insert(desired.name.clone());
+            }
+            self.applied.insert(desired.name.clone(), applied);
+        }
+        Ok(result? || self.writes() > writes_before)
+    }
+
+    /// Returns whether frontends were dropped.
+    fn write_port<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        desired: &DesiredPort<A>,
+        applied: &mut Applied<A>,
+        now: Instant,
+    ) -> Result<bool, ApplyError> {
+        let room = self.make_room(desired, applied)?;
+        let backends = match self.publish(maps, desired, room, applied, now) {
+            Ok(backends) => backends,
             Err(error) => {
                 // No reader knows of these: they are not in use.
                 for range in [room.cluster, room.local].into_iter().flatten() {
                     self.slots.release(range);
                 }
-                if error.is_full() {
-                    self.release_all(references);
-                } else {
-                    self.held.insert(desired.name.clone(), references);
-                }
                 return Err(error);
             }
         };
-        self.write_frontends(maps, desired)?;
-        Ok(dropped || self.writes() > writes_before)
+        let dropped = self.drop_frontends(desired, applied);
+        // An error of one does not keep the other from being done.
+        let entered = self.write_frontends(maps, desired, applied.index);
+        let trimmed = self.trim(maps, desired, &backends, applied, now);
+        entered.and(trimmed)?;
+        Ok(dropped)
     }
 
     /// Makes sure that there is room in every table before anything is written, and takes the slots.
-    fn make_room(&mut self, desired: &DesiredPort<A>) -> Result<Room, ApplyError> {
+    fn make_room(&mut self, desired: &DesiredPort<A>, applied: &Applied<A>) -> Result<Room, ApplyError> {
         let full = |table| Err(ApplyError::Full { table });
         let tables = A::TABLES;
-        let applied = self.applied.get(&desired.name);
-        if applied.is_none() {
-            label(&desired.name)?;
-            if self.indices.free() == 0 {
-                return full(tables.services);
-            }
-        }
+        label(&desired.name)?;
         let new_frontends = desired.frontends.iter().filter(|(key, _)| !self.frontends.contains_key(key)).count();
         if self.frontends.len() + new_frontends > self.frontend_capacity {
             return full(tables.frontends);
         }
-        let find = |position: &u32| {
-            let backend = &desired.backends[*position as usize];
-            self.backends.find(backend.address, backend.port)
-        };
-        let new_backends = desired.backends.iter().filter(|b| self.backends.find(b.address, b.port).is_none()).count();
+        let found: Vec<Option<u32>> =
+            desired.backends.iter().map(|backend| self.backends.find(&applied.backends, backend)).collect();
+        let new_backends = found.iter().filter(|index| index.is_none()).count();
         if new_backends > self.backends.room() as usize {
             return full(tables.backends);
         }
-        let same = |list: &[u32], slots: &[u32]| list.iter().map(find).eq(slots.iter().map(|index| Some(*index)));
-        let keep_cluster = applied.is_some_and(|applied| same(&desired.cluster, &applied.cluster));
-        let keep_local = applied.is_some_and(|applied| same(&desired.local, &applied.local));
+        let same = |list: &[u32], slots: &[u32]| {
+            list.iter().map(|position| found[*position as usize]).eq(slots.iter().map(|index| Some(*index)))
+        };
+        let keep_cluster = same(&desired.cluster, &applied.cluster);
+        let keep_local = same(&desired.local, &applied.local);
 
         let mut room = Room::default();
         if !keep_cluster {
@@ -129,19 +146,21 @@ impl<A: Family> Reconciler<A> {
         Ok(room)
     }
 
-    /// Writes backends, slots, and last the element of `SERVICES*` that makes them seen. `references` are the backends
-    /// taken, also on failure.
+    /// Writes backends, slots, and last the element of `SERVICES*` that makes them seen, and frees the slots that they
+    /// replace. Returns the backends in the order of `desired`.
     fn publish<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
         desired: &DesiredPort<A>,
         room: Room,
-        references: &mut Vec<Reference>,
-    ) -> Result<Applied<A>, ApplyError> {
-        for backend in &desired.backends {
-            references.push(self.backends.acquire(maps, backend)?);
-        }
-        let indices = |list: &[u32]| list.iter().map(|position| references[*position as usize].index).collect();
+        applied: &mut Applied<A>,
+        now: Instant,
+    ) -> Result<Vec<u32>, ApplyError> {
+        let Applied { index, backends, .. } = applied;
+        backends.reserve_exact(desired.backends.len().saturating_sub(backends.len()));
+        let acquire = |backend| self.backends.acquire(maps, *index, backends, backend);
+        let taken: Vec<u32> = desired.backends.iter().map(acquire).collect::<Result<_, _>>()?;
+        let indices = |list: &[u32]| list.iter().map(|position| taken[*position as usize]).collect();
         let (cluster, local): (Box<[u32]>, Box<[u32]>) = (indices(&desired.cluster), indices(&desired.local));
         for (range, list) in [(room.cluster, &cluster), (room.local, &local)] {
             if let Some(range) = range.filter(|range| range.count > 0) {
@@ -150,80 +169,86 @@ impl<A: Family> Reconciler<A> {
             }
         }
 
-        let before = self.applied.get(&desired.name).map(|applied| (applied.index, applied.value));
-        let old = before.map(|(_, value)| value).unwrap_or_default();
+        let old = applied.value;
         let value = Service {
             cluster: room.cluster.unwrap_or(old.cluster),
             local: room.local.unwrap_or(old.local),
             flags: if desired.has_endpoints { ServiceFlags::HAS_ENDPOINTS } else { 0 },
             affinity_seconds: desired.affinity_seconds,
         };
-        let index = match before {
-            Some((index, _)) => {
-                if value != old {
-                    // Three words, each written at once but not all together: a reader may find the lists of now with
-                    // the flags of before, and so drop one packet instead of refusing it, or the reverse.
-                    maps.set_service(index, value)?;
-                    self.writes += 1;
-                }
-                index
-            }
-            None => self.enter(maps, &desired.name, value)?,
-        };
-        let frontends = desired.frontends.iter().map(|(key, _)| *key).collect();
-        let references = references.as_slice().into();
-        Ok(Applied { index, value, cluster, local, references, frontends })
-    }
-
-    /// Takes an index for a new service port. Nobody reads it before a frontend names it.
-    fn enter<M: FamilyMaps<A>>(
-        &mut self,
-        maps: &mut M,
-        name: &ServicePortName,
-        value: Service,
-    ) -> Result<u32, ApplyError> {
-        let label = label(name)?;
-        let index = self.indices.allocate_one().ok_or(ApplyError::Full { table: A::TABLES.services })?;
-        let written = maps
-            .set_service(index, value)
-            .and_then(|()| maps.reset_service_stats(index))
-            .and_then(|()| maps.set_service_name(index, &label));
-        if let Err(error) = written {
-            self.indices.release_one(index);
-            return Err(error.into());
+        if !applied.named {
+            self.enter(maps, applied.index, &desired.name, value)?;
+        } else if value != old {
+            // Three words, each written at once but not all together: a reader may find the lists of now with the flags
+            // of before, and so drop one packet instead of refusing it, or the reverse.
+            maps.set_service(applied.index, value)?;
+            self.writes += 1;
         }
-        self.writes += 3;
-        Ok(index)
-    }
-
-    /// Takes note of what was published, and frees what it replaced. Returns whether frontends were dropped.
-    fn commit(&mut self, desired: &DesiredPort<A>, new: Applied<A>, now: Instant) -> bool {
-        let (index, value) = (new.index, new.value);
-        let Some(old) = self.applied.insert(desired.name.clone(), new) else { return false };
-        for (old, new) in [(old.value.cluster, value.cluster), (old.value.local, value.local)] {
+        (applied.named, applied.value, applied.cluster, applied.local) = (true, value, cluster, local);
+        for (old, new) in [(old.cluster, value.cluster), (old.local, value.local)] {
             if old != new {
                 self.free_slots(old, now);
             }
         }
-        self.release_all(old.references);
+        Ok(taken)
+    }
+
+    /// Writes and names the element of a new service port. Nobody reads it before a frontend names it.
+    fn enter<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        index: u32,
+        name: &ServicePortName,
+        value: Service,
+    ) -> Result<(), ApplyError> {
+        let label = label(name)?;
+        maps.set_service(index, value)?;
+        maps.reset_service_stats(index)?;
+        maps.set_service_name(index, &label)?;
+        self.writes += 3;
+        Ok(())
+    }
+
+    /// Takes note of the frontends that are wanted. Returns whether some are no longer.
+    fn drop_frontends(&mut self, desired: &DesiredPort<A>, applied: &mut Applied<A>) -> bool {
+        let frontends = desired.frontends.iter().map(|(key, _)| *key).collect();
         let mut dropped = false;
-        for key in old.frontends {
+        for key in std::mem::replace(&mut applied.frontends, frontends) {
             if desired.frontends.binary_search_by_key(&key, |(key, _)| *key).is_err() {
-                self.unwant(key, index);
+                self.unwant(key, applied.index);
                 dropped = true;
             }
         }
         dropped
     }
 
-    fn write_frontends<M: FamilyMaps<A>>(&mut self, maps: &mut M, desired: &DesiredPort<A>) -> Result<(), ApplyError> {
-        let Some(index) = self.applied.get(&desired.name).map(|applied| applied.index) else { return Ok(()) };
+    /// Lowers the flags of backends that stay, and takes those that have left out of use.
+    fn trim<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        desired: &DesiredPort<A>,
+        stay: &[u32],
+        applied: &mut Applied<A>,
+        now: Instant,
+    ) -> Result<(), MapError> {
+        for (index, backend) in stay.iter().zip(&desired.backends) {
+            self.backends.set_flags(maps, *index, backend.flags)?;
+        }
+        self.retire(maps, &mut applied.backends, stay, now)
+    }
+
+    fn write_frontends<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        desired: &DesiredPort<A>,
+        index: u32,
+    ) -> Result<(), MapError> {
         let mut result = Ok(());
         for (key, flags) in &desired.frontends {
             let value = Frontend { service: index, owner: hash::frontend_owner(key), flags: *flags };
             if self.frontends.get(key) != Some(&value) {
                 if let Err(error) = maps.set_frontend(key, value) {
-                    result = Err(error.into());
+                    result = Err(error);
                     continue;
                 }
                 self.writes += 1;

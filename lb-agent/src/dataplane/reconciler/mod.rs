@@ -12,9 +12,7 @@ use std::{
 use lb_common::abi::{Frontend, FrontendKey, Service, SlotRange};
 
 use super::{
-    Capacities, ChangeKind, FamilyMaps, PortChange, SyncReport,
-    backends::{Backends, Reference},
-    ranges::Ranges,
+    Capacities, ChangeKind, FamilyMaps, MapError, PortChange, SyncReport, backends::Backends, ranges::Ranges,
     tracker::Tracker,
 };
 use crate::model::{Family, ObjectKey, ServicePortName};
@@ -37,8 +35,8 @@ impl Tuning {
 /// Makes the maps of one family what is desired, one service port at a time.
 ///
 /// The order of writes, for each service port: new backends, new slots, its element of `SERVICES*`, its name (of a
-/// new index, so that an index with a name always has content), its frontends. When all are through, removals:
-/// frontends, names, backends that nobody refers to. What they free is reused after the grace period.
+/// new index, so that an index with a name always has content), its frontends, backends that have left. When all are
+/// through, removals: frontends, names, backends. What is freed is reused after the grace period.
 ///
 /// So each write leaves the maps in a state that a reader may see:
 ///
@@ -46,8 +44,8 @@ impl Tuning {
 ///   rewritten in place. A changed list gets a new range, which no reader knows of until that write.
 /// - A frontend that changes hands is overwritten, not removed and entered again.
 /// - **Nothing is forgotten.** Every field below says what the maps hold, and is changed when a write has succeeded. A
-///   service port that fails stays as it was, keeps the backends that were entered for it, and goes on from there when
-///   it is applied again.
+///   service port that fails stays as it was, keeps its index and the backends that were entered for it, and goes on
+///   from there when it is applied again.
 #[derive(Debug)]
 pub struct Reconciler<A> {
     grace: Duration,
@@ -55,19 +53,17 @@ pub struct Reconciler<A> {
     indices: Ranges,
     slots: Ranges,
     backends: Backends<A>,
-    /// The service ports in the maps.
+    /// The service ports that have something in the maps.
     applied: BTreeMap<ServicePortName, Applied<A>>,
     /// Those of `applied` that are no longer wanted. Their frontends are in `removals`.
     doomed: BTreeSet<ServicePortName>,
-    /// Backends entered for service ports whose last attempt failed.
-    held: BTreeMap<ServicePortName, Vec<Reference>>,
     /// What `FRONTENDS*` holds.
     frontends: HashMap<FrontendKey<A>, Frontend>,
     /// Those of `frontends` that nobody wants.
     removals: BTreeSet<FrontendKey<A>>,
     /// Node ports among `frontends`, with how many frontends each is.
     node_ports: BTreeMap<u16, u32>,
-    /// Named elements of `SERVICES*` that a former agent left behind and that make no sense.
+    /// What a former agent left behind that makes no sense, by index in `SERVICES*`.
     garbage: Vec<Garbage>,
     /// What was freed, in the order of the instants at which it may be reused.
     quarantine: VecDeque<(Instant, Freed)>,
@@ -81,25 +77,38 @@ pub struct Reconciler<A> {
 struct Applied<A> {
     /// Index in `SERVICES*`.
     index: u32,
+    /// Whether the index has a name. Without, no frontend leads to it, and only its backends may be in the maps.
+    named: bool,
     /// Its element of `SERVICES*`.
     value: Service,
     /// Contents of the slots of `value.cluster`.
     cluster: Box<[u32]>,
     /// Contents of the slots of `value.local`.
     local: Box<[u32]>,
-    /// The backends that it refers to: those in its slots and others.
-    references: Box<[Reference]>,
+    /// Its elements of `BACKENDS*`, those in its slots and others, ascending by address and port.
+    backends: Vec<u32>,
     /// The frontends that it wants, ascending. `Reconciler::frontends` says which of them it has.
     frontends: Box<[FrontendKey<A>]>,
 }
 
-/// A meaningless element of `SERVICES*` that has a name.
+impl<A> Applied<A> {
+    /// A service port that has nothing but its index.
+    fn new(index: u32) -> Self {
+        let value = Service::default();
+        let (cluster, local, frontends) = Default::default();
+        Self { index, named: false, value, cluster, local, backends: Vec::new(), frontends }
+    }
+}
+
+/// A meaningless service: its element or its name does not make sense, or it has backends or frontends but no name.
 #[derive(Debug)]
 struct Garbage {
-    /// Its index.
-    index: u32,
+    /// Its index in `SERVICES*`; `None` if that is beyond the table.
+    index: Option<u32>,
     /// What of its slots belongs to nobody else.
     slots: Vec<SlotRange>,
+    /// Its elements of `BACKENDS*`.
+    backends: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +129,6 @@ impl<A: Family> Reconciler<A> {
             backends: Backends::new(capacities.backends, tuning.first_generation),
             applied: BTreeMap::new(),
             doomed: BTreeSet::new(),
-            held: BTreeMap::new(),
             frontends: HashMap::new(),
             removals: BTreeSet::new(),
             node_ports: BTreeMap::new(),
@@ -149,7 +157,7 @@ impl<A: Family> Reconciler<A> {
 
     /// Whether removals failed that [`Self::finish`] must try again.
     pub fn is_behind(&self) -> bool {
-        !self.removals.is_empty() || !self.doomed.is_empty() || !self.garbage.is_empty() || self.backends.is_behind()
+        !self.removals.is_empty() || !self.doomed.is_empty() || !self.garbage.is_empty()
     }
 
     /// Makes available again what was freed a grace period ago. Returns whether there was any.
@@ -202,10 +210,29 @@ impl<A: Family> Reconciler<A> {
         self.writes + self.backends.writes
     }
 
-    fn release_all(&mut self, references: impl IntoIterator<Item = Reference>) {
-        for reference in references {
-            self.backends.release(reference);
-        }
+    /// Takes all of these backends out of use but those to keep, which are in the same order. What could not be written
+    /// stays in the list.
+    fn retire<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        backends: &mut Vec<u32>,
+        keep: &[u32],
+        now: Instant,
+    ) -> Result<(), MapError> {
+        let mut keep = keep.iter().peekable();
+        let mut result = Ok(());
+        backends.retain(|index| {
+            if keep.next_if_eq(&index).is_some() {
+                return true;
+            }
+            if let Err(error) = self.backends.retire(maps, *index) {
+                result = Err(error);
+                return true;
+            }
+            self.quarantine.push_back((now + self.grace, Freed::Backend(*index)));
+            false
+        });
+        result
     }
 
     fn free_slots(&mut self, range: SlotRange, now: Instant) {
@@ -231,7 +258,7 @@ fn change<A: Family>(name: ServicePortName, kind: ChangeKind, applied: Option<&A
 impl<A: Family> Reconciler<A> {
     /// That nothing is in use and nothing was lost.
     pub(crate) fn assert_all_free(&self, capacities: Capacities) {
-        assert!(self.applied.is_empty() && self.frontends.is_empty() && self.held.is_empty() && !self.is_behind());
+        assert!(self.applied.is_empty() && self.frontends.is_empty() && !self.is_behind());
         assert!(self.node_ports.is_empty() && self.quarantine.is_empty());
         assert_eq!(self.indices, Ranges::new(capacities.services));
         assert_eq!(self.slots, Ranges::new(capacities.slots));

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use lb_common::abi::FrontendKey;
 
-use super::{Freed, Reconciler, change};
+use super::{Applied, Freed, Garbage, Reconciler, change};
 use crate::{
     dataplane::{ChangeKind, FamilyMaps, MapError, SyncReport},
     model::{Family, ServicePortName},
@@ -41,8 +41,6 @@ impl<A: Family> Reconciler<A> {
             self.removals.iter().filter_map(|key| self.frontends.get(key)).map(|frontend| frontend.service).collect();
         self.remove_services(maps, now, &in_use, report, &mut errors);
         self.remove_garbage(maps, now, &in_use, &mut errors);
-        let retired = self.backends.settle(maps, &mut errors);
-        self.quarantine.extend(retired.into_iter().map(|index| (now + self.grace, Freed::Backend(index))));
         report.add_errors(errors);
         self.frontends.len() < frontends_before
     }
@@ -76,24 +74,43 @@ impl<A: Family> Reconciler<A> {
         errors: &mut Vec<MapError>,
     ) {
         for name in std::mem::take(&mut self.doomed) {
-            let Some(applied) = self.applied.get(&name).filter(|applied| !in_use.contains(&applied.index)) else {
+            let Some(mut applied) = self.applied.remove(&name) else { continue };
+            if in_use.contains(&applied.index) {
+                self.applied.insert(name.clone(), applied);
                 self.doomed.insert(name);
                 continue;
-            };
-            if let Err(error) = maps.remove_service_name(applied.index) {
+            }
+            let was_named = applied.named;
+            let removed = self.remove_service(maps, &mut applied, now);
+            if was_named && !applied.named {
+                report.changes.push(change::<A>(name.clone(), ChangeKind::Removed, None));
+            }
+            if let Err(error) = removed {
                 errors.push(error);
+                self.applied.insert(name.clone(), applied);
                 self.doomed.insert(name);
                 continue;
             }
-            self.writes += 1;
-            if let Some(gone) = self.applied.remove(&name) {
-                self.quarantine.push_back((now + self.grace, Freed::Index(gone.index)));
-                self.free_slots(gone.value.cluster, now);
-                self.free_slots(gone.value.local, now);
-                self.release_all(gone.references);
-            }
-            report.changes.push(change::<A>(name, ChangeKind::Removed, None));
+            self.quarantine.push_back((now + self.grace, Freed::Index(applied.index)));
+            self.free_slots(applied.value.cluster, now);
+            self.free_slots(applied.value.local, now);
         }
+    }
+
+    /// Removes a service port that no frontend leads to: its name, then its backends, which no slot of a service with a
+    /// name has then.
+    fn remove_service<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        applied: &mut Applied<A>,
+        now: Instant,
+    ) -> Result<(), MapError> {
+        if applied.named {
+            maps.remove_service_name(applied.index)?;
+            self.writes += 1;
+            applied.named = false;
+        }
+        self.retire(maps, &mut applied.backends, &[], now)
     }
 
     fn remove_garbage<M: FamilyMaps<A>>(
@@ -103,19 +120,31 @@ impl<A: Family> Reconciler<A> {
         in_use: &BTreeSet<u32>,
         errors: &mut Vec<MapError>,
     ) {
-        for garbage in std::mem::take(&mut self.garbage) {
-            if in_use.contains(&garbage.index) {
+        for mut garbage in std::mem::take(&mut self.garbage) {
+            if garbage.index.is_some_and(|index| in_use.contains(&index)) {
                 self.garbage.push(garbage);
-            } else if let Err(error) = maps.remove_service_name(garbage.index) {
+            } else if let Err(error) = self.remove_one(maps, &mut garbage, now) {
                 errors.push(error);
                 self.garbage.push(garbage);
             } else {
-                self.writes += 1;
-                self.quarantine.push_back((now + self.grace, Freed::Index(garbage.index)));
+                self.quarantine.extend(garbage.index.map(|index| (now + self.grace, Freed::Index(index))));
                 for range in garbage.slots {
                     self.free_slots(range, now);
                 }
             }
         }
+    }
+
+    fn remove_one<M: FamilyMaps<A>>(
+        &mut self,
+        maps: &mut M,
+        garbage: &mut Garbage,
+        now: Instant,
+    ) -> Result<(), MapError> {
+        if let Some(index) = garbage.index {
+            maps.remove_service_name(index)?;
+            self.writes += 1;
+        }
+        self.retire(maps, &mut garbage.backends, &[], now)
     }
 }

@@ -13,7 +13,7 @@ the machine's own network is touched. It prints where its manifests are: edit th
 
 Options of the lab:
     --once             Check every path once, print a line for each, and leave; exit code 0 if all hold
-    --manifests DIR    Follow the manifests in this directory
+    --manifests DIR    Write the lab's manifests to this directory, which must be new or empty
 
 To open a shell in one of its hosts (client, router, node1, node2, node1-pod0, …), paste the command that the lab prints,
 of this form:
@@ -40,6 +40,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     setup::for_building()?;
     let mut command;
     if options.agent.is_empty() {
+        setup::for_testing()?;
         exec::run(
             workspace::cargo("build")
                 .args(["-p", "lb-agent", "-p", "lb-tests", "--bin", "lb-agent", "--bin", "lb-lab"]),

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use serde_json::Value;
-use tracing::debug;
+use tracing::info;
 
 use super::defaults::{Missing, give_defaults};
 use crate::{
@@ -133,7 +133,7 @@ impl Reader<'_> {
                 self.problem(document, document.line, &problem);
             }
             (version, kind) => {
-                debug!(file = self.file, document = document.number, version, kind, "not a kind that is used");
+                info!(file = self.file, document = document.number, version, kind, "not a kind that is used");
             }
         }
     }

@@ -7,12 +7,13 @@ mod observe;
 mod picture;
 
 use std::{
-    env,
+    env, fs,
     io::{IsTerminal, stdin, stdout},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, ExitCode},
 };
 
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use lb_tests::{
     lab::{
@@ -34,7 +35,7 @@ A shell in a host of the lab, PID being what the picture shows:
 Hosts: client, router, node1, node2, node1-pod0, node1-pod1, node1-vm0, node2-pod0, node2-pod1, node2-vm0
 
 What node1's agent tells of itself, from its pinned maps:
-    nsenter -t PID -m -p ip netns exec node1 lb-agent status --bpffs /run/lb/node1/bpf
+    nsenter -t PID -m -p ip netns exec node1 $PWD/target/debug/lb-agent status --bpffs /run/lb/node1/bpf
 
 A map of node1's agent, by field names:
     nsenter -t PID -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v1/maps/FRONTENDS4";
@@ -46,7 +47,8 @@ struct Options {
     /// Check every path once, print a line for each, and leave: 0 if all hold
     #[arg(long)]
     once: bool,
-    /// Directory of manifests that the agents follow; edit them while it runs [default: target/lab/manifests]
+    /// Directory, new or empty, for the manifests that the agents follow; edit them while it runs [default:
+    /// target/lab/manifests, or with --once one that goes away with the lab]
     #[arg(long)]
     manifests: Option<PathBuf>,
 }
@@ -98,9 +100,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let directory = match manifests_directory(options.manifests.as_deref(), once) {
+        Ok(directory) => directory,
+        Err(error) => {
+            eprintln!("{error:#}");
+            process::exit(1);
+        }
+    };
     let lab = Lab::new(sandbox, ReversePathFilter::Strict);
     let services = Services::new(&lab);
-    let manifests = Manifests::create(manifests_directory(&options), lab.nodes.iter().map(|node| &node.host));
+    let manifests = Manifests::create(directory, lab.nodes.iter().map(|node| &node.host));
     let started = std::panic::catch_unwind(|| Cluster::start_on(lab, manifests, services.all(once)));
     let Ok(cluster) = started else {
         trial::print_logs();
@@ -117,15 +126,25 @@ fn main() -> ExitCode {
     })
 }
 
-/// Beside the program, which cargo puts into `target/<profile>`; emptied, so that no Service of an earlier run is left.
-fn manifests_directory(options: &Options) -> PathBuf {
-    if let Some(directory) = &options.manifests {
-        return directory.clone();
+/// The directory that was asked for, if nobody's files are in it; in the sandbox, which is gone when the lab is; or beside
+/// the program, which cargo puts into `target/<profile>`, emptied of what an earlier run left.
+fn manifests_directory(asked: Option<&Path>, once: bool) -> Result<PathBuf> {
+    if let Some(directory) = asked {
+        fs::create_dir_all(directory).with_context(|| format!("--manifests {}", directory.display()))?;
+        let mut files = fs::read_dir(directory).with_context(|| format!("--manifests {}", directory.display()))?;
+        ensure!(
+            files.next().is_none(),
+            "--manifests {}: not empty, and the lab would write over it",
+            directory.display()
+        );
+        return Ok(directory.to_owned());
     }
-    let program = env::current_exe().expect("/proc/self/exe names the program");
-    let target = program.ancestors().nth(2).expect("cargo's target directory").to_owned();
-    let directory = target.join("lab/manifests");
+    if once {
+        return Ok(PathBuf::from("/run/manifests"));
+    }
+    let program = env::current_exe().context("/proc/self/exe")?;
+    let directory = program.ancestors().nth(2).context("cargo's target directory")?.join("lab/manifests");
     // There may be none yet.
-    let _ = std::fs::remove_dir_all(&directory);
-    directory
+    let _ = fs::remove_dir_all(&directory);
+    Ok(directory)
 }

@@ -57,6 +57,12 @@ impl FlowEntry {
         let seen = if self.protocol == Protocol::Tcp as u32 { TcpState::ESTABLISHED } else { 0 };
         Self { tcp_state: self.tcp_state | seen, ..self }
     }
+
+    /// The same with these bits of [`TcpState`], too.
+    #[must_use]
+    pub fn with(self, bits: u8) -> Self {
+        Self { tcp_state: self.tcp_state | bits, ..self }
+    }
 }
 
 impl fmt::Display for FlowEntry {

@@ -23,6 +23,8 @@ pub enum Place {
     Local,
     /// On another node.
     Remote,
+    /// On a node that the slice does not name: an endpoint made by hand.
+    Unnamed,
 }
 
 /// A Service with one port, and its endpoints.
@@ -88,8 +90,9 @@ impl TestService {
 
     fn endpoint_in(mut self, endpoint: SocketAddr, place: Place, terminating: bool) -> Self {
         let node = match place {
-            Place::Local => THIS_NODE,
-            Place::Remote => OTHER_NODE,
+            Place::Local => Some(THIS_NODE),
+            Place::Remote => Some(OTHER_NODE),
+            Place::Unnamed => None,
         };
         let protocol = self.service.ports[0].protocol;
         self.slices.push(EndpointSlice {
@@ -100,7 +103,7 @@ impl TestService {
                 ready: !terminating,
                 serving: true,
                 terminating,
-                node_name: Some(node.into()),
+                node_name: node.map(Into::into),
                 zone_hints: Vec::new(),
                 node_hints: Vec::new(),
             }],

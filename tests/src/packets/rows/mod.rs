@@ -4,6 +4,7 @@ mod flows;
 mod forward;
 mod hairpin;
 mod headers;
+mod lifetimes;
 mod malformed;
 mod refuse;
 mod stack;
@@ -169,6 +170,7 @@ pub fn all() -> Vec<Row> {
         rows.extend(hairpin::rows(case));
         rows.extend(refuse::rows(case));
         rows.extend(flows::rows(case));
+        rows.extend(lifetimes::rows(case));
         rows.extend(headers::rows(case));
         rows.extend(malformed::rows(case));
     }

@@ -1,8 +1,10 @@
 //! Packets that are translated and left to the stack: pods' own, and those from outside to a backend on this node.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use lb_common::abi::{FlowAction, Hook, Protocol, Reason};
 
-use super::{CLIENT_PORT, Case, NODE_PORT, PORT, at};
+use super::{CLIENT_PORT, Case, NODE_PORT, PORT, TARGET, at};
 use crate::packets::{FlowEntry, Interface, Place, Row, Tables, TestService, Verdict};
 
 pub(super) fn rows(case: Case) -> Vec<Row> {
@@ -123,6 +125,7 @@ fn same_port_twice(case: Case) -> Row {
 
 fn from_outside(case: Case) -> Vec<Row> {
     let (client, local, remote) = (case.client(), case.local(), case.remote());
+    let process = at(case.net.node, TARGET);
     let hooks = (Hook::UplinkIngress, Hook::UplinkEgress);
     let flow = |row, frontend| whole_flow(row, case, hooks, client, frontend, local);
     let local_policy = || case.service().external_local();
@@ -154,6 +157,17 @@ fn from_outside(case: Case) -> Vec<Row> {
         .dropped(Hook::UplinkIngress, case.first(client, case.node_port()), Reason::NoLocalEndpoints)
         .dropped(Hook::UplinkIngress, case.first(client, case.load_balancer()), Reason::NoLocalEndpoints)
         .flows([]),
+        whole_flow(
+            case.row(
+                "outside reaches an endpoint at the node's own address that no node is named for",
+                case.one(process, Place::Unnamed),
+            ),
+            case,
+            hooks,
+            client,
+            case.node_port(),
+            process,
+        ),
         case.row("a node port answers on each of the node's addresses", case.one_local())
             .packet(
                 Hook::UplinkIngress,
@@ -168,6 +182,8 @@ fn from_outside(case: Case) -> Vec<Row> {
 /// Packets to leave alone, on every hook that could meet them.
 fn not_ours(case: Case) -> Vec<Row> {
     let (pod, client, net) = (case.pod(), case.client(), case.net);
+    let unspecified: IpAddr =
+        if net.node.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let other = Case {
         protocol: match case.protocol {
             Protocol::Tcp => Protocol::Udp,
@@ -196,6 +212,10 @@ fn not_ours(case: Case) -> Vec<Row> {
         case.row("a node port on the loopback address is for the node's own sockets only", case.one_local())
             .untouched(Hook::UplinkIngress, case.first(client, at(net.loopback, NODE_PORT)))
             .untouched(Hook::PodIngress, case.first(pod, at(net.loopback, NODE_PORT)))
+            .flows([]),
+        case.row("the unspecified address, under which node ports are kept, is nobody's frontend", case.one_local())
+            .untouched(Hook::UplinkIngress, case.first(client, at(unspecified, NODE_PORT)))
+            .untouched(Hook::PodIngress, case.first(pod, at(unspecified, NODE_PORT)))
             .flows([]),
         case.row("an address of the node without a node port passes", case.one_local())
             .untouched(Hook::UplinkIngress, case.first(client, at(net.node, PORT)))

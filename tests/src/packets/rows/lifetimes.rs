@@ -73,11 +73,12 @@ fn ports(case: Case) -> Vec<Row> {
         .map(|&(what, state, lifetime)| {
             case.row(&format!("{what} keeps its port for {lifetime} s, and no longer"), case.one_remote())
                 .packet(UPLINK_IN, &first, Verdict::Redirect, out(&first))
-                .spoil("letting the reply's entry be quiet for less than its lifetime", move |dataplane| {
-                    quieten(dataplane, state, lifetime - MARGIN)
+                .spoil("letting both entries be quiet for less than the lifetime", move |dataplane| {
+                    quieten(dataplane, state, 0)?;
+                    quieten_all(dataplane, lifetime - MARGIN)
                 })
                 .dropped(UPLINK_IN, &second, Reason::SnatPortsExhausted)
-                .spoil("letting it be quiet for longer", move |dataplane| quieten(dataplane, state, MARGIN + 1))
+                .spoil("letting them be quiet for longer", |dataplane| quieten_all(dataplane, MARGIN + 1))
                 .packet(UPLINK_IN, &second, Verdict::Redirect, out(&second))
                 .flows([request(client), request(second_client), reply])
         })
@@ -191,9 +192,9 @@ fn foreign_datagram(case: Case) -> Row {
     let (pod, frontend, local) = (case.pod(), case.cluster_ip(), case.local());
     let answer = case.answer(local, pod);
     handshake(case, "a datagram after a long silence is of another exchange")
-        .spoil("letting the reply's entry be quiet for a while", |dataplane| quieten(dataplane, 0, UDP - MARGIN))
+        .spoil("letting both entries be quiet for a while", |dataplane| quieten_all(dataplane, UDP - MARGIN))
         .packet(POD_OUT, &answer, Verdict::Next, answer.clone().from(frontend))
-        .spoil("letting it be quiet for longer", |dataplane| quieten(dataplane, 0, UDP + 1))
+        .spoil("letting them be quiet for longer", |dataplane| quieten_all(dataplane, UDP + 1))
         .untouched(POD_OUT, &answer)
 }
 

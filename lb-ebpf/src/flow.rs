@@ -144,7 +144,11 @@ impl<A: Address> Known<A> {
             return false;
         }
         match packet.protocol() {
-            Protocol::Udp => current_backend::<F>(self.backend, self.generation).is_none(),
+            // What begins after a silence is another exchange, and the former's port may be another's by now.
+            Protocol::Udp => {
+                is_quiet(self.last_seen, Protocol::Udp as u32, 0)
+                    || current_backend::<F>(self.backend, self.generation).is_none()
+            }
             Protocol::Tcp => {
                 packet.opens_connection()
                     && (self.tcp_state & (TcpState::FIN | TcpState::RST) != 0
@@ -159,9 +163,11 @@ impl<A: Address> Known<A> {
     /// connection that has ended, since its own SYN would have entered another flow; a datagram cannot be of an exchange
     /// that was silent for so long that a server forgets it.
     #[inline(always)]
-    pub fn is_foreign(&self, packet: &Packet<A>) -> bool {
+    pub fn is_foreign<F: Family<Address = A>>(&self, packet: &Packet<A>) -> bool {
         match packet.protocol() {
-            Protocol::Udp => now().wrapping_sub(self.last_seen) > lifetime(Protocol::Udp as u32, 0),
+            Protocol::Udp => {
+                is_quiet(self.last_seen, Protocol::Udp as u32, 0) && !is_sending::<F>(&packet.tuple, &self.to)
+            }
             Protocol::Tcp => packet.tcp_flags & tcp::SYN != 0 && self.tcp_state & (TcpState::FIN | TcpState::RST) != 0,
         }
     }
@@ -173,10 +179,31 @@ fn current_backend<F: Family>(index: u32, generation: u32) -> Option<&'static Ba
     F::backends().get(index).filter(|backend| backend.generation == generation)
 }
 
-/// Whether the flow that an entry of this tuple belongs to has ended, so that another may take the tuple.
+/// Whether a direction that was last seen then, in this state, has been quiet for longer than its lifetime.
 #[inline(always)]
-pub fn is_over<F: Family>(flow: &Flow<F::Address>) -> bool {
-    now().wrapping_sub(flow.last_seen) > lifetime(flow.to.protocol, flow.tcp_state)
+fn is_quiet(last_seen: u64, protocol: u32, state: u8) -> bool {
+    now().wrapping_sub(last_seen) > lifetime(protocol, state)
+}
+
+/// Whether the client of a UDP exchange still sends: it need not be answered. `reply` is the tuple of the answers, `to`
+/// what they become.
+#[inline(always)]
+fn is_sending<F: Family>(reply: &Tuple<F::Address>, to: &Tuple<F::Address>) -> bool {
+    match F::flows().get_ptr(&to.reversed()) {
+        // SAFETY: the kernel keeps the element's memory while the program runs. Should it be reused meanwhile, its
+        // tuple is compared with another's: the client is taken to be silent.
+        Some(request) => unsafe {
+            (*request).to == reply.reversed() && !is_quiet((*request).last_seen, Protocol::Udp as u32, 0)
+        },
+        None => false,
+    }
+}
+
+/// Whether the flow that the entry of a reply belongs to has ended, so that another may take its tuple.
+#[inline(always)]
+pub fn is_over<F: Family>(reply: &Tuple<F::Address>, flow: &Flow<F::Address>) -> bool {
+    is_quiet(flow.last_seen, flow.to.protocol, flow.tcp_state)
+        && !(flow.to.protocol == Protocol::Udp as u32 && is_sending::<F>(reply, &flow.to))
 }
 
 /// The bits of [`TcpState`] that a segment's flags mean.

@@ -84,7 +84,7 @@ fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F:
 #[inline(always)]
 fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
     match flow::lookup::<F>(&packet.tuple) {
-        Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_foreign(packet) => {
+        Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_foreign::<F>(packet) => {
             translate::<C, F>(ctx, packet, &known)
         }
         _ => Ok(Verdict::Next),

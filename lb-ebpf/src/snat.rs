@@ -58,7 +58,7 @@ fn is_free<F: Family>(work: &Work<F::Address>) -> bool {
     match F::flows().get_ptr(&work.reply_key) {
         // SAFETY: the kernel keeps the element's memory while the program runs. Should it be reused meanwhile, the
         // holder's tuple is compared with another's: the port is taken to be in use, and the next one tried.
-        Some(holder) => unsafe { (*holder).to == work.reply.to || flow::is_over::<F>(&*holder) },
+        Some(holder) => unsafe { (*holder).to == work.reply.to || flow::is_over::<F>(&work.reply_key, &*holder) },
         // Evicted between the two calls: as good as free.
         None => true,
     }

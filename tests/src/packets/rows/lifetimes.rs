@@ -29,7 +29,10 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
             rows.extend(same_tuple(case));
             rows.extend(foreign_handshakes(case));
         }
-        Protocol::Udp => rows.push(foreign_datagram(case)),
+        Protocol::Udp => {
+            rows.push(foreign_datagram(case));
+            rows.extend(silent_exchanges(case));
+        }
     }
     rows
 }
@@ -70,11 +73,12 @@ fn ports(case: Case) -> Vec<Row> {
         .map(|&(what, state, lifetime)| {
             case.row(&format!("{what} keeps its port for {lifetime} s, and no longer"), case.one_remote())
                 .packet(UPLINK_IN, &first, Verdict::Redirect, out(&first))
-                .spoil("letting the reply's entry be quiet for less than its lifetime", move |dataplane| {
-                    quieten(dataplane, state, lifetime - MARGIN)
+                .spoil("letting both entries be quiet for less than the lifetime", move |dataplane| {
+                    quieten(dataplane, state, 0)?;
+                    quieten_all(dataplane, lifetime - MARGIN)
                 })
                 .dropped(UPLINK_IN, &second, Reason::SnatPortsExhausted)
-                .spoil("letting it be quiet for longer", move |dataplane| quieten(dataplane, state, MARGIN + 1))
+                .spoil("letting them be quiet for longer", |dataplane| quieten_all(dataplane, MARGIN + 1))
                 .packet(UPLINK_IN, &second, Verdict::Redirect, out(&second))
                 .flows([request(client), request(second_client), reply])
         })
@@ -188,10 +192,38 @@ fn foreign_datagram(case: Case) -> Row {
     let (pod, frontend, local) = (case.pod(), case.cluster_ip(), case.local());
     let answer = case.answer(local, pod);
     handshake(case, "a datagram after a long silence is of another exchange")
-        .spoil("letting the reply's entry be quiet for a while", |dataplane| quieten(dataplane, 0, UDP - MARGIN))
+        .spoil("letting both entries be quiet for a while", |dataplane| quieten_all(dataplane, UDP - MARGIN))
         .packet(POD_OUT, &answer, Verdict::Next, answer.clone().from(frontend))
-        .spoil("letting it be quiet for longer", |dataplane| quieten(dataplane, 0, UDP + 1))
+        .spoil("letting them be quiet for longer", |dataplane| quieten_all(dataplane, UDP + 1))
         .untouched(POD_OUT, &answer)
+}
+
+/// Exchanges that one side, or both, left alone for longer than entries are kept.
+fn silent_exchanges(case: Case) -> Vec<Row> {
+    let (pod, frontend, local) = (case.pod(), case.cluster_ip(), case.local());
+    let (client, node_port, second_client) = (case.client(), case.node_port(), at(case.net.client, CLIENT_PORT + 1));
+    let (first, answer) = (case.first(pod, frontend), case.answer(local, pod));
+    let (from_client, from_second) = (case.first(client, node_port), case.first(second_client, node_port));
+    let out = |packet: &Packet| {
+        let to_remote = packet.clone().from(case.masqueraded()).to(case.remote());
+        to_remote.forwarded(Interface::Uplink.mac(), OTHER_NODE_MAC)
+    };
+    vec![
+        handshake(case, "an exchange that its client takes up again after a long silence is answered")
+            .spoil("letting both entries be quiet", |dataplane| quieten_all(dataplane, UDP + 1))
+            .packet(POD_IN, &first, Verdict::Next, first.clone().to(local))
+            .packet(POD_OUT, &answer, Verdict::Next, answer.clone().from(frontend)),
+        case.row("a port whose client goes on sending is kept, answers or not", case.one_remote())
+            .packet(UPLINK_IN, &from_client, Verdict::Redirect, out(&from_client))
+            .spoil("letting the reply's entry be quiet", |dataplane| quieten(dataplane, 0, UDP + 1))
+            .packet(UPLINK_IN, &from_client, Verdict::Redirect, out(&from_client))
+            .dropped(UPLINK_IN, &from_second, Reason::SnatPortsExhausted),
+        case.row("an exchange whose port another one took over is not sent from it any more", case.one_remote())
+            .packet(UPLINK_IN, &from_client, Verdict::Redirect, out(&from_client))
+            .spoil("letting both entries be quiet", |dataplane| quieten_all(dataplane, UDP + 1))
+            .packet(UPLINK_IN, &from_second, Verdict::Redirect, out(&from_second))
+            .dropped(UPLINK_IN, &from_client, Reason::SnatPortsExhausted),
+    ]
 }
 
 /// Entries that were made under another hook.
@@ -260,4 +292,22 @@ where
         }
     }
     Ok(changed)
+}
+
+/// Makes every entry one that was last seen these seconds earlier than it was.
+fn quieten_all(dataplane: &mut Dataplane, seconds: u64) -> anyhow::Result<()> {
+    fn family<A: MapAddress>(dataplane: &mut Dataplane, ticks: u64) -> anyhow::Result<()>
+    where
+        Tuple<A>: aya::Pod,
+        Flow<A>: aya::Pod,
+    {
+        for FlowOf { key, mut flow } in dataplane.flows::<A>()? {
+            flow.last_seen -= ticks;
+            A::flow_table(dataplane).insert(&key, &flow, 0)?;
+        }
+        Ok(())
+    }
+    let ticks = seconds * Jiffies::now()?.per_second;
+    family::<[u8; 4]>(dataplane, ticks)?;
+    family::<[u8; 16]>(dataplane, ticks)
 }

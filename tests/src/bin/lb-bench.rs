@@ -142,19 +142,35 @@ fn program_table(times: &Times) -> String {
     table(&["", "ns", "net", "÷ empty", "lookups"], &rows.collect::<Vec<_>>())
 }
 
-/// How the time of a packet grows with the number of Services.
+/// How the time of a packet grows with the number of Services, from the fewest for which it was measured to the most.
 fn flatness(times: &[Times]) -> String {
-    let [first, .., last] = times else { return String::new() };
-    let mut text = format!("Net time with {} Services ÷ with {}:\n\n", last.services, first.services);
-    for (small, large) in first
-        .ours
-        .iter()
-        .filter_map(|small| last.ours.iter().find(|large| large.name == small.name).map(|large| (small, large)))
-    {
-        let ratio = (large.median() - last.empty.median()) / (small.median() - first.empty.median());
-        let _ = writeln!(text, "- {}: {ratio:.2}", small.name);
+    let Some(last) = times.last() else { return String::new() };
+    let mut text = format!("Net time with {} Services ÷ with fewer (goal: within 10 %):\n\n", last.services);
+    for large in &last.ours {
+        let smallest = times.iter().find_map(|times| Some((times, named(times, &large.name)?)));
+        let Some((first, small)) = smallest.filter(|(first, _)| first.services < last.services) else { continue };
+        let ratio = net(last, large) / net(first, small);
+        let _ = writeln!(text, "- {}, ÷ with {}: {ratio:.2}{}", small.name, first.services, missed(ratio > 1.1));
+    }
+    text += "\nGoals for the net time, at any number of Services:\n\n";
+    for (name, limit) in [("IPv4 TCP, established flow", 110.0), ("IPv4 TCP, unrelated packet", 45.0)] {
+        let worst = times.iter().filter_map(|times| Some(net(times, named(times, name)?))).fold(0.0, f64::max);
+        let _ = writeln!(text, "- {name}: {worst:.0} ns of {limit:.0}{}", missed(worst > limit));
     }
     text
+}
+
+fn named<'a>(times: &'a Times, name: &str) -> Option<&'a Samples> {
+    times.ours.iter().find(|samples| samples.name == name)
+}
+
+/// Time without that of the program that does nothing.
+fn net(times: &Times, samples: &Samples) -> f64 {
+    samples.median() - times.empty.median()
+}
+
+fn missed(missed: bool) -> &'static str {
+    if missed { " (missed)" } else { "" }
 }
 
 fn agent_table(starts: &[ColdStart]) -> String {

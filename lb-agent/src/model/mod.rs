@@ -6,6 +6,7 @@ mod family;
 mod inputs;
 mod intern;
 mod network;
+mod policy;
 mod topology;
 
 pub mod objects;
@@ -20,6 +21,7 @@ pub use desired::{DesiredBackend, DesiredPort, DesiredState, ServicePortName};
 pub use family::{Family, TableNames};
 pub use inputs::Inputs;
 pub use network::NodeNetwork;
+pub use policy::{DetectLocal, NodePortAddresses, Policy};
 pub use objects::{
     Change, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service, ServicePort,
     ServiceType, SlicePort, SourceEvent, TrafficPolicy,

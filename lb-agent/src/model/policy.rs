@@ -1,0 +1,43 @@
+//! What the operator decided for all Services of this node: the parts of kube-proxy's configuration that change what
+//! the maps hold.
+
+use ipnet::IpNet;
+
+/// The node's policy. Where it came from, a file or flags, does not matter here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// `nodePortAddresses`.
+    pub node_port_addresses: NodePortAddresses,
+    /// Whether processes of the node reach node ports on `127.0.0.1` and `::1` (`iptables.localhostNodePorts`).
+    pub no_localhost_node_ports: bool,
+    /// `detectLocalMode` and what belongs to it.
+    pub detect_local: DetectLocal,
+    /// Ranges of cluster IPs that are known without ServiceCIDR objects (`--service-cluster-ip-range`).
+    pub service_cidrs: Vec<IpNet>,
+}
+
+/// On which of the node's addresses node ports answer (`pkg/proxy/util/nodeport_addresses.go`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// On all of them.
+    #[default]
+    All,
+    /// On the node's primary address of each family (`primary`): the first `InternalIP`s of its Node.
+    Primary,
+    /// On those within one of these networks.
+    Within(Vec<IpNet>),
+}
+
+/// How the traffic of pods is told from traffic from outside (`getLocalDetectors` of `cmd/kube-proxy/app/server_linux.go`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// By the interface: what a pod's interface delivers is a pod's. `BridgeInterface` and `InterfaceNamePrefix`.
+    #[default]
+    Interface,
+    /// By the source address: one within the first of these networks of its family. `ClusterCIDR`.
+    ClusterCidr(Vec<IpNet>),
+    /// By the source address: one within the node's own `podCIDRs`. `NodeCIDR`.
+    NodeCidr,
+    /// Not at all: pods are treated like clients outside. `ClusterCIDR` without a CIDR.
+    Nothing,
+}

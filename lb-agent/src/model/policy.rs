@@ -4,16 +4,27 @@
 use ipnet::IpNet;
 
 /// The node's policy. Where it came from, a file or flags, does not matter here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// `nodePortAddresses`.
     pub node_port_addresses: NodePortAddresses,
     /// Whether processes of the node reach node ports on `127.0.0.1` and `::1` (`iptables.localhostNodePorts`).
-    pub no_localhost_node_ports: bool,
+    pub localhost_node_ports: bool,
     /// `detectLocalMode` and what belongs to it.
     pub detect_local: DetectLocal,
     /// Ranges of cluster IPs that are known without ServiceCIDR objects (`--service-cluster-ip-range`).
     pub service_cidrs: Vec<IpNet>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            node_port_addresses: NodePortAddresses::default(),
+            localhost_node_ports: true,
+            detect_local: DetectLocal::default(),
+            service_cidrs: Vec::new(),
+        }
+    }
 }
 
 /// On which of the node's addresses node ports answer (`pkg/proxy/util/nodeport_addresses.go`).

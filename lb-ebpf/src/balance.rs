@@ -4,8 +4,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use lb_common::{
     abi::{
-        Address, Backend, Frontend, FrontendFlags, FrontendKey, NODE_PORT_LOOPBACK, Reason, Service, ServiceFlags,
-        SlotRange,
+        Address, Backend, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags, LocalAddressKey, Reason, Service,
+        ServiceFlags, Slot, SlotRange,
     },
     hash,
 };
@@ -42,8 +42,10 @@ pub fn frontend<F: Family>(
         return Ok(None);
     }
     // SAFETY: the value is one word; an element that was reused meanwhile is still an address of this node.
-    let Some(flags) = (unsafe { F::node_port_addresses().get(&address).copied() }) else { return Ok(None) };
-    if flags & NODE_PORT_LOOPBACK != 0 && !own_loopback {
+    let Some(own) = (unsafe { F::local_addresses().get(&LocalAddressKey { address }).copied() }) else {
+        return Ok(None);
+    };
+    if own.flags & LocalAddressFlags::NODE_PORTS == 0 || own.flags & LocalAddressFlags::LOOPBACK != 0 && !own_loopback {
         return Ok(None);
     }
     lookup::<F>(&FrontendKey::new(F::Address::UNSPECIFIED, port, protocol))
@@ -75,7 +77,7 @@ pub fn pick<F: Family>(frontend: Frontend, inside: bool, hash: u32) -> Result<Pi
             let has_endpoints = unsafe { (*service).flags } & ServiceFlags::HAS_ENDPOINTS != 0;
             return Err(if has_endpoints { Reason::NoLocalEndpoints } else { Reason::NoEndpoints });
         };
-        let index = *F::slots().get(slot).ok_or(Reason::TablesInconsistent)?;
+        let Slot { backend: index } = *F::slots().get(slot).ok_or(Reason::TablesInconsistent)?;
         if let Some(backend) = backend::<F>(index) {
             return Ok(Picked { index, backend });
         }

@@ -10,7 +10,7 @@ pub fn reason(reason: Reason) {
     if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
         // SAFETY: this CPU's element, and programs of one CPU do not interrupt each other at this address long enough
         // to matter: a socket hook that a softirq interrupts between load and store can lose that one count.
-        unsafe { *counter = (*counter).wrapping_add(1) };
+        unsafe { (*counter).count = (*counter).count.wrapping_add(1) };
     }
 }
 

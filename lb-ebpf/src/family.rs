@@ -2,18 +2,23 @@
 
 use aya_ebpf::{
     bindings::{bpf_fib_lookup, bpf_redir_neigh},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use lb_common::{
     abi::{
-        Address, Backend, Flow, Frontend, FrontendKey, Reason, Service, ServiceStats, SocketPeer, SocketPeerKey, Tuple,
+        Address, Affinity, AffinityKey, Allowed, Backend, Config, Flow, Frontend, FrontendKey, Interface, LocalAddress,
+        LocalAddressKey, NodeAddress, Prefix, Reason, Service, ServiceCidr, ServiceStats, Slot, SocketPeer,
+        SocketPeerKey, SourceRange, Tuple,
     },
     checksum::Diff,
 };
 
 use crate::{
     hook::PacketContext,
-    maps::{self, BACKENDS, FLOWS, FRONTENDS, INTERFACES, ON_DEMAND, PEERS, SERVICES, SLOTS, Work},
+    maps::{
+        self, AFFINITIES, BACKENDS, CIDRS, FLOWS, FRONTENDS, INTERFACES, ON_DEMAND, PEERS, RANGES, SERVICES, SLOTS,
+        Work,
+    },
     packet::Packet,
 };
 
@@ -27,16 +32,24 @@ pub trait Family: Copy {
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
 
+    fn affinity() -> &'static LruHashMap<AffinityKey<Self::Address>, Affinity, AFFINITIES>;
     fn backends() -> &'static Array<Backend<Self::Address>, BACKENDS>;
     fn flows() -> &'static LruHashMap<Tuple<Self::Address>, Flow<Self::Address>, FLOWS>;
     fn frontends() -> &'static HashMap<FrontendKey<Self::Address>, Frontend, FRONTENDS, ON_DEMAND>;
-    fn node_addresses() -> &'static HashMap<u32, Self::Address, INTERFACES>;
-    fn node_port_addresses() -> &'static HashMap<Self::Address, u32, INTERFACES>;
+    fn local_addresses() -> &'static HashMap<LocalAddressKey<Self::Address>, LocalAddress, INTERFACES>;
+    fn node_addresses() -> &'static HashMap<Interface, NodeAddress<Self::Address>, INTERFACES>;
     fn scratch() -> &'static PerCpuArray<Work<Self::Address>, 1>;
     fn services() -> &'static Array<Service, SERVICES>;
+    fn service_cidrs() -> &'static LpmTrie<Self::Address, ServiceCidr, CIDRS>;
     fn service_stats() -> &'static PerCpuArray<ServiceStats, SERVICES>;
-    fn slots() -> &'static Array<u32, SLOTS>;
+    fn slots() -> &'static Array<Slot, SLOTS>;
     fn socket_peers() -> &'static LruHashMap<SocketPeerKey<Self::Address>, SocketPeer<Self::Address>, PEERS>;
+    fn source_ranges() -> &'static LpmTrie<SourceRange<Self::Address>, Allowed, RANGES>;
+
+    /// The network that holds every cluster IP.
+    fn cluster_ips(config: &Config) -> &Prefix<Self::Address>;
+    /// The pods' network, where pods are told by their addresses.
+    fn pods(config: &Config) -> &Prefix<Self::Address>;
 
     /// Adds the replacement of an address to a checksum difference.
     fn diff(diff: Diff, old: Self::Address, new: Self::Address) -> Diff;
@@ -65,8 +78,29 @@ pub struct Ipv4;
 pub struct Ipv6;
 
 macro_rules! family_maps {
-    ($address:ty; $backends:ident $flows:ident $frontends:ident $node_addresses:ident $node_port_addresses:ident
-     $scratch:ident $services:ident $service_stats:ident $slots:ident $socket_peers:ident) => {
+    ($address:ty; $affinity:ident $backends:ident $flows:ident $frontends:ident $local_addresses:ident
+     $node_addresses:ident $scratch:ident $services:ident $service_cidrs:ident $service_stats:ident $slots:ident
+     $socket_peers:ident $source_ranges:ident; $cluster_ips:ident $pods:ident) => {
+        #[inline(always)]
+        fn affinity() -> &'static LruHashMap<AffinityKey<$address>, Affinity, AFFINITIES> {
+            &maps::$affinity
+        }
+        #[inline(always)]
+        fn service_cidrs() -> &'static LpmTrie<$address, ServiceCidr, CIDRS> {
+            &maps::$service_cidrs
+        }
+        #[inline(always)]
+        fn source_ranges() -> &'static LpmTrie<SourceRange<$address>, Allowed, RANGES> {
+            &maps::$source_ranges
+        }
+        #[inline(always)]
+        fn cluster_ips(config: &Config) -> &Prefix<$address> {
+            &config.$cluster_ips
+        }
+        #[inline(always)]
+        fn pods(config: &Config) -> &Prefix<$address> {
+            &config.$pods
+        }
         #[inline(always)]
         fn backends() -> &'static Array<Backend<$address>, BACKENDS> {
             &maps::$backends
@@ -80,12 +114,12 @@ macro_rules! family_maps {
             &maps::$frontends
         }
         #[inline(always)]
-        fn node_addresses() -> &'static HashMap<u32, $address, INTERFACES> {
+        fn node_addresses() -> &'static HashMap<Interface, NodeAddress<$address>, INTERFACES> {
             &maps::$node_addresses
         }
         #[inline(always)]
-        fn node_port_addresses() -> &'static HashMap<$address, u32, INTERFACES> {
-            &maps::$node_port_addresses
+        fn local_addresses() -> &'static HashMap<LocalAddressKey<$address>, LocalAddress, INTERFACES> {
+            &maps::$local_addresses
         }
         #[inline(always)]
         fn scratch() -> &'static PerCpuArray<Work<$address>, 1> {
@@ -100,7 +134,7 @@ macro_rules! family_maps {
             &maps::$service_stats
         }
         #[inline(always)]
-        fn slots() -> &'static Array<u32, SLOTS> {
+        fn slots() -> &'static Array<Slot, SLOTS> {
             &maps::$slots
         }
         #[inline(always)]
@@ -116,8 +150,8 @@ impl Family for Ipv4 {
     const V6: bool = false;
     const AF: u8 = 2;
 
-    family_maps!([u8; 4]; BACKENDS4 FLOWS4 FRONTENDS4 NODE_ADDRESSES4 NODEPORT_ADDRS4
-        SCRATCH4 SERVICES4 SERVICE_STATS4 SLOTS4 SOCKET_PEERS4);
+    family_maps!([u8; 4]; AFFINITY4 BACKENDS4 FLOWS4 FRONTENDS4 LOCAL_ADDRS4 NODE_ADDRESSES4 SCRATCH4 SERVICES4
+        SERVICE_CIDRS4 SERVICE_STATS4 SLOTS4 SOCKET_PEERS4 SOURCE_RANGES4; cluster_ips4 pods4);
 
     #[inline(always)]
     fn diff(diff: Diff, old: [u8; 4], new: [u8; 4]) -> Diff {
@@ -157,8 +191,8 @@ impl Family for Ipv6 {
     const V6: bool = true;
     const AF: u8 = 10;
 
-    family_maps!([u8; 16]; BACKENDS6 FLOWS6 FRONTENDS6 NODE_ADDRESSES6 NODEPORT_ADDRS6
-        SCRATCH6 SERVICES6 SERVICE_STATS6 SLOTS6 SOCKET_PEERS6);
+    family_maps!([u8; 16]; AFFINITY6 BACKENDS6 FLOWS6 FRONTENDS6 LOCAL_ADDRS6 NODE_ADDRESSES6 SCRATCH6 SERVICES6
+        SERVICE_CIDRS6 SERVICE_STATS6 SLOTS6 SOCKET_PEERS6 SOURCE_RANGES6; cluster_ips6 pods6);
 
     #[inline(always)]
     fn diff(diff: Diff, old: [u8; 16], new: [u8; 16]) -> Diff {

@@ -6,12 +6,13 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage},
     macros::btf_map,
 };
 use lb_common::abi::{
-    Backend, Config, Flow, Frontend, FrontendKey, Reason, Service, ServiceName, ServiceStats, SocketFrontend,
-    SocketPeer, SocketPeerKey, Tuple, capacity,
+    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, LocalAddress,
+    LocalAddressKey, NodeAddress, Reason, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats, Slot,
+    SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, capacity,
 };
 
 use crate::{balance::Picked, forward::Route, packet::Packet};
@@ -26,6 +27,9 @@ pub const SLOTS: usize = capacity::SLOTS as usize;
 pub const BACKENDS: usize = capacity::BACKENDS as usize;
 pub const FLOWS: usize = capacity::FLOWS as usize;
 pub const PEERS: usize = capacity::SOCKET_PEERS as usize;
+pub const AFFINITIES: usize = capacity::AFFINITY as usize;
+pub const RANGES: usize = capacity::SOURCE_RANGES as usize;
+pub const CIDRS: usize = capacity::SERVICE_CIDRS as usize;
 pub const INTERFACES: usize = capacity::INTERFACES as usize;
 /// Elements are allocated when they are written: tables that are mostly empty cost nothing.
 pub const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -33,7 +37,7 @@ pub const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
-pub static COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
+pub static COUNTERS: PerCpuArray<Counter, REASONS> = PerCpuArray::new();
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketFrontend> = SkStorage::new();
 
@@ -50,33 +54,45 @@ pub static SERVICES4: Array<Service, SERVICES> = Array::new();
 #[btf_map]
 pub static SERVICES6: Array<Service, SERVICES> = Array::new();
 #[btf_map]
-pub static SERVICE_NAMES4: HashMap<u32, ServiceName, SERVICES, ON_DEMAND> = HashMap::new();
+pub static SERVICE_NAMES4: HashMap<ServiceIndex, ServiceName, SERVICES, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static SERVICE_NAMES6: HashMap<u32, ServiceName, SERVICES, ON_DEMAND> = HashMap::new();
+pub static SERVICE_NAMES6: HashMap<ServiceIndex, ServiceName, SERVICES, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static SERVICE_STATS4: PerCpuArray<ServiceStats, SERVICES> = PerCpuArray::new();
 #[btf_map]
 pub static SERVICE_STATS6: PerCpuArray<ServiceStats, SERVICES> = PerCpuArray::new();
 #[btf_map]
-pub static SLOTS4: Array<u32, SLOTS> = Array::new();
+pub static SLOTS4: Array<Slot, SLOTS> = Array::new();
 #[btf_map]
-pub static SLOTS6: Array<u32, SLOTS> = Array::new();
+pub static SLOTS6: Array<Slot, SLOTS> = Array::new();
 #[btf_map]
 pub static BACKENDS4: Array<Backend<V4>, BACKENDS> = Array::new();
 #[btf_map]
 pub static BACKENDS6: Array<Backend<V6>, BACKENDS> = Array::new();
 #[btf_map]
-pub static NODE_ADDRESSES4: HashMap<u32, V4, INTERFACES> = HashMap::new();
+pub static NODE_ADDRESSES4: HashMap<Interface, NodeAddress<V4>, INTERFACES> = HashMap::new();
 #[btf_map]
-pub static NODE_ADDRESSES6: HashMap<u32, V6, INTERFACES> = HashMap::new();
+pub static NODE_ADDRESSES6: HashMap<Interface, NodeAddress<V6>, INTERFACES> = HashMap::new();
 #[btf_map]
-pub static NODEPORT_ADDRS4: HashMap<V4, u32, INTERFACES> = HashMap::new();
+pub static LOCAL_ADDRS4: HashMap<LocalAddressKey<V4>, LocalAddress, INTERFACES> = HashMap::new();
 #[btf_map]
-pub static NODEPORT_ADDRS6: HashMap<V6, u32, INTERFACES> = HashMap::new();
+pub static LOCAL_ADDRS6: HashMap<LocalAddressKey<V6>, LocalAddress, INTERFACES> = HashMap::new();
 #[btf_map]
 pub static SOCKET_PEERS4: LruHashMap<SocketPeerKey<V4>, SocketPeer<V4>, PEERS> = LruHashMap::new();
 #[btf_map]
 pub static SOCKET_PEERS6: LruHashMap<SocketPeerKey<V6>, SocketPeer<V6>, PEERS> = LruHashMap::new();
+#[btf_map]
+pub static AFFINITY4: LruHashMap<AffinityKey<V4>, Affinity, AFFINITIES> = LruHashMap::new();
+#[btf_map]
+pub static AFFINITY6: LruHashMap<AffinityKey<V6>, Affinity, AFFINITIES> = LruHashMap::new();
+#[btf_map]
+pub static SOURCE_RANGES4: LpmTrie<SourceRange<V4>, Allowed, RANGES> = LpmTrie::new();
+#[btf_map]
+pub static SOURCE_RANGES6: LpmTrie<SourceRange<V6>, Allowed, RANGES> = LpmTrie::new();
+#[btf_map]
+pub static SERVICE_CIDRS4: LpmTrie<V4, ServiceCidr, CIDRS> = LpmTrie::new();
+#[btf_map]
+pub static SERVICE_CIDRS6: LpmTrie<V6, ServiceCidr, CIDRS> = LpmTrie::new();
 
 /// What the steps of a new flow hand on to each other. The stack is too small for it: 512 bytes for a whole chain of
 /// calls, of which an IPv6 flow needs half.

@@ -3,7 +3,7 @@
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::info;
 use lb_common::{
-    abi::{BackendFlags, Disposition, FlowAction, FlowDirection, Protocol, Reason, Tuple},
+    abi::{BackendFlags, Disposition, FlowAction, FlowDirection, Interface, LocalAddressKey, Protocol, Reason, Tuple},
     hash,
 };
 
@@ -290,7 +290,7 @@ fn describe<P: Entrance, F: Family>(work: &mut Work<F::Address>, masquerade: boo
 /// Whether an address is one of this node's.
 #[inline(always)]
 fn is_own<F: Family>(address: F::Address) -> bool {
-    F::node_port_addresses().get_ptr(&address).is_some()
+    F::local_addresses().get_ptr(&LocalAddressKey { address }).is_some()
 }
 
 /// The address that packets masqueraded by this node leave a device with.
@@ -298,7 +298,8 @@ fn is_own<F: Family>(address: F::Address) -> bool {
 fn node_address<F: Family>(interface: u32) -> Result<F::Address, Reason> {
     let addresses = F::node_addresses();
     // SAFETY: elements change only when the node's addresses do; one that was reused meanwhile is such an address, too.
-    unsafe { addresses.get(&interface).or_else(|| addresses.get(&0)) }.copied().ok_or(Reason::NoNodeAddress)
+    let own = unsafe { addresses.get(&Interface { interface }).or_else(|| addresses.get(&Interface { interface: 0 })) };
+    own.map(|own| own.address).ok_or(Reason::NoNodeAddress)
 }
 
 /// One line for the operator who asked for a packet trace (`lb-agent run --trace-packets`). `AYA_LOG_LEVEL` is a

@@ -194,7 +194,7 @@ impl Controller {
     }
 
     fn apply_node<M: DataplaneMaps>(&mut self, maps: &mut M, network: &NodeNetwork, report: &mut SyncReport) -> bool {
-        let addresses = &network.node_port_addresses;
+        let addresses = &network.local_addresses;
         let done4 = self.v4.apply_node(maps, &network.masquerade4, &of_family(addresses), report);
         let done6 = self.v6.apply_node(maps, &network.masquerade6, &of_family(addresses), report);
         done4 && done6
@@ -218,8 +218,14 @@ impl Controller {
     ) -> bool {
         let snat_ports = ports::pool([network.local_ports, network.node_ports]);
         let snat_port_count = snat_ports.iter().map(|range| u32::from(range.count)).sum();
-        let config =
-            Config { abi_version: ABI_VERSION, node_port_min, node_port_max, snat_ports, snat_port_count, pad: 0 };
+        let config = Config {
+            abi_version: ABI_VERSION,
+            node_port_min,
+            node_port_max,
+            snat_ports,
+            snat_port_count,
+            ..Config::default()
+        };
         if config == self.config {
             return true;
         }

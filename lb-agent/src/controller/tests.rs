@@ -414,14 +414,14 @@ fn the_node_s_own_network_is_followed() {
     let mut network = NodeNetwork {
         masquerade4: [(0, [192, 0, 2, 1]), (5, [198, 51, 100, 1])].into(),
         masquerade6: [(0, [0xfd; 16])].into(),
-        node_port_addresses: [([127, 0, 0, 1].into(), 1), ([192, 0, 2, 1].into(), 0), ([0xfd; 16].into(), 0)].into(),
+        local_addresses: [([127, 0, 0, 1].into(), 1), ([192, 0, 2, 1].into(), 0), ([0xfd; 16].into(), 0)].into(),
         ..NodeNetwork::default()
     };
     world.controller.set_network(network.clone());
     assert_eq!(world.sync_all().writes, 6);
     let existing = world.existing();
     assert_eq!(existing.node_addresses, [(0, [192, 0, 2, 1]), (5, [198, 51, 100, 1])]);
-    assert_eq!(existing.node_port_addresses, [([127, 0, 0, 1], 1), ([192, 0, 2, 1], 0)]);
+    assert_eq!(existing.local_addresses, [([127, 0, 0, 1], 1), ([192, 0, 2, 1], 0)]);
 
     network.masquerade4.remove(&5);
     world.controller.set_network(network);

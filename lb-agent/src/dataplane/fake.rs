@@ -1,10 +1,14 @@
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
 
 use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, SlotRange, maps};
 use nix::libc::E2BIG;
 
 use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
-use crate::model::Family;
+use crate::model::{Cidr, Family};
 
 /// Called after every single write, with the maps as a reader would find them.
 pub type Observer = Box<dyn FnMut(&Fake)>;
@@ -30,7 +34,9 @@ pub struct Tables<A> {
     slots: BTreeMap<u32, u32>,
     backends: BTreeMap<u32, Backend<A>>,
     node_addresses: BTreeMap<u32, A>,
-    node_port_addresses: BTreeMap<A, u32>,
+    local_addresses: BTreeMap<A, u32>,
+    source_ranges: BTreeSet<(u32, Cidr<A>)>,
+    service_cidrs: BTreeSet<Cidr<A>>,
 }
 
 impl<A> Default for Tables<A> {
@@ -43,7 +49,9 @@ impl<A> Default for Tables<A> {
             slots: BTreeMap::new(),
             backends: BTreeMap::new(),
             node_addresses: BTreeMap::new(),
-            node_port_addresses: BTreeMap::new(),
+            local_addresses: BTreeMap::new(),
+            source_ranges: BTreeSet::new(),
+            service_cidrs: BTreeSet::new(),
         }
     }
 }
@@ -144,7 +152,9 @@ where
             slots: slots.into_iter().collect(),
             backends: tables.backends.iter().filter(|(_, b)| b.generation != 0).map(|(k, v)| (*k, *v)).collect(),
             node_addresses: tables.node_addresses.iter().map(|(key, value)| (*key, *value)).collect(),
-            node_port_addresses: tables.node_port_addresses.iter().map(|(key, value)| (*key, *value)).collect(),
+            local_addresses: tables.local_addresses.iter().map(|(key, value)| (*key, *value)).collect(),
+            source_ranges: tables.source_ranges.iter().copied().collect(),
+            service_cidrs: tables.service_cidrs.iter().copied().collect(),
         })
     }
 
@@ -202,14 +212,34 @@ where
         self.write(A::TABLES.node_addresses, true, write)
     }
 
-    fn set_node_port_address(&mut self, address: A, flags: u32) -> Result<(), MapError> {
-        let write = |tables: &mut Tables<A>| tables.node_port_addresses.insert(address, flags);
-        self.write(A::TABLES.node_port_addresses, true, write)
+    fn set_local_address(&mut self, address: A, flags: u32) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.local_addresses.insert(address, flags);
+        self.write(A::TABLES.local_addresses, true, write)
     }
 
-    fn remove_node_port_address(&mut self, address: A) -> Result<(), MapError> {
-        let write = |tables: &mut Tables<A>| tables.node_port_addresses.remove(&address);
-        self.write(A::TABLES.node_port_addresses, true, write)
+    fn remove_local_address(&mut self, address: A) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.local_addresses.remove(&address);
+        self.write(A::TABLES.local_addresses, true, write)
+    }
+
+    fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.source_ranges.insert((service, clients));
+        self.write(A::TABLES.source_ranges, true, write)
+    }
+
+    fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.source_ranges.remove(&(service, clients));
+        self.write(A::TABLES.source_ranges, true, write)
+    }
+
+    fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.service_cidrs.insert(cidr);
+        self.write(A::TABLES.service_cidrs, true, write)
+    }
+
+    fn remove_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.service_cidrs.remove(&cidr);
+        self.write(A::TABLES.service_cidrs, true, write)
     }
 }
 

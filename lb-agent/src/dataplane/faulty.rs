@@ -2,7 +2,7 @@ use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceNam
 use nix::libc::EAGAIN;
 
 use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
-use crate::model::Family;
+use crate::model::{Cidr, Family};
 
 /// Maps whose writes fail at random, as a kernel short of memory lets them fail: without effect, except that a failed
 /// [`FamilyMaps::set_slots`] may have written some of the slots.
@@ -98,12 +98,28 @@ impl<A: Family, M: FamilyMaps<A>> FamilyMaps<A> for Faulty<M> {
         FamilyMaps::<A>::remove_node_address(inner, interface)
     }
 
-    fn set_node_port_address(&mut self, address: A, flags: u32) -> Result<(), MapError> {
-        self.attempt(A::TABLES.node_port_addresses, Operation::Write)?.set_node_port_address(address, flags)
+    fn set_local_address(&mut self, address: A, flags: u32) -> Result<(), MapError> {
+        self.attempt(A::TABLES.local_addresses, Operation::Write)?.set_local_address(address, flags)
     }
 
-    fn remove_node_port_address(&mut self, address: A) -> Result<(), MapError> {
-        self.attempt(A::TABLES.node_port_addresses, Operation::Remove)?.remove_node_port_address(address)
+    fn remove_local_address(&mut self, address: A) -> Result<(), MapError> {
+        self.attempt(A::TABLES.local_addresses, Operation::Remove)?.remove_local_address(address)
+    }
+
+    fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
+        self.attempt(A::TABLES.source_ranges, Operation::Write)?.set_source_range(service, clients)
+    }
+
+    fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
+        self.attempt(A::TABLES.source_ranges, Operation::Remove)?.remove_source_range(service, clients)
+    }
+
+    fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {
+        self.attempt(A::TABLES.service_cidrs, Operation::Write)?.set_service_cidr(cidr)
+    }
+
+    fn remove_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {
+        self.attempt(A::TABLES.service_cidrs, Operation::Remove)?.remove_service_cidr(cidr)
     }
 }
 

@@ -1,17 +1,18 @@
 //! The maps in the kernel.
 
-use std::{io, os::fd::AsFd as _};
-
-use aya::{
-    Pod,
-    maps::{Array, HashMap, IterableMap, Map, MapData, MapError as AyaError},
+use aya::{Pod, maps::Map};
+use lb_common::abi::{
+    Allowed, Backend, Config, Frontend, FrontendKey, Interface, LocalAddress, LocalAddressKey, NodeAddress,
+    SERVICE_BITS, Service, ServiceCidr, ServiceIndex, ServiceName, Slot, SourceRange, maps,
 };
-use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, maps};
 
-use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, ServiceCounters};
+use super::{
+    Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, ServiceCounters,
+    table::{ArrayMap, HashTable, PrefixTable},
+};
 use crate::{
-    loader::{LoaderError, syscall},
-    model::Family,
+    loader::LoaderError,
+    model::{Cidr, Family},
 };
 
 /// All maps that the reconciler writes.
@@ -20,8 +21,15 @@ pub struct KernelMaps {
     config: ArrayMap<Config>,
     v4: Tables<[u8; 4]>,
     v6: Tables<[u8; 16]>,
-    /// Room for the keys of a batch.
+    /// Room for a batch.
+    batch: Batch,
+}
+
+/// Room for the keys and the values of a batch of slots, kept between calls.
+#[derive(Debug, Default)]
+struct Batch {
     indices: Vec<u32>,
+    slots: Vec<Slot>,
 }
 
 #[derive(Debug)]
@@ -31,12 +39,14 @@ where
 {
     frontends: HashTable<FrontendKey<A>, Frontend>,
     services: ArrayMap<Service>,
-    service_names: HashTable<u32, ServiceName>,
+    service_names: HashTable<ServiceIndex, ServiceName>,
     service_stats: ServiceCounters,
-    slots: ArrayMap<u32>,
+    slots: ArrayMap<Slot>,
     backends: ArrayMap<Backend<A>>,
-    node_addresses: HashTable<u32, A>,
-    node_port_addresses: HashTable<A, u32>,
+    node_addresses: HashTable<Interface, NodeAddress<A>>,
+    local_addresses: HashTable<LocalAddressKey<A>, LocalAddress>,
+    source_ranges: PrefixTable<SourceRange<A>, Allowed>,
+    service_cidrs: PrefixTable<A, ServiceCidr>,
     capacities: Capacities,
 }
 
@@ -47,7 +57,7 @@ impl KernelMaps {
             config: ArrayMap::open(&mut open, maps::CONFIG)?,
             v4: Tables::open(&mut open)?,
             v6: Tables::open(&mut open)?,
-            indices: Vec::new(),
+            batch: Batch::default(),
         })
     }
 }
@@ -56,6 +66,9 @@ impl<A: Family + Pod> Tables<A>
 where
     FrontendKey<A>: Pod,
     Backend<A>: Pod,
+    NodeAddress<A>: Pod,
+    LocalAddressKey<A>: Pod,
+    SourceRange<A>: Pod,
 {
     fn open(open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
         let names = A::TABLES;
@@ -77,7 +90,9 @@ where
             slots,
             backends,
             node_addresses: HashTable::open(open, names.node_addresses)?,
-            node_port_addresses: HashTable::open(open, names.node_port_addresses)?,
+            local_addresses: HashTable::open(open, names.local_addresses)?,
+            source_ranges: PrefixTable::open(open, names.source_ranges)?,
+            service_cidrs: PrefixTable::open(open, names.service_cidrs)?,
             capacities,
         })
     }
@@ -89,15 +104,15 @@ where
     Backend<Self>: Pod,
 {
     fn tables(maps: &KernelMaps) -> &Tables<Self>;
-    fn tables_mut(maps: &mut KernelMaps) -> (&mut Tables<Self>, &mut Vec<u32>);
+    fn tables_mut(maps: &mut KernelMaps) -> (&mut Tables<Self>, &mut Batch);
 }
 
 impl Half for [u8; 4] {
     fn tables(maps: &KernelMaps) -> &Tables<Self> {
         &maps.v4
     }
-    fn tables_mut(maps: &mut KernelMaps) -> (&mut Tables<Self>, &mut Vec<u32>) {
-        (&mut maps.v4, &mut maps.indices)
+    fn tables_mut(maps: &mut KernelMaps) -> (&mut Tables<Self>, &mut Batch) {
+        (&mut maps.v4, &mut maps.batch)
     }
 }
 
@@ -105,8 +120,8 @@ impl Half for [u8; 16] {
     fn tables(maps: &KernelMaps) -> &Tables<Self> {
         &maps.v6
     }
-    fn tables_mut(maps: &mut KernelMaps) -> (&mut Tables<Self>, &mut Vec<u32>) {
-        (&mut maps.v6, &mut maps.indices)
+    fn tables_mut(maps: &mut KernelMaps) -> (&mut Tables<Self>, &mut Batch) {
+        (&mut maps.v6, &mut maps.batch)
     }
 }
 
@@ -114,6 +129,9 @@ impl<A: Half> FamilyMaps<A> for KernelMaps
 where
     FrontendKey<A>: Pod,
     Backend<A>: Pod,
+    NodeAddress<A>: Pod,
+    LocalAddressKey<A>: Pod,
+    SourceRange<A>: Pod,
 {
     fn capacities(&self) -> Capacities {
         A::tables(self).capacities
@@ -123,7 +141,7 @@ where
         let tables = A::tables(self);
         let names = tables.service_names.read_all()?;
         let mut services = Vec::with_capacity(names.len());
-        for (index, name) in names {
+        for (ServiceIndex { service: index }, name) in names {
             // A name beyond the end of the table is of no use to anyone; it is shown as a service without backends.
             let service =
                 if index < tables.services.map.len() { tables.services.get(index)? } else { Service::default() };
@@ -136,20 +154,33 @@ where
         let table = tables.slots.read(end, |_| true)?;
         let mut slots: Vec<_> = ranges()
             .flat_map(|range| range.first..range.first.saturating_add(range.count))
-            .filter_map(|slot| table.get(usize::try_from(slot).ok()?).copied())
+            .filter_map(|slot| table.get(usize::try_from(slot).ok()?).map(|(slot, value)| (*slot, value.backend)))
             .collect();
         slots.sort_unstable();
         slots.dedup();
 
         // All of them: those that are terminating, or wait out their quarantine, are in no slot.
         let backends = tables.backends.read(tables.backends.map.len(), |backend| backend.generation != 0)?;
+        let service_cidrs = tables.service_cidrs.read_all()?;
         Ok(Existing {
             frontends: tables.frontends.read_all()?,
             services,
             slots,
             backends,
-            node_addresses: tables.node_addresses.read_all()?,
-            node_port_addresses: tables.node_port_addresses.read_all()?,
+            node_addresses: tables
+                .node_addresses
+                .read_all()?
+                .into_iter()
+                .map(|(k, v)| (k.interface, v.address))
+                .collect(),
+            local_addresses: tables
+                .local_addresses
+                .read_all()?
+                .into_iter()
+                .map(|(k, v)| (k.address, v.flags))
+                .collect(),
+            source_ranges: tables.source_ranges.read_all()?.into_iter().map(source_range).collect(),
+            service_cidrs: service_cidrs.into_iter().map(|(bits, address)| Cidr { address, bits }).collect(),
         })
     }
 
@@ -166,7 +197,7 @@ where
     }
 
     fn set_service_name(&mut self, index: u32, name: &ServiceName) -> Result<(), MapError> {
-        A::tables_mut(self).0.service_names.set(&index, name)
+        A::tables_mut(self).0.service_names.set(&ServiceIndex { service: index }, name)
     }
 
     fn reset_service_stats(&mut self, index: u32) -> Result<(), MapError> {
@@ -174,12 +205,14 @@ where
     }
 
     fn remove_service_name(&mut self, index: u32) -> Result<(), MapError> {
-        A::tables_mut(self).0.service_names.remove(&index)
+        A::tables_mut(self).0.service_names.remove(&ServiceIndex { service: index })
     }
 
     fn set_slots(&mut self, first: u32, backends: &[u32]) -> Result<(), MapError> {
-        let (tables, indices) = A::tables_mut(self);
-        tables.slots.set_range(first, backends, indices)
+        let (tables, Batch { indices, slots }) = A::tables_mut(self);
+        slots.clear();
+        slots.extend(backends.iter().map(|backend| Slot { backend: *backend }));
+        tables.slots.set_range(first, slots, indices)
     }
 
     fn set_backend(&mut self, index: u32, value: Backend<A>) -> Result<(), MapError> {
@@ -187,20 +220,44 @@ where
     }
 
     fn set_node_address(&mut self, interface: u32, address: A) -> Result<(), MapError> {
-        A::tables_mut(self).0.node_addresses.set(&interface, &address)
+        A::tables_mut(self).0.node_addresses.set(&Interface { interface }, &NodeAddress { address })
     }
 
     fn remove_node_address(&mut self, interface: u32) -> Result<(), MapError> {
-        A::tables_mut(self).0.node_addresses.remove(&interface)
+        A::tables_mut(self).0.node_addresses.remove(&Interface { interface })
     }
 
-    fn set_node_port_address(&mut self, address: A, flags: u32) -> Result<(), MapError> {
-        A::tables_mut(self).0.node_port_addresses.set(&address, &flags)
+    fn set_local_address(&mut self, address: A, flags: u32) -> Result<(), MapError> {
+        A::tables_mut(self).0.local_addresses.set(&LocalAddressKey { address }, &LocalAddress { flags })
     }
 
-    fn remove_node_port_address(&mut self, address: A) -> Result<(), MapError> {
-        A::tables_mut(self).0.node_port_addresses.remove(&address)
+    fn remove_local_address(&mut self, address: A) -> Result<(), MapError> {
+        A::tables_mut(self).0.local_addresses.remove(&LocalAddressKey { address })
     }
+
+    fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
+        let range = SourceRange { service, client: clients.address };
+        A::tables_mut(self).0.source_ranges.set(SERVICE_BITS + clients.bits, range, &Allowed { allowed: 1 })
+    }
+
+    fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
+        let range = SourceRange { service, client: clients.address };
+        A::tables_mut(self).0.source_ranges.remove(SERVICE_BITS + clients.bits, range)
+    }
+
+    fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {
+        A::tables_mut(self).0.service_cidrs.set(cidr.bits, cidr.address, &ServiceCidr { allocated: 1 })
+    }
+
+    fn remove_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {
+        A::tables_mut(self).0.service_cidrs.remove(cidr.bits, cidr.address)
+    }
+}
+
+/// A prefix of `SOURCE_RANGES*` as service and network. One of fewer bits than the service has is none of ours: it
+/// shows as everything.
+fn source_range<A: Family>((bits, range): (u32, SourceRange<A>)) -> (u32, Cidr<A>) {
+    (range.service, Cidr { address: range.client, bits: bits.saturating_sub(SERVICE_BITS) })
 }
 
 impl DataplaneMaps for KernelMaps {
@@ -211,106 +268,4 @@ impl DataplaneMaps for KernelMaps {
     fn set_config(&mut self, config: &Config) -> Result<(), MapError> {
         self.config.set(0, config)
     }
-}
-
-/// A hash map with its name.
-#[derive(Debug)]
-pub(crate) struct HashTable<K, V> {
-    map: HashMap<MapData, K, V>,
-    name: &'static str,
-}
-
-impl<K: Pod, V: Pod> HashTable<K, V> {
-    pub(crate) fn open(
-        open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>,
-        name: &'static str,
-    ) -> Result<Self, LoaderError> {
-        let map = HashMap::try_from(open(name)?).map_err(|source| LoaderError::Map { map: name, source })?;
-        Ok(Self { map, name })
-    }
-
-    /// How many elements it can hold.
-    pub(crate) fn capacity(&self) -> Result<u32, LoaderError> {
-        let info = self.map.map().info().map_err(|source| LoaderError::Map { map: self.name, source })?;
-        Ok(info.max_entries())
-    }
-
-    pub(crate) fn read_all(&self) -> Result<Vec<(K, V)>, MapError> {
-        syscall::read_all(self.map.map().fd().as_fd(), usize::MAX, |_| true).map_err(|source| MapError {
-            map: self.name,
-            operation: Operation::Read,
-            source,
-        })
-    }
-
-    fn set(&mut self, key: &K, value: &V) -> Result<(), MapError> {
-        self.map.insert(key, value, 0).map_err(|error| failed(self.name, Operation::Write, error))
-    }
-
-    fn remove(&mut self, key: &K) -> Result<(), MapError> {
-        match self.map.remove(key).map_err(|error| failed(self.name, Operation::Remove, error)) {
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
-    }
-}
-
-/// An array with its name.
-struct ArrayMap<V: Pod> {
-    map: Array<MapData, V>,
-    name: &'static str,
-}
-
-impl<V: Pod> std::fmt::Debug for ArrayMap<V> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ArrayMap").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl<V: Pod> ArrayMap<V> {
-    fn open(
-        open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>,
-        name: &'static str,
-    ) -> Result<Self, LoaderError> {
-        let map = Array::try_from(open(name)?).map_err(|source| LoaderError::Map { map: name, source })?;
-        Ok(Self { map, name })
-    }
-
-    fn get(&self, index: u32) -> Result<V, MapError> {
-        self.map.get(&index, 0).map_err(|error| failed(self.name, Operation::Read, error))
-    }
-
-    fn set(&mut self, index: u32, value: &V) -> Result<(), MapError> {
-        self.map.set(index, value, 0).map_err(|error| failed(self.name, Operation::Write, error))
-    }
-
-    /// Those of the first `count` elements that are to `keep`, with their indices.
-    fn read(&self, count: u32, keep: impl Fn(&V) -> bool) -> Result<Vec<(u32, V)>, MapError> {
-        syscall::read_all(self.map.map().fd().as_fd(), count as usize, keep).map_err(|source| MapError {
-            map: self.name,
-            operation: Operation::Read,
-            source,
-        })
-    }
-
-    /// Writes consecutive elements. `indices` is room to work in, kept between calls.
-    fn set_range(&mut self, first: u32, values: &[V], indices: &mut Vec<u32>) -> Result<(), MapError> {
-        indices.clear();
-        indices.extend((first..).take(values.len()));
-        syscall::write_all(self.map.map().fd().as_fd(), indices, values).map_err(|source| MapError {
-            map: self.name,
-            operation: Operation::Write,
-            source,
-        })
-    }
-}
-
-pub(super) fn failed(map: &'static str, operation: Operation, error: AyaError) -> MapError {
-    let source = match error {
-        AyaError::SyscallError(error) => error.io_error,
-        AyaError::IoError(error) => error,
-        AyaError::KeyNotFound | AyaError::ElementNotFound => io::Error::from_raw_os_error(nix::libc::ENOENT),
-        other => io::Error::other(other),
-    };
-    MapError { map, operation, source }
 }

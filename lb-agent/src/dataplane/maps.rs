@@ -1,6 +1,7 @@
 //! The maps as the reconciler sees them. Three implementations: the kernel's, an in-memory fake, and a faulty one
 //! that fails with a given probability.
 
+use crate::model::Cidr;
 use lb_common::abi::{Address, Backend, Config, Frontend, FrontendKey, Service, ServiceName};
 
 /// How many elements each table of one family holds.
@@ -60,8 +61,12 @@ pub struct Existing<A> {
     pub backends: Vec<(u32, Backend<A>)>,
     /// `NODE_ADDRESSES*`.
     pub node_addresses: Vec<(u32, A)>,
-    /// `NODEPORT_ADDRS*`.
-    pub node_port_addresses: Vec<(A, u32)>,
+    /// `LOCAL_ADDRS*`.
+    pub local_addresses: Vec<(A, u32)>,
+    /// `SOURCE_RANGES*`: index in `SERVICES*` and clients.
+    pub source_ranges: Vec<(u32, Cidr<A>)>,
+    /// `SERVICE_CIDRS*`.
+    pub service_cidrs: Vec<Cidr<A>>,
 }
 
 /// The maps of one IP family. Every operation is idempotent: writing what is there, and removing what is not, succeed.
@@ -99,10 +104,20 @@ pub trait FamilyMaps<A: Address> {
     /// Removes an element of `NODE_ADDRESSES*`.
     fn remove_node_address(&mut self, interface: u32) -> Result<(), MapError>;
 
-    /// Writes an element of `NODEPORT_ADDRS*`.
-    fn set_node_port_address(&mut self, address: A, flags: u32) -> Result<(), MapError>;
-    /// Removes an element of `NODEPORT_ADDRS*`.
-    fn remove_node_port_address(&mut self, address: A) -> Result<(), MapError>;
+    /// Writes an element of `LOCAL_ADDRS*`.
+    fn set_local_address(&mut self, address: A, flags: u32) -> Result<(), MapError>;
+    /// Removes an element of `LOCAL_ADDRS*`.
+    fn remove_local_address(&mut self, address: A) -> Result<(), MapError>;
+
+    /// Enters a network of clients of a service in `SOURCE_RANGES*`.
+    fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError>;
+    /// Removes one.
+    fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError>;
+
+    /// Enters a network in `SERVICE_CIDRS*`.
+    fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError>;
+    /// Removes one.
+    fn remove_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError>;
 }
 
 /// The maps of both families.

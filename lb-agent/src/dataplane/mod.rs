@@ -10,6 +10,7 @@ mod ranges;
 mod reconciler;
 mod report;
 mod seen;
+mod table;
 mod tracker;
 
 pub use check::{Violation, check};

@@ -5,16 +5,16 @@ use aya::{
     maps::{Map, MapData, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use lb_common::abi::{Flow, Reason, ServiceStats, Tuple, maps};
+use lb_common::abi::{Counter, Flow, Reason, ServiceStats, Tuple, maps};
 
 use super::{
     MapError, Operation,
-    kernel::{HashTable, failed},
+    table::{HashTable, failed},
 };
 use crate::{loader::LoaderError, model::Family};
 
 /// `COUNTERS`.
-pub struct Counters(PerCpuArray<MapData, u64>);
+pub struct Counters(PerCpuArray<MapData, Counter>);
 
 impl Counters {
     /// Takes the map from where `open` finds it.
@@ -28,7 +28,7 @@ impl Counters {
         let count = |reason: &Reason| {
             let counts = self.0.get(&(*reason as u32), 0);
             let counts = counts.map_err(|error| failed(maps::COUNTERS, Operation::Read, error))?;
-            Ok((*reason, counts.iter().sum()))
+            Ok((*reason, counts.iter().map(|cpu| cpu.count).sum()))
         };
         Reason::ALL.iter().map(count).collect()
     }

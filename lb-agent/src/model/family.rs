@@ -1,5 +1,6 @@
 use std::{hash::Hash, net::IpAddr};
 
+use ipnet::IpNet;
 use lb_common::abi::{Address, maps};
 
 /// Names of the tables of one IP family, for messages.
@@ -14,7 +15,25 @@ pub struct TableNames {
     pub backends: &'static str,
     pub flows: &'static str,
     pub node_addresses: &'static str,
-    pub node_port_addresses: &'static str,
+    pub local_addresses: &'static str,
+    pub source_ranges: &'static str,
+    pub service_cidrs: &'static str,
+}
+
+/// A network of one family (RFC 4632).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cidr<A> {
+    /// Its address; the bits after the first `bits` are 0.
+    pub address: A,
+    /// How many bits count.
+    pub bits: u32,
+}
+
+impl<A: Family> Cidr<A> {
+    /// The network, if it is of this family.
+    pub fn from_net(net: IpNet) -> Option<Self> {
+        Some(Self { address: A::from_ip(net.network())?, bits: u32::from(net.prefix_len()) })
+    }
 }
 
 /// An IP family, named by the type of its addresses in the maps.
@@ -41,7 +60,9 @@ impl Family for [u8; 4] {
         backends: maps::BACKENDS4,
         flows: maps::FLOWS4,
         node_addresses: maps::NODE_ADDRESSES4,
-        node_port_addresses: maps::NODEPORT_ADDRS4,
+        local_addresses: maps::LOCAL_ADDRS4,
+        source_ranges: maps::SOURCE_RANGES4,
+        service_cidrs: maps::SERVICE_CIDRS4,
     };
 
     fn from_ip(ip: IpAddr) -> Option<Self> {
@@ -67,7 +88,9 @@ impl Family for [u8; 16] {
         backends: maps::BACKENDS6,
         flows: maps::FLOWS6,
         node_addresses: maps::NODE_ADDRESSES6,
-        node_port_addresses: maps::NODEPORT_ADDRS6,
+        local_addresses: maps::LOCAL_ADDRS6,
+        source_ranges: maps::SOURCE_RANGES6,
+        service_cidrs: maps::SERVICE_CIDRS6,
     };
 
     fn from_ip(ip: IpAddr) -> Option<Self> {

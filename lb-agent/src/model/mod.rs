@@ -18,11 +18,11 @@ pub(crate) mod testing;
 
 pub use claims::Conflict;
 pub use desired::{DesiredBackend, DesiredPort, DesiredState, ServicePortName};
-pub use family::{Family, TableNames};
+pub use family::{Cidr, Family, TableNames};
 pub use inputs::Inputs;
 pub use network::NodeNetwork;
-pub use policy::{DetectLocal, NodePortAddresses, Policy};
 pub use objects::{
     Change, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service, ServicePort,
     ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
+pub use policy::{DetectLocal, NodePortAddresses, Policy};

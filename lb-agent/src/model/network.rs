@@ -9,8 +9,8 @@ pub struct NodeNetwork {
     pub masquerade4: BTreeMap<u32, [u8; 4]>,
     /// As `masquerade4`, IPv6.
     pub masquerade6: BTreeMap<u32, [u8; 16]>,
-    /// Addresses on which node ports answer, with [`NODE_PORT_LOOPBACK`](lb_common::abi::NODE_PORT_LOOPBACK) or 0.
-    pub node_port_addresses: BTreeMap<IpAddr, u32>,
+    /// The node's addresses with their [`LocalAddressFlags`](lb_common::abi::LocalAddressFlags).
+    pub local_addresses: BTreeMap<IpAddr, u32>,
     /// `net.ipv4.ip_local_port_range`: ports that the kernel gives to local sockets.
     pub local_ports: Reserved,
     /// The API server's `--service-node-port-range`.
@@ -23,7 +23,7 @@ impl Default for NodeNetwork {
         Self {
             masquerade4: BTreeMap::new(),
             masquerade6: BTreeMap::new(),
-            node_port_addresses: BTreeMap::new(),
+            local_addresses: BTreeMap::new(),
             local_ports: Reserved { first: 32_768, last: 60_999 },
             node_ports: Reserved { first: 30_000, last: 32_767 },
         }

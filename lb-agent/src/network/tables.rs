@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use lb_common::{abi::NODE_PORT_LOOPBACK, ports::Reserved};
+use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
 use super::Network;
 use crate::{loader::Device, model::NodeNetwork};
@@ -108,7 +108,7 @@ impl Tables {
                 IpAddr::V6(address) => Some(address.octets()),
                 IpAddr::V4(_) => None,
             }),
-            node_port_addresses: self.node_port_addresses(),
+            local_addresses: self.local_addresses(),
             local_ports,
             node_ports,
         };
@@ -162,9 +162,12 @@ impl Tables {
 
     /// Every global address, as kube-proxy answers node ports without `--nodeport-addresses`, and both loopback
     /// addresses for the node itself.
-    fn node_port_addresses(&self) -> BTreeMap<IpAddr, u32> {
+    fn local_addresses(&self) -> BTreeMap<IpAddr, u32> {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let global = self.addresses.iter().filter(|address| address.global && !address.ip.is_loopback());
-        global.map(|address| (address.ip, 0)).chain(loopback.map(|address| (address, NODE_PORT_LOOPBACK))).collect()
+        global
+            .map(|address| (address.ip, LocalAddressFlags::NODE_PORTS))
+            .chain(loopback.map(|ip| (ip, LocalAddressFlags::NODE_PORTS | LocalAddressFlags::LOOPBACK)))
+            .collect()
     }
 }

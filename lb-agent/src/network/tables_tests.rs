@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use lb_common::ports::Reserved;
+use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
 use super::{
     Network,
@@ -111,8 +111,11 @@ fn node_ports_answer_on_global_addresses_and_for_the_node_itself_on_loopback() {
     let node = node().network(None, &[], PORTS).node;
     let expected =
         ["192.0.2.9", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "172.16.0.1", "10.244.0.1", "198.51.100.1"];
-    let expected = expected.map(|address| (ip(address), 0)).into_iter().chain([(ip("127.0.0.1"), 1), (ip("::1"), 1)]);
-    assert_eq!(node.node_port_addresses, expected.collect());
+    let (answers, loopback) =
+        (LocalAddressFlags::NODE_PORTS, LocalAddressFlags::NODE_PORTS | LocalAddressFlags::LOOPBACK);
+    let loopback = ["127.0.0.1", "::1"].map(|address| (ip(address), loopback));
+    let expected = expected.map(|address| (ip(address), answers)).into_iter().chain(loopback);
+    assert_eq!(node.local_addresses, expected.collect());
 }
 
 #[test]
@@ -123,7 +126,7 @@ fn what_is_removed_is_gone() {
     tables.remove_link(2);
     let network = tables.network(None, &[], PORTS);
     assert!(!names(&network).0.contains(&"eth0"));
-    assert!(!network.node.node_port_addresses.contains_key(&ip("10.0.0.2")));
+    assert!(!network.node.local_addresses.contains_key(&ip("10.0.0.2")));
 }
 
 #[test]

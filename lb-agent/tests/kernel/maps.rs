@@ -56,7 +56,7 @@ where
     maps.set_backend(15, backend).expect("written");
     maps.set_backend(2, Backend { generation: 0, ..backend }).expect("written");
     maps.set_node_address(7, address).expect("written");
-    maps.set_node_port_address(address, 1).expect("written");
+    maps.set_local_address(address, 1).expect("written");
 
     let existing = FamilyMaps::<A>::existing(maps).expect("read");
     assert_eq!(existing.frontends, [(key, frontend)]);
@@ -64,17 +64,17 @@ where
     assert_eq!(existing.slots, [(4, 1), (5, 2), (6, 15), (20, 2)]);
     assert_eq!(existing.backends, [(15, backend)]);
     assert_eq!(existing.node_addresses, [(7, address)]);
-    assert_eq!(existing.node_port_addresses, [(address, 1)]);
+    assert_eq!(existing.local_addresses, [(address, 1)]);
 
     for _ in 0..2 {
         maps.remove_frontend(&key).expect("removing what is not there succeeds");
         maps.remove_service_name(3).expect("removing what is not there succeeds");
         FamilyMaps::<A>::remove_node_address(maps, 7).expect("removing what is not there succeeds");
-        maps.remove_node_port_address(address).expect("removing what is not there succeeds");
+        maps.remove_local_address(address).expect("removing what is not there succeeds");
     }
     let existing = FamilyMaps::<A>::existing(maps).expect("read");
     assert_eq!((existing.frontends.len(), existing.services.len(), existing.slots.len()), (0, 0, 0));
-    assert_eq!((existing.node_addresses.len(), existing.node_port_addresses.len()), (0, 0));
+    assert_eq!((existing.node_addresses.len(), existing.local_addresses.len()), (0, 0));
 }
 
 #[test]

@@ -53,13 +53,11 @@ fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
             until("a pod went", |network| names(network).1.is_empty()).await;
 
             ip("addr add 10.0.0.7/24 dev eth0");
-            until("an address came", |network| {
-                network.node.node_port_addresses.contains_key(&IpAddr::from([10, 0, 0, 7]))
-            })
-            .await;
+            until("an address came", |network| network.node.local_addresses.contains_key(&IpAddr::from([10, 0, 0, 7])))
+                .await;
             ip("addr del 10.0.0.7/24 dev eth0");
             until("an address went", |network| {
-                !network.node.node_port_addresses.contains_key(&IpAddr::from([10, 0, 0, 7]))
+                !network.node.local_addresses.contains_key(&IpAddr::from([10, 0, 0, 7]))
             })
             .await;
 

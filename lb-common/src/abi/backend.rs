@@ -31,4 +31,8 @@ impl BackendFlags {
     /// Its service port may pick this backend for new flows. A backend that no slot range holds any more, because it is
     /// terminating, keeps its TCP connections and gets no new ones.
     pub const SELECTABLE: u16 = 2;
+    /// It is among the service's cluster slots: an affinity to it holds for frontends that use these.
+    pub const IN_CLUSTER: u16 = 4;
+    /// It is among the service's local slots, likewise.
+    pub const IN_LOCAL: u16 = 8;
 }

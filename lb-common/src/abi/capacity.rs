@@ -13,5 +13,11 @@ pub const SLOTS: u32 = 1 << 20;
 pub const BACKENDS: u32 = 1 << 18;
 /// `SOCKET_PEERS*`: two entries for each exchange of an unconnected UDP socket.
 pub const SOCKET_PEERS: u32 = 1 << 16;
-/// `NODE_ADDRESSES*` and `NODEPORT_ADDRS*`.
+/// `AFFINITY*`: one for each client of each service port with affinity.
+pub const AFFINITY: u32 = 1 << 16;
+/// `SOURCE_RANGES*`: elements are allocated when they are written.
+pub const SOURCE_RANGES: u32 = 1 << 16;
+/// `SERVICE_CIDRS*`.
+pub const SERVICE_CIDRS: u32 = 1 << 8;
+/// `NODE_ADDRESSES*` and `LOCAL_ADDRS*`.
 pub const INTERFACES: u32 = 1 << 10;

@@ -1,6 +1,7 @@
 /// Key of `FRONTENDS*`: what a client connects to.
 ///
-/// A node port is entered once, with the unspecified address; it answers on the addresses in `NODEPORT_ADDRS*`.
+/// A node port is entered once, with the unspecified address; it answers on the addresses in `LOCAL_ADDRS*` that are
+/// marked for it. A cluster IP has an entry of its own, with port and protocol 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C, align(4))]
 pub struct FrontendKey<A> {
@@ -50,4 +51,9 @@ impl FrontendFlags {
     pub const EXTERNAL: u16 = 2;
     /// The frontend is a node port.
     pub const NODE_PORT: u16 = 4;
+    /// Only clients in the service's `SOURCE_RANGES*` may use it (`loadBalancerSourceRanges`).
+    pub const SOURCE_RANGES: u16 = 8;
+    /// Not a frontend but a cluster IP, entered once with port and protocol 0: ports of it that no frontend has are
+    /// refused.
+    pub const CLUSTER_IP: u16 = 16;
 }

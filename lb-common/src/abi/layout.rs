@@ -18,8 +18,8 @@ macro_rules! layout {
 }
 
 #[test]
-fn the_layout_is_that_of_abi_version_1() {
-    assert_eq!(ABI_VERSION, 1);
+fn the_layout_is_that_of_abi_version_2() {
+    assert_eq!(ABI_VERSION, 2);
 
     layout!(Tuple<V4>, 16, src: V4 = 0, dst: V4 = 4, src_port: u16 = 8, dst_port: u16 = 10, protocol: u32 = 12);
     layout!(Tuple<V6>, 40, src: V6 = 0, dst: V6 = 16, src_port: u16 = 32, dst_port: u16 = 34, protocol: u32 = 36);
@@ -40,10 +40,29 @@ fn the_layout_is_that_of_abi_version_1() {
     layout!(ServiceName, 192, namespace: [u8; 64] = 0, name: [u8; 64] = 64, port_name: [u8; 63] = 128, protocol: u8 = 191);
     layout!(Backend<V4>, 16, generation: u32 = 0, address: V4 = 4, port: u16 = 8, flags: u16 = 10, service: u32 = 12);
     layout!(Backend<V6>, 28, generation: u32 = 0, address: V6 = 4, port: u16 = 20, flags: u16 = 22, service: u32 = 24);
+    layout!(Prefix<V4>, 8, address: V4 = 0, mask: V4 = 4);
+    layout!(Prefix<V6>, 32, address: V6 = 0, mask: V6 = 16);
+    layout!(AffinityKey<V4>, 16, namespace: [u32; 2] = 0, client: V4 = 8, service: u32 = 12);
+    layout!(AffinityKey<V6>, 28, namespace: [u32; 2] = 0, client: V6 = 8, service: u32 = 24);
+    layout!(Affinity, 16, backend: u32 = 0, generation: u32 = 4, last_used: u64 = 8);
+    layout!(SourceRange<V4>, 8, service: u32 = 0, client: V4 = 4);
+    layout!(SourceRange<V6>, 20, service: u32 = 0, client: V6 = 4);
+    layout!(Allowed, 4, allowed: u32 = 0);
+    layout!(ServiceCidr, 4, allocated: u32 = 0);
+    layout!(Interface, 4, interface: u32 = 0);
+    layout!(NodeAddress<V4>, 4, address: V4 = 0);
+    layout!(NodeAddress<V6>, 16, address: V6 = 0);
+    layout!(LocalAddressKey<V4>, 4, address: V4 = 0);
+    layout!(LocalAddressKey<V6>, 16, address: V6 = 0);
+    layout!(LocalAddress, 4, flags: u32 = 0);
+    layout!(Slot, 4, backend: u32 = 0);
+    layout!(ServiceIndex, 4, service: u32 = 0);
+    layout!(Counter, 8, count: u64 = 0);
     layout!(PortRange, 4, first: u16 = 0, count: u16 = 2);
     layout!(
-        Config, 32, abi_version: u32 = 0, node_port_min: u16 = 4, node_port_max: u16 = 6,
-        snat_ports: [PortRange; 4] = 8, snat_port_count: u32 = 24, pad: u32 = 28,
+        Config, 112, abi_version: u32 = 0, node_port_min: u16 = 4, node_port_max: u16 = 6,
+        snat_ports: [PortRange; 4] = 8, snat_port_count: u32 = 24, flags: u32 = 28,
+        cluster_ips4: Prefix<V4> = 32, pods4: Prefix<V4> = 40, cluster_ips6: Prefix<V6> = 48, pods6: Prefix<V6> = 80,
     );
     layout!(
         SocketFrontend, 48, frontend_address: V6 = 0, backend_address: V6 = 16, frontend_port: u16 = 32,

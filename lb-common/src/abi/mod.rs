@@ -6,10 +6,13 @@
 //!
 //! A change of any layout needs a new [`ABI_VERSION`]; `layout` pins sizes and offsets and fails until both agree.
 
+mod affinity;
 mod backend;
 mod config;
 mod flow;
 mod frontend;
+mod node;
+mod prefix;
 mod service;
 mod service_name;
 mod socket;
@@ -24,12 +27,15 @@ mod user;
 pub mod capacity;
 pub mod reason;
 
+pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendFlags};
-pub use config::{Config, MAX_PORT_RANGES, PortRange};
+pub use config::{Config, ConfigFlags, MAX_PORT_RANGES, PortRange};
 pub use flow::{Flow, FlowAction, FlowDirection, Hook, TcpState};
 pub use frontend::{Frontend, FrontendFlags, FrontendKey};
-pub use reason::{Disposition, Reason};
-pub use service::{Service, ServiceFlags, ServiceStats, SlotRange};
+pub use node::{Interface, LocalAddress, LocalAddressFlags, LocalAddressKey, NodeAddress};
+pub use prefix::{Allowed, Prefix, SERVICE_BITS, ServiceCidr, SourceRange};
+pub use reason::{Counter, Disposition, Reason};
+pub use service::{Service, ServiceFlags, ServiceIndex, ServiceStats, Slot, SlotRange};
 pub use service_name::{MAX_LABEL, ServiceName};
 pub use socket::{PeerDirection, SocketFrontend, SocketPeer, SocketPeerKey};
 pub(crate) use tuple::halves;
@@ -37,13 +43,13 @@ pub use tuple::{Address, Protocol, Tuple};
 
 /// Version of all layouts in this module. It names the directory of the pins, so that an agent never reads maps of
 /// another layout as its own.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps, as the kernel and the pins know them (15 characters at most, `BPF_OBJ_NAME_LEN` less the NUL).
 pub mod maps {
     /// [`Config`](super::Config), one element.
     pub const CONFIG: &str = "CONFIG";
-    /// Per-CPU `u64`, indexed by [`Reason`](super::Reason).
+    /// Per-CPU [`Counter`](super::Counter), indexed by [`Reason`](super::Reason).
     pub const COUNTERS: &str = "COUNTERS";
     /// Per-CPU [`ServiceStats`](super::ServiceStats), indexed by service, IPv4.
     pub const SERVICE_STATS4: &str = "SERVICE_STATS4";
@@ -61,11 +67,11 @@ pub mod maps {
     pub const SERVICES4: &str = "SERVICES4";
     /// As [`SERVICES4`], IPv6.
     pub const SERVICES6: &str = "SERVICES6";
-    /// Service index to [`ServiceName`](super::ServiceName), IPv4.
+    /// [`ServiceIndex`](super::ServiceIndex) to [`ServiceName`](super::ServiceName), IPv4.
     pub const SERVICE_NAMES4: &str = "SERVICE_NAMES4";
     /// As [`SERVICE_NAMES4`], IPv6.
     pub const SERVICE_NAMES6: &str = "SERVICE_NAMES6";
-    /// Slot to backend index (`u32`), IPv4.
+    /// Slot to [`Slot`](super::Slot), IPv4.
     pub const SLOTS4: &str = "SLOTS4";
     /// As [`SLOTS4`], IPv6.
     pub const SLOTS6: &str = "SLOTS6";
@@ -73,15 +79,26 @@ pub mod maps {
     pub const BACKENDS4: &str = "BACKENDS4";
     /// As [`BACKENDS4`], IPv6.
     pub const BACKENDS6: &str = "BACKENDS6";
-    /// Interface index (`u32`, 0 = any other) to the address that masqueraded packets leave it with, IPv4.
+    /// [`Interface`](super::Interface) to [`NodeAddress`](super::NodeAddress), IPv4.
     pub const NODE_ADDRESSES4: &str = "NODE_ADDRESSES4";
     /// As [`NODE_ADDRESSES4`], IPv6.
     pub const NODE_ADDRESSES6: &str = "NODE_ADDRESSES6";
-    /// Addresses of this node on which node ports answer, to [`NODE_PORT_LOOPBACK`](super::NODE_PORT_LOOPBACK) or 0
-    /// (`u32`), IPv4.
-    pub const NODEPORT_ADDRS4: &str = "NODEPORT_ADDRS4";
-    /// As [`NODEPORT_ADDRS4`], IPv6.
-    pub const NODEPORT_ADDRS6: &str = "NODEPORT_ADDRS6";
+    /// [`LocalAddressKey`](super::LocalAddressKey) to [`LocalAddress`](super::LocalAddress), IPv4.
+    pub const LOCAL_ADDRS4: &str = "LOCAL_ADDRS4";
+    /// As [`LOCAL_ADDRS4`], IPv6.
+    pub const LOCAL_ADDRS6: &str = "LOCAL_ADDRS6";
+    /// [`AffinityKey`](super::AffinityKey) to [`Affinity`](super::Affinity), IPv4.
+    pub const AFFINITY4: &str = "AFFINITY4";
+    /// As [`AFFINITY4`], IPv6.
+    pub const AFFINITY6: &str = "AFFINITY6";
+    /// Prefixes of [`SourceRange`](super::SourceRange) to [`Allowed`](super::Allowed), IPv4.
+    pub const SOURCE_RANGES4: &str = "SOURCE_RANGES4";
+    /// As [`SOURCE_RANGES4`], IPv6.
+    pub const SOURCE_RANGES6: &str = "SOURCE_RANGES6";
+    /// Prefixes of cluster IPs to [`ServiceCidr`](super::ServiceCidr), IPv4.
+    pub const SERVICE_CIDRS4: &str = "SERVICE_CIDRS4";
+    /// As [`SERVICE_CIDRS4`], IPv6.
+    pub const SERVICE_CIDRS6: &str = "SERVICE_CIDRS6";
     /// Socket storage: [`SocketFrontend`](super::SocketFrontend).
     pub const SOCKETS: &str = "SOCKETS";
     /// [`SocketPeerKey`](super::SocketPeerKey) to [`SocketPeer`](super::SocketPeer), IPv4.
@@ -89,6 +106,3 @@ pub mod maps {
     /// As [`SOCKET_PEERS4`], IPv6.
     pub const SOCKET_PEERS6: &str = "SOCKET_PEERS6";
 }
-
-/// Value of `NODEPORT_ADDRS*` for a loopback address: node ports answer on it for sockets of the node itself only.
-pub const NODE_PORT_LOOPBACK: u32 = 1;

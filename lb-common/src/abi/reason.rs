@@ -13,6 +13,14 @@ pub enum Disposition {
     Drop,
 }
 
+/// Value of `COUNTERS`, per CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets or socket calls.
+    pub count: u64,
+}
+
 macro_rules! reasons {
     ($($(#[$doc:meta])+ $variant:ident = $number:literal, $disposition:ident, $name:literal;)+) => {
         /// Why. The names are labels of metrics and the text of the command line.
@@ -79,6 +87,12 @@ reasons! {
     SocketStateFull = 17, Drop, "socket_state_full";
     /// Forwarding is off on the device that the packet came by (`net.ipv4.conf.*.forwarding`).
     ForwardingDisabled = 18, Drop, "forwarding_disabled";
+    /// A client outside the Service's `loadBalancerSourceRanges`.
+    SourceNotAllowed = 19, Drop, "source_not_allowed";
+    /// A port of a cluster IP that its Service does not have.
+    UndefinedPort = 20, Refuse, "undefined_port";
+    /// An address from a `ServiceCIDR` that no Service has.
+    UnallocatedClusterIp = 21, Drop, "unallocated_cluster_ip";
 }
 
 impl Reason {

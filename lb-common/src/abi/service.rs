@@ -21,6 +21,22 @@ impl SlotRange {
     }
 }
 
+/// Value of `SLOTS*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Slot {
+    /// Index in `BACKENDS*`.
+    pub backend: u32,
+}
+
+/// Key of `SERVICE_NAMES*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct ServiceIndex {
+    /// Index in `SERVICES*`.
+    pub service: u32,
+}
+
 /// Value of `SERVICES*`: one port of one Service in one IP family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(8))]

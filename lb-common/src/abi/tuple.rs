@@ -5,12 +5,31 @@ pub trait Address: Copy + Eq + Debug + Default + 'static {
     /// The unspecified address (`0.0.0.0`, `::`).
     const UNSPECIFIED: Self;
 
+    /// The address of which every bit is one.
+    const ONES: Self;
+
+    /// Ones for the first `bits` bits; for all of them where `bits` is more than an address has.
+    fn mask(bits: u32) -> Self;
+
+    /// The bits that are one in `mask`, and zeros for the others.
+    fn masked(self, mask: Self) -> Self;
+
     /// The address folded to 64 bits, for hashing: every bit of the address takes part.
     fn fold(self) -> u64;
 }
 
 impl Address for [u8; 4] {
     const UNSPECIFIED: Self = [0; 4];
+    const ONES: Self = [0xff; 4];
+
+    fn mask(bits: u32) -> Self {
+        u32::MAX.checked_shl(32_u32.saturating_sub(bits)).unwrap_or(0).to_be_bytes()
+    }
+
+    #[inline(always)]
+    fn masked(self, mask: Self) -> Self {
+        (u32::from_ne_bytes(self) & u32::from_ne_bytes(mask)).to_ne_bytes()
+    }
 
     #[inline(always)]
     fn fold(self) -> u64 {
@@ -20,6 +39,18 @@ impl Address for [u8; 4] {
 
 impl Address for [u8; 16] {
     const UNSPECIFIED: Self = [0; 16];
+    const ONES: Self = [0xff; 16];
+
+    fn mask(bits: u32) -> Self {
+        u128::MAX.checked_shl(128_u32.saturating_sub(bits)).unwrap_or(0).to_be_bytes()
+    }
+
+    #[inline(always)]
+    fn masked(self, mask: Self) -> Self {
+        let ([low, high], [mask_low, mask_high]) = (halves(self), halves(mask));
+        // SAFETY: both are 16 bytes of which every bit pattern is a value.
+        unsafe { core::mem::transmute([low & mask_low, high & mask_high]) }
+    }
 
     #[inline(always)]
     fn fold(self) -> u64 {

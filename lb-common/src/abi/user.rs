@@ -1,8 +1,9 @@
 //! What user space needs to read and write the types as map data.
 
 use super::{
-    Backend, Config, Flow, Frontend, FrontendKey, Service, ServiceName, ServiceStats, SocketFrontend, SocketPeer,
-    SocketPeerKey, Tuple,
+    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, LocalAddress,
+    LocalAddressKey, NodeAddress, Prefix, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats, Slot,
+    SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple,
 };
 
 macro_rules! pod {
@@ -16,22 +17,40 @@ macro_rules! pod {
 }
 
 pod!(
+    Affinity,
+    AffinityKey<[u8; 4]>,
+    AffinityKey<[u8; 16]>,
+    Allowed,
     Backend<[u8; 4]>,
     Backend<[u8; 16]>,
     Config,
+    Counter,
     Flow<[u8; 4]>,
     Flow<[u8; 16]>,
     Frontend,
     FrontendKey<[u8; 4]>,
     FrontendKey<[u8; 16]>,
+    Interface,
+    LocalAddress,
+    LocalAddressKey<[u8; 4]>,
+    LocalAddressKey<[u8; 16]>,
+    NodeAddress<[u8; 4]>,
+    NodeAddress<[u8; 16]>,
+    Prefix<[u8; 4]>,
+    Prefix<[u8; 16]>,
     Service,
+    ServiceCidr,
+    ServiceIndex,
     ServiceName,
     ServiceStats,
+    Slot,
     SocketFrontend,
     SocketPeer<[u8; 4]>,
     SocketPeer<[u8; 16]>,
     SocketPeerKey<[u8; 4]>,
     SocketPeerKey<[u8; 16]>,
+    SourceRange<[u8; 4]>,
+    SourceRange<[u8; 16]>,
     Tuple<[u8; 4]>,
     Tuple<[u8; 16]>,
 );

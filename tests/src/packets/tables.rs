@@ -6,7 +6,7 @@ use lb_agent::model::{
     Change, Endpoint, EndpointSlice, Family as _, Node, NodeNetwork, ObjectKey, ObjectKind, Protocol, Service,
     ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
-use lb_common::{abi::NODE_PORT_LOOPBACK, ports::Reserved};
+use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
 use super::{Interface, Net, World};
 
@@ -160,11 +160,13 @@ impl Tables {
         let (uplink, narrow) = (world.index(Interface::Uplink), world.index(Interface::Narrow));
         let addresses = |net: Net| [(0, net.node), (uplink, net.node), (narrow, net.narrow_node)];
         let of_node = |net: Net| addresses(net).into_iter().filter(|_| self.node_addresses);
-        let node_ports = |net: Net| [(net.node, 0), (net.narrow_node, 0), (net.loopback, NODE_PORT_LOOPBACK)];
+        let answering = LocalAddressFlags::NODE_PORTS;
+        let loopback = answering | LocalAddressFlags::LOOPBACK;
+        let node_ports = |net: Net| [(net.node, answering), (net.narrow_node, answering), (net.loopback, loopback)];
         NodeNetwork {
             masquerade4: of_node(Net::V4).filter_map(|(index, ip)| Some((index, <[u8; 4]>::from_ip(ip)?))).collect(),
             masquerade6: of_node(Net::V6).filter_map(|(index, ip)| Some((index, <[u8; 16]>::from_ip(ip)?))).collect(),
-            node_port_addresses: [Net::V4, Net::V6].into_iter().flat_map(node_ports).collect(),
+            local_addresses: [Net::V4, Net::V6].into_iter().flat_map(node_ports).collect(),
             // All that is not reserved is the pool.
             local_ports: Reserved { first: 1024, last: Self::FIRST_SNAT_PORT - 1 },
             node_ports: Reserved { first: Self::FIRST_SNAT_PORT + self.snat_ports, last: u16::MAX },

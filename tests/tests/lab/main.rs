@@ -34,7 +34,6 @@ fn main() -> ExitCode {
         wires_carry_full_checksums_and_pod_interfaces_do_not,
         a_refusal_and_a_silence_are_told_apart,
         large_transfers_and_fragments_arrive_whole,
-        a_lab_is_built_within_a_second,
     ));
     tests.extend(sandboxed!(
         cluster_ip: pods_and_nodes_reach_local_and_remote_backends_and_are_seen_as_themselves,

@@ -21,10 +21,19 @@ impl<A: Family> Reconciler<A> {
     /// What the former agent freed last is not known, and may be reused at once: no program runs as long as an agent
     /// takes to start.
     pub fn adopt(capacities: Capacities, existing: Existing<A>, tuning: Tuning) -> Self {
-        let Existing { frontends, services, slots, backends, node_addresses, node_port_addresses } = existing;
+        let Existing {
+            frontends,
+            services,
+            slots,
+            backends,
+            node_addresses,
+            local_addresses,
+            source_ranges: _,
+            service_cidrs: _,
+        } = existing;
         let mut this = Self::empty(capacities, tuning);
         this.node_addresses = Tracker::new(node_addresses);
-        this.node_port_addresses = Tracker::new(node_port_addresses);
+        this.local_addresses = Tracker::new(local_addresses);
         let mut backends_of: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (index, backend) in backends {
             if this.backends.adopt(index, backend) {

@@ -68,7 +68,7 @@ pub struct Reconciler<A> {
     /// What was freed, in the order of the instants at which it may be reused.
     quarantine: VecDeque<(Instant, Freed)>,
     node_addresses: Tracker<u32, A>,
-    node_port_addresses: Tracker<A, u32>,
+    local_addresses: Tracker<A, u32>,
     writes: u64,
 }
 
@@ -135,7 +135,7 @@ impl<A: Family> Reconciler<A> {
             garbage: Vec::new(),
             quarantine: VecDeque::new(),
             node_addresses: Tracker::new([]),
-            node_port_addresses: Tracker::new([]),
+            local_addresses: Tracker::new([]),
             writes: 0,
         }
     }
@@ -181,12 +181,12 @@ impl<A: Family> Reconciler<A> {
         }
     }
 
-    /// Makes `NODE_ADDRESSES*` and `NODEPORT_ADDRS*` what is desired.
+    /// Makes `NODE_ADDRESSES*` and `LOCAL_ADDRS*` what is desired.
     pub fn apply_node<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
         masquerade: &BTreeMap<u32, A>,
-        node_port_addresses: &BTreeMap<A, u32>,
+        local_addresses: &BTreeMap<A, u32>,
         report: &mut SyncReport,
     ) -> bool {
         let mut errors = Vec::new();
@@ -196,10 +196,10 @@ impl<A: Family> Reconciler<A> {
         };
         self.writes += self.node_addresses.sync(masquerade, write, &mut errors);
         let write = |address, flags| match flags {
-            Some(flags) => maps.set_node_port_address(address, flags),
-            None => maps.remove_node_port_address(address),
+            Some(flags) => maps.set_local_address(address, flags),
+            None => maps.remove_local_address(address),
         };
-        self.writes += self.node_port_addresses.sync(node_port_addresses, write, &mut errors);
+        self.writes += self.local_addresses.sync(local_addresses, write, &mut errors);
         let succeeded = errors.is_empty();
         report.add_errors(errors);
         succeeded

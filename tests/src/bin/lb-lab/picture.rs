@@ -153,7 +153,7 @@ impl<'a> Picture<'a> {
         let pid = self.cluster.lab.outer_pid;
         let text = format!(
             "edit      {}\nshell     nsenter -t {pid} -m -p ip netns exec node1 bash\n\
-             maps      nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v1/maps/FRONTENDS4",
+             maps      nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v2/maps/FRONTENDS4",
             self.cluster.manifests.directory().display()
         );
         frame.render_widget(Paragraph::new(text).block(Block::bordered().title(" lb: a lab of two nodes ")), area);

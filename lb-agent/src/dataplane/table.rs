@@ -1,0 +1,149 @@
+//! One map in the kernel, by kind of map: each knows its name, for messages.
+
+use std::{io, os::fd::AsFd as _};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError as AyaError, lpm_trie::Key},
+};
+
+use super::{MapError, Operation};
+use crate::loader::{LoaderError, syscall};
+
+/// A hash map with its name.
+#[derive(Debug)]
+pub(crate) struct HashTable<K, V> {
+    map: HashMap<MapData, K, V>,
+    name: &'static str,
+}
+
+impl<K: Pod, V: Pod> HashTable<K, V> {
+    pub(crate) fn open(
+        open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>,
+        name: &'static str,
+    ) -> Result<Self, LoaderError> {
+        let map = HashMap::try_from(open(name)?).map_err(|source| LoaderError::Map { map: name, source })?;
+        Ok(Self { map, name })
+    }
+
+    /// How many elements it can hold.
+    pub(crate) fn capacity(&self) -> Result<u32, LoaderError> {
+        let info = self.map.map().info().map_err(|source| LoaderError::Map { map: self.name, source })?;
+        Ok(info.max_entries())
+    }
+
+    pub(crate) fn read_all(&self) -> Result<Vec<(K, V)>, MapError> {
+        syscall::read_all(self.map.map().fd().as_fd(), usize::MAX, |_| true).map_err(|source| MapError {
+            map: self.name,
+            operation: Operation::Read,
+            source,
+        })
+    }
+
+    pub(super) fn set(&mut self, key: &K, value: &V) -> Result<(), MapError> {
+        self.map.insert(key, value, 0).map_err(|error| failed(self.name, Operation::Write, error))
+    }
+
+    pub(super) fn remove(&mut self, key: &K) -> Result<(), MapError> {
+        match self.map.remove(key).map_err(|error| failed(self.name, Operation::Remove, error)) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// An array with its name.
+pub(super) struct ArrayMap<V: Pod> {
+    pub(super) map: Array<MapData, V>,
+    name: &'static str,
+}
+
+impl<V: Pod> std::fmt::Debug for ArrayMap<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArrayMap").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<V: Pod> ArrayMap<V> {
+    pub(super) fn open(
+        open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>,
+        name: &'static str,
+    ) -> Result<Self, LoaderError> {
+        let map = Array::try_from(open(name)?).map_err(|source| LoaderError::Map { map: name, source })?;
+        Ok(Self { map, name })
+    }
+
+    pub(super) fn get(&self, index: u32) -> Result<V, MapError> {
+        self.map.get(&index, 0).map_err(|error| failed(self.name, Operation::Read, error))
+    }
+
+    pub(super) fn set(&mut self, index: u32, value: &V) -> Result<(), MapError> {
+        self.map.set(index, value, 0).map_err(|error| failed(self.name, Operation::Write, error))
+    }
+
+    /// Those of the first `count` elements that are to `keep`, with their indices.
+    pub(super) fn read(&self, count: u32, keep: impl Fn(&V) -> bool) -> Result<Vec<(u32, V)>, MapError> {
+        syscall::read_all(self.map.map().fd().as_fd(), count as usize, keep).map_err(|source| MapError {
+            map: self.name,
+            operation: Operation::Read,
+            source,
+        })
+    }
+
+    /// Writes consecutive elements. `indices` is room to work in, kept between calls.
+    pub(super) fn set_range(&mut self, first: u32, values: &[V], indices: &mut Vec<u32>) -> Result<(), MapError> {
+        indices.clear();
+        indices.extend((first..).take(values.len()));
+        syscall::write_all(self.map.map().fd().as_fd(), indices, values).map_err(|source| MapError {
+            map: self.name,
+            operation: Operation::Write,
+            source,
+        })
+    }
+}
+
+pub(super) fn failed(map: &'static str, operation: Operation, error: AyaError) -> MapError {
+    let source = match error {
+        AyaError::SyscallError(error) => error.io_error,
+        AyaError::IoError(error) => error,
+        AyaError::KeyNotFound | AyaError::ElementNotFound => io::Error::from_raw_os_error(nix::libc::ENOENT),
+        other => io::Error::other(other),
+    };
+    MapError { map, operation, source }
+}
+
+/// A table of prefixes with its name. What matters is which prefixes are there, not their values.
+#[derive(Debug)]
+pub(super) struct PrefixTable<K, V> {
+    map: LpmTrie<MapData, K, V>,
+    name: &'static str,
+}
+
+impl<K: Pod, V: Pod> PrefixTable<K, V> {
+    pub(super) fn open(
+        open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>,
+        name: &'static str,
+    ) -> Result<Self, LoaderError> {
+        let map = LpmTrie::try_from(open(name)?).map_err(|source| LoaderError::Map { map: name, source })?;
+        Ok(Self { map, name })
+    }
+
+    /// Every prefix: how many of its first bits count, and its data.
+    pub(super) fn read_all(&self) -> Result<Vec<(u32, K)>, MapError> {
+        let keys = self.map.keys().map(|key| key.map(|key| (key.prefix_len(), key.data())));
+        keys.collect::<Result<_, _>>().map_err(|error| failed(self.name, Operation::Read, error))
+    }
+
+    pub(super) fn set(&mut self, bits: u32, data: K, value: &V) -> Result<(), MapError> {
+        let set = self.map.insert(&Key::new(bits, data), value, 0);
+        set.map_err(|error| failed(self.name, Operation::Write, error))
+    }
+
+    pub(super) fn remove(&mut self, bits: u32, data: K) -> Result<(), MapError> {
+        let removed = self.map.remove(&Key::new(bits, data));
+        match removed.map_err(|error| failed(self.name, Operation::Remove, error)) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+use super::Address;
+
+/// A network (RFC 4632), as the programs compare with: one load and one comparison for each word of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Prefix<A> {
+    /// Its address; the bits outside `mask` are 0.
+    pub address: A,
+    /// Ones for the bits that count, zeros after them.
+    pub mask: A,
+}
+
+impl<A: Address> Prefix<A> {
+    /// A prefix that nothing is within that is anybody's address: the unspecified address alone.
+    pub const NOTHING: Self = Self { address: A::UNSPECIFIED, mask: A::ONES };
+
+    /// The network of an address whose first `bits` bits count.
+    pub fn new(address: A, bits: u32) -> Self {
+        let mask = A::mask(bits);
+        Self { address: address.masked(mask), mask }
+    }
+
+    /// Whether an address is in the network.
+    #[inline(always)]
+    pub fn contains(&self, address: A) -> bool {
+        address.masked(self.mask) == self.address
+    }
+}
+
+impl<A: Address> Default for Prefix<A> {
+    fn default() -> Self {
+        Self::NOTHING
+    }
+}
+
+/// Data of the keys of `SOURCE_RANGES*`, longest prefix match: all 32 bits of `service` and the first bits of `client`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C, align(4))]
+pub struct SourceRange<A> {
+    /// Index in `SERVICES*`.
+    pub service: u32,
+    /// Address of a client.
+    pub client: A,
+}
+
+/// Bits of [`SourceRange::service`], which always count.
+pub const SERVICE_BITS: u32 = 32;
+
+/// Value of `SOURCE_RANGES*`: clients in this range may use the load-balancer addresses of the service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Allowed {
+    /// Always 1.
+    pub allowed: u32,
+}
+
+/// Value of `SERVICE_CIDRS*`, longest prefix match by destination: a range from which the API server gives out cluster IPs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ServiceCidr {
+    /// Always 1.
+    pub allocated: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_holds_what_shares_its_first_bits() {
+        let inside = |address: [u8; 4], bits, other: [u8; 4]| Prefix::new(address, bits).contains(other);
+        assert!(inside([10, 96, 7, 7], 16, [10, 96, 255, 1]) && !inside([10, 96, 7, 7], 16, [10, 97, 7, 7]));
+        assert!(inside([10, 0, 0, 8], 29, [10, 0, 0, 15]) && !inside([10, 0, 0, 8], 29, [10, 0, 0, 16]));
+        assert!(inside([1, 2, 3, 4], 0, [200, 1, 1, 1]), "everything is within /0");
+        assert!(inside([1, 2, 3, 4], 32, [1, 2, 3, 4]) && !inside([1, 2, 3, 4], 32, [1, 2, 3, 5]));
+        assert!(!Prefix::NOTHING.contains([10, 0, 0, 1]) && !Prefix::NOTHING.contains([1; 16]));
+
+        let net = |text: &str| text.parse::<core::net::Ipv6Addr>().expect("an address").octets();
+        let service = Prefix::new(net("fd00:10:96::7"), 112);
+        assert_eq!(service.address, net("fd00:10:96::"));
+        assert!(service.contains(net("fd00:10:96::ffff")) && !service.contains(net("fd00:10:96::1:0")));
+        let odd = Prefix::new(net("2001:db8::8000"), 113);
+        assert!(odd.contains(net("2001:db8::ffff")) && !odd.contains(net("2001:db8::7fff")));
+        assert!(Prefix::new(net("::1"), 0).contains(net("ffff::")));
+    }
+}

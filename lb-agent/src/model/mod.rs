@@ -6,6 +6,7 @@ mod family;
 mod inputs;
 mod intern;
 mod network;
+mod remembered;
 mod topology;
 
 pub mod objects;

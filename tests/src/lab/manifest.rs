@@ -186,8 +186,8 @@ status:
         &self.directory
     }
 
-    /// Under another name first, so that nobody reads half a file.
-    fn write(&self, name: &str, text: &str) {
+    /// Writes or replaces a file: under another name first, so that nobody reads half of it.
+    pub fn write(&self, name: &str, text: &str) {
         let (new, path) = (self.directory.join(format!(".{name}.new")), self.directory.join(name));
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, &path))

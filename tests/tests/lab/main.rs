@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         services_appear_and_disappear_while_the_agent_runs,
         an_agent_that_is_killed_and_started_again_is_not_noticed,
         what_changed_while_the_agent_was_down_is_caught_up,
+        an_agent_that_starts_with_broken_manifests_leaves_what_was_served,
         an_agent_that_is_asked_to_end_leaves_the_data_plane_and_cleanup_removes_it,
     ));
     trial::main(tests)

@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya_build::{Package, Toolchain};
 
 fn main() -> Result<()> {
-    println!("cargo::rerun-if-changed=../lb-common/src");
+    // aya-build adds `../lb-ebpf`. The files of the workspace decide which compiler and which crates are used.
+    for input in ["../lb-common", "../Cargo.toml", "../Cargo.lock", "../rust-toolchain.toml"] {
+        println!("cargo::rerun-if-changed={input}");
+    }
     println!("cargo::rerun-if-env-changed=PATH");
     ensure_linker()?;
 
@@ -17,6 +20,11 @@ fn main() -> Result<()> {
         env::set_var("RUSTC_BOOTSTRAP", "1");
         // bpf-linker links with the LLVM that rustc ships, in rustc's own library directory.
         env::set_var("LD_LIBRARY_PATH", linker_library_path()?);
+        // aya-build shows each line that cargo writes to standard error as a warning, its progress too. A quiet cargo
+        // writes only errors there; what the compiler says comes another way, and is shown as before.
+        env::set_var("CARGO_TERM_QUIET", "true");
+        // The one excludes the other.
+        env::remove_var("CARGO_TERM_VERBOSE");
     }
     // Cargo, when rustup started it, knows the toolchain by its full name; `rust-toolchain.toml` decides otherwise.
     let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| env!("CARGO_PKG_RUST_VERSION").to_owned());

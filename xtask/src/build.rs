@@ -13,11 +13,15 @@ pub(crate) struct Options {
 
 pub(crate) fn main(options: &Options) -> Result<()> {
     setup::for_building()?;
-    let mut cargo = workspace::cargo("build");
     if options.release {
-        cargo.args(["--release", "--package", "lb-agent"]);
+        exec::run(workspace::cargo("build").args(["--release", "--package", "lb-agent"]))
     } else {
-        cargo.args(["--package", "lb-agent", "--package", "lb-tests", "--bins"]);
+        programs()
     }
-    exec::run(&mut cargo)
+}
+
+/// Builds the agent and the lab, as every task that starts one of them does: cargo compiles dependencies with the
+/// features that all packages of one command want together, so another choice of packages would compile them again.
+pub(crate) fn programs() -> Result<()> {
+    exec::run(workspace::cargo("build").args(["--package", "lb-agent", "--package", "lb-tests", "--bins"]))
 }

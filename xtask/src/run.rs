@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{exec, setup, workspace};
+use crate::{build, exec, setup, workspace};
 
 pub(crate) const AFTER_HELP: &str = "\
 The lab is one outside client, a router and two nodes with pods, all in network namespaces of this machine; nothing of
@@ -24,6 +24,7 @@ Examples:
     cargo xtask run --once                  the lab as a check
     cargo xtask run -- --manifests DIR      no lab: `lb-agent run --manifests DIR` on this host
     cargo xtask run -- --kubeconfig FILE    no lab: `lb-agent run --kubeconfig FILE` on this host
+    cargo xtask run --                      no lab: `lb-agent run` on this host, which must be a pod of a cluster
 ";
 
 #[derive(clap::Args)]
@@ -31,29 +32,30 @@ pub(crate) struct Options {
     /// Passed to the lab: --once, --manifests DIR
     #[arg(allow_hyphen_values = true, value_name = "LAB OPTIONS")]
     lab: Vec<String>,
-    /// Run the agent on this host with these options, instead of the lab
+    /// Run the agent on this host with these options, instead of the lab; none is the form for a pod of a cluster
     #[arg(last = true, value_name = "AGENT OPTIONS")]
     agent: Vec<String>,
 }
 
 pub(crate) fn main(options: &Options) -> Result<()> {
     setup::for_building()?;
+    build::programs()?;
     let mut command;
-    if options.agent.is_empty() {
+    if !is_agent_asked_for(std::env::args()) {
         setup::for_testing()?;
-        exec::run(
-            workspace::cargo("build")
-                .args(["-p", "lb-agent", "-p", "lb-tests", "--bin", "lb-agent", "--bin", "lb-lab"]),
-        )?;
         command = exec::as_root(workspace::built("lb-lab"));
         command.env("LB_AGENT", workspace::built("lb-agent"));
         command.args(&options.lab);
     } else {
-        exec::run(workspace::cargo("build").args(["-p", "lb-agent"]))?;
         command = exec::as_root(workspace::built("lb-agent"));
         command.arg("run").args(&options.agent);
     }
     replace_ourselves(&mut command)
+}
+
+/// Whether there are two dashes. Nothing need follow them: without options, the agent is one of a pod.
+fn is_agent_asked_for(arguments: impl IntoIterator<Item = String>) -> bool {
+    arguments.into_iter().any(|argument| argument == "--")
 }
 
 /// The program gets the terminal and its signals as if it had been started from the shell.
@@ -84,5 +86,15 @@ mod tests {
         let agent = parsed(&["--", "--kubeconfig", "file", "--once"]);
         assert_eq!((agent.lab.len(), agent.agent), (0, ["--kubeconfig", "file", "--once"].map(str::to_owned).into()));
         assert!(parsed(&[]).lab.is_empty());
+        let in_cluster = parsed(&["--"]);
+        assert!(in_cluster.lab.is_empty() && in_cluster.agent.is_empty());
+    }
+
+    #[test]
+    fn two_dashes_ask_for_the_agent_whatever_follows() {
+        let asked = |arguments: &[&str]| is_agent_asked_for(arguments.iter().map(ToString::to_string));
+        assert!(asked(&["xtask", "run", "--"]));
+        assert!(asked(&["xtask", "run", "--", "--kubeconfig", "file"]));
+        assert!(!asked(&["xtask", "run", "--once"]));
     }
 }

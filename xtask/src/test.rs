@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 
 use crate::summary::Summary;
-use crate::{exec, k8s, setup, workspace};
+use crate::{build, exec, k8s, setup, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -43,7 +43,7 @@ fn prepare(cargo: &mut Command, arguments: &[String]) -> Result<()> {
     // The lab starts the agent, which `cargo test` builds for lb-agent's own tests. Where only other tests are asked for,
     // it is built here; that compiles some dependencies twice, with other features.
     if !arguments.is_empty() {
-        exec::run(workspace::cargo("build").args(["--package", "lb-agent"]))?;
+        build::programs()?;
     }
     cargo.env("LB_AGENT", workspace::built("lb-agent"));
     setup::run_tests_as_root(cargo);

@@ -20,6 +20,9 @@
 
 #[cfg(test)]
 mod random_tests;
+mod remember;
+#[cfg(test)]
+mod remember_tests;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +36,7 @@ use lb_common::{
     abi::{ABI_VERSION, Config},
     ports,
 };
+use remember::Objects;
 
 use crate::{
     dataplane::{DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
@@ -78,14 +82,18 @@ pub struct Controller {
 
 impl Controller {
     /// Takes over what the maps hold; new maps are empty, and taking them over is how they are started with, too.
-    /// Writes nothing. Services in the maps that no source lists go with the first synchronization.
+    /// Writes nothing. What is in the maps and no source lists goes with the first synchronization, unless a source
+    /// says that it could not read something that may hold it.
     pub fn adopt<M: DataplaneMaps>(maps: &M, settings: Settings) -> Result<Self, MapError> {
         let Settings { node_name, kinds, tuning } = settings;
         let v4 = Reconciler::adopt(FamilyMaps::<[u8; 4]>::capacities(maps), maps.existing()?, tuning);
         let v6 = Reconciler::adopt(FamilyMaps::<[u8; 16]>::capacities(maps), maps.existing()?, tuning);
+        let mut inputs = Inputs::new(kinds);
+        let Objects { services, slices } = remember::objects(&v4, &v6, &node_name);
+        inputs.remember(services, slices);
         Ok(Self {
             dirty: v4.services().chain(v6.services()).cloned().collect(),
-            inputs: Inputs::new(kinds),
+            inputs,
             desired: DesiredState::new(node_name),
             network: None,
             v4,

@@ -14,9 +14,9 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(10);
 
 /// An agent with maps in memory and a clock that is moved by hand.
-struct World {
-    maps: Fake,
-    controller: Controller,
+pub(super) struct World {
+    pub(super) maps: Fake,
+    pub(super) controller: Controller,
     now: Instant,
 }
 
@@ -27,7 +27,7 @@ fn controller(maps: &Fake, first_generation: u32) -> Controller {
 }
 
 impl World {
-    fn new(maps: Fake) -> Self {
+    pub(super) fn new(maps: Fake) -> Self {
         let mut world = Self { controller: controller(&maps, 0), maps, now: Instant::now() };
         world.list(Vec::new(), Vec::new());
         world.controller.set_network(NodeNetwork::default());
@@ -42,11 +42,11 @@ impl World {
         }
     }
 
-    fn service(&mut self, name: &str, service: Option<Service>) {
+    pub(super) fn service(&mut self, name: &str, service: Option<Service>) {
         self.controller.apply(SourceEvent::Changed(Change::Service(key(name), service)));
     }
 
-    fn slice(&mut self, service: &str, addresses: &[&str]) {
+    pub(super) fn slice(&mut self, service: &str, addresses: &[&str]) {
         let endpoints: Vec<_> = addresses.iter().map(|address| endpoint(address)).collect();
         let change = Change::EndpointSlice(key(service), Some(slice(service, &endpoints)));
         self.controller.apply(SourceEvent::Changed(change));
@@ -57,7 +57,7 @@ impl World {
     }
 
     /// Synchronizes without failures.
-    fn sync_all(&mut self) -> SyncReport {
+    pub(super) fn sync_all(&mut self) -> SyncReport {
         let report = self.sync();
         assert!(report.failures.is_empty(), "{:?}", report.failures);
         report
@@ -67,17 +67,24 @@ impl World {
         self.sync().failures.iter().map(ToString::to_string).collect()
     }
 
-    fn existing(&self) -> Existing<[u8; 4]> {
+    pub(super) fn existing(&self) -> Existing<[u8; 4]> {
         self.maps.existing().expect("a fake reads")
     }
 
-    fn dump(&self) -> Vec<String> {
+    pub(super) fn dump(&self) -> Vec<String> {
         self.maps.to_string().lines().map(Into::into).collect()
+    }
+
+    /// A new agent that is told nothing yet but what the node's network is.
+    pub(super) fn restart_silently(&mut self) -> Controller {
+        let former = std::mem::replace(&mut self.controller, controller(&self.maps, 1 << 20));
+        self.controller.set_network(NodeNetwork::default());
+        former
     }
 
     /// A new agent that is told the same.
     fn restart(&mut self) {
-        let former = std::mem::replace(&mut self.controller, controller(&self.maps, 1 << 20));
+        let former = self.restart_silently();
         let inputs = former.inputs();
         let mut services: Vec<ObjectKey> = inputs.services().cloned().collect();
         services.sort();
@@ -86,7 +93,6 @@ impl World {
         let slices = services.iter().flat_map(slices).collect();
         let service = |key: &ObjectKey| Change::Service(key.clone(), inputs.service(key).cloned());
         self.list(services.iter().map(service).collect(), slices);
-        self.controller.set_network(NodeNetwork::default());
     }
 }
 

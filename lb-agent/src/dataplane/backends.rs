@@ -51,6 +51,11 @@ impl<A: Family> Backends<A> {
         (address, port)
     }
 
+    /// Flags of an element that is in use.
+    pub(super) fn flags(&self, index: u32) -> u16 {
+        self.records[index as usize].written.flags
+    }
+
     /// The element of an endpoint among those of a service port.
     pub(super) fn find(&self, elements: &[u32], wanted: &DesiredBackend<A>) -> Option<u32> {
         let index = *elements.get(self.position(elements, wanted))?;

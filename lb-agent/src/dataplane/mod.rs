@@ -18,6 +18,6 @@ pub use fake::{Fake, HasTables, Observer, Tables};
 pub use faulty::Faulty;
 pub use kernel::KernelMaps;
 pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
-pub use reconciler::{Reconciler, Tuning};
+pub use reconciler::{AdoptedEndpoint, AdoptedPort, Reconciler, Tuning};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
 pub use seen::{Counters, FlowEntries, Flows, ServiceCounters};

@@ -6,6 +6,7 @@ use std::{
 use super::{
     intern::Interner,
     objects::{Change, EndpointSlice, Node, ObjectKey, ObjectKind, Service, SourceEvent},
+    remembered::Remembered,
 };
 
 /// What all sources have said, and which Services each event touches.
@@ -23,6 +24,7 @@ pub struct Inputs {
     slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
     node: Option<Node>,
     names: Interner,
+    remembered: Remembered,
 }
 
 impl Inputs {
@@ -35,7 +37,19 @@ impl Inputs {
             slices_of: HashMap::new(),
             node: None,
             names: Interner::default(),
+            remembered: Remembered::default(),
         }
+    }
+
+    /// Begins with what the maps of a former agent say: Services, and slices of one port each. A Service stays if the
+    /// first list rejects it, all stay while something cannot be read ([`SourceEvent::Unread`]), and endpoints stay
+    /// where a rejected slice may hold them. The rest goes with the first lists.
+    pub fn remember(&mut self, services: Vec<(ObjectKey, Service)>, slices: Vec<EndpointSlice>) {
+        let names = services.iter().map(|(key, _)| key.clone()).collect();
+        for (key, service) in services {
+            self.change(Change::Service(key, Some(service)), &mut BTreeSet::new());
+        }
+        self.remembered = Remembered::new(names, slices);
     }
 
     /// Whether every expected kind has been listed once.
@@ -58,9 +72,10 @@ impl Inputs {
         self.services.keys()
     }
 
-    /// The slices of a Service, in the order of their names.
+    /// The slices of a Service, in the order of their names; then what is remembered of slices that cannot be read.
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key))
+        let known = self.slices_of.get(service).into_iter().flatten().filter_map(|key| self.slices.get(key));
+        known.chain(self.remembered.slices_of(service))
     }
 
     /// This node.
@@ -78,16 +93,41 @@ impl Inputs {
                 for gone in self.missing_from(kind, &objects, &rejected) {
                     self.change(gone, &mut dirty);
                 }
+                self.take_rejected(kind, rejected, &mut dirty);
                 for change in objects {
                     self.change(change, &mut dirty);
                 }
                 self.awaited.remove(&kind);
             }
+            SourceEvent::Unread(unread) => {
+                self.remembered.unread = unread;
+                if !unread {
+                    for service in std::mem::take(&mut self.remembered.services) {
+                        self.change(Change::Service(service, None), &mut dirty);
+                    }
+                    dirty.extend(self.remembered.forget_slices());
+                }
+            }
         }
         dirty
     }
 
-    /// Deletions of what is known of `kind` and is neither in `objects` nor in `rejected`.
+    /// Keeps what is remembered of objects that a list rejected, and nothing else unless something is unread.
+    fn take_rejected(&mut self, kind: ObjectKind, rejected: Vec<ObjectKey>, dirty: &mut BTreeSet<ObjectKey>) {
+        match kind {
+            // They exist: from now on they stay until somebody says otherwise.
+            ObjectKind::Service => self.remembered.services.retain(|key| !rejected.contains(key)),
+            ObjectKind::EndpointSlice => {
+                let unknown = rejected.into_iter().filter(|key| !self.slices.contains_key(key)).collect();
+                self.remembered.reject(unknown);
+                dirty.extend(self.remembered.forget_slices());
+            }
+            ObjectKind::Node => {}
+        }
+    }
+
+    /// Deletions of what is known of `kind` and is neither in `objects` nor in `rejected`, nor may be in something
+    /// unread.
     fn missing_from(&self, kind: ObjectKind, objects: &[Change], rejected: &[ObjectKey]) -> Vec<Change> {
         let mut listed: HashSet<&ObjectKey> = rejected.iter().collect();
         listed.extend(objects.iter().filter_map(|change| match change {
@@ -96,7 +136,9 @@ impl Inputs {
         }));
         match kind {
             ObjectKind::Service => {
-                let gone = self.services.keys().filter(|key| !listed.contains(key));
+                let Remembered { unread, services, .. } = &self.remembered;
+                let may_be_unread = |key| *unread && services.contains(key);
+                let gone = self.services.keys().filter(|key| !listed.contains(key) && !may_be_unread(*key));
                 gone.map(|key| Change::Service(key.clone(), None)).collect()
             }
             ObjectKind::EndpointSlice => {
@@ -117,6 +159,7 @@ impl Inputs {
     }
 
     fn change_service(&mut self, mut key: ObjectKey, service: Option<Service>, dirty: &mut BTreeSet<ObjectKey>) {
+        self.remembered.services.remove(&key);
         if self.services.get(&key) == service.as_ref() {
             return;
         }
@@ -132,6 +175,12 @@ impl Inputs {
     }
 
     fn change_slice(&mut self, mut key: ObjectKey, slice: Option<EndpointSlice>, dirty: &mut BTreeSet<ObjectKey>) {
+        if let Some(slice) = &slice {
+            self.remembered.hand_over(slice);
+        }
+        if self.remembered.resolve(&key) {
+            dirty.extend(self.remembered.forget_slices());
+        }
         if self.slices.get(&key) == slice.as_ref() {
             return;
         }

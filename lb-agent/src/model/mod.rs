@@ -7,6 +7,7 @@ mod inputs;
 mod intern;
 mod network;
 mod policy;
+mod remembered;
 mod topology;
 
 pub mod objects;

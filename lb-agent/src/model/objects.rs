@@ -220,9 +220,14 @@ pub enum SourceEvent {
         kind: ObjectKind,
         /// A `Some` change for each object that exists, all of `kind`.
         objects: Vec<Change>,
-        /// Objects that exist and were rejected: their last good state stays, absent or not.
+        /// Objects that exist and were rejected: their last good state stays, be it known, in the maps that a former
+        /// agent left, or absent.
         rejected: Vec<ObjectKey>,
     },
     /// One object changed.
     Changed(Change),
+    /// Whether there is something that the source could not read since it began, so that nobody knows which objects are
+    /// in it. Told before the first list if so, and once more when it is over; what a source could read once and cannot
+    /// now, it answers for itself.
+    Unread(bool),
 }

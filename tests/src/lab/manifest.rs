@@ -25,6 +25,7 @@ pub const SERVICE_HTTP_PORT: u16 = 80;
 pub struct Service {
     name: String,
     number: u8,
+    internal_policy_local: bool,
     external_policy_local: bool,
     endpoints: Vec<Endpoint>,
 }
@@ -40,7 +41,14 @@ impl Service {
     /// ports.
     pub fn new(name: &str, number: u8) -> Self {
         assert!((1..100).contains(&number), "Services are numbered 1 to 99");
-        Self { name: name.to_owned(), number, external_policy_local: false, endpoints: Vec::new() }
+        let (internal_policy_local, external_policy_local) = (false, false);
+        Self { name: name.to_owned(), number, internal_policy_local, external_policy_local, endpoints: Vec::new() }
+    }
+
+    /// With `internalTrafficPolicy: Local`.
+    #[must_use]
+    pub fn internal_policy_local(self) -> Self {
+        Self { internal_policy_local: true, ..self }
     }
 
     /// With `externalTrafficPolicy: Local`.
@@ -84,9 +92,10 @@ impl Service {
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, number, external_policy_local, endpoints } = self;
+        let Self { name, number, internal_policy_local, external_policy_local, endpoints } = self;
         let Addresses { v4, v6 } = cluster_ips(*number);
-        let policy = if *external_policy_local { "Local" } else { "Cluster" };
+        let policy = |is_local| if is_local { "Local" } else { "Cluster" };
+        let (internal, external) = (policy(*internal_policy_local), policy(*external_policy_local));
         let [echo_node_port, http_node_port] = self.node_ports();
         write!(
             f,
@@ -100,7 +109,8 @@ spec:
   clusterIPs: [\"{v4}\", \"{v6}\"]
   ipFamilies: [IPv4, IPv6]
   ipFamilyPolicy: RequireDualStack
-  externalTrafficPolicy: {policy}
+  internalTrafficPolicy: {internal}
+  externalTrafficPolicy: {external}
   ports:
   - {{name: echo-tcp, protocol: TCP, port: {SERVICE_ECHO_PORT}, targetPort: {ECHO_PORT}, nodePort: {echo_node_port}}}
   - {{name: echo-udp, protocol: UDP, port: {SERVICE_ECHO_PORT}, targetPort: {ECHO_PORT}, nodePort: {echo_node_port}}}
@@ -186,8 +196,8 @@ status:
         &self.directory
     }
 
-    /// Under another name first, so that nobody reads half a file.
-    fn write(&self, name: &str, text: &str) {
+    /// Writes or replaces a file: under another name first, so that nobody reads half of it.
+    pub fn write(&self, name: &str, text: &str) {
         let (new, path) = (self.directory.join(format!(".{name}.new")), self.directory.join(name));
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, &path))

@@ -120,6 +120,41 @@ pub(crate) fn what_changed_while_the_agent_was_down_is_caught_up(sandbox: Sandbo
     }
 }
 
+pub(crate) fn an_agent_that_starts_with_broken_manifests_leaves_what_was_served(sandbox: Sandbox) {
+    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    let web = Service::new("web", 1).with_endpoints(lab.all_pods());
+    let other = Service::new("other", 2).with_endpoints([&lab.nodes[1].pods[0]]);
+    let mut cluster = Cluster::start(lab, [&web, &other]);
+    let mut load = Load::start(&cluster, &web);
+    cluster.kill_agents();
+    // One of which nobody can say what is in it, and one whose Service is known to exist.
+    cluster.manifests.write("web.yaml", &web.to_string().replace("metadata: {", "metadata: {{"));
+    cluster.manifests.write("other.yaml", &other.to_string().replace("port: 80,", "port: 70000,"));
+    cluster.restart_agents();
+    load.assert_unharmed("after a start with broken manifests");
+    for path in paths(&cluster.lab).filter(|path| path.transport == Transport::Http) {
+        assert_eq!(path.ask(&other).answer(path).backend, "node2-pod0", "{path}");
+    }
+    let log = agent::log(cluster.nodes()[0]);
+    for expected in ["/run/manifests/web.yaml: line ", "other.yaml:", "spec.ports[2].port: is 70000"] {
+        assert!(log.contains(expected), "{expected:?} is not in the log:\n{log}");
+    }
+
+    // The agent follows what was mended, and removes what is gone.
+    let [node1, node2] = cluster.nodes();
+    let few = [&node1.pods[1], &node2.pods[0]];
+    cluster.manifests.apply(&web.clone().with_endpoints(few));
+    load.wait_until_answered_by(&few);
+    load.assert_unharmed("after web.yaml was mended");
+    cluster.manifests.delete(&other);
+    let to = other.node_port_address(&node1.host, Family::V4, Transport::Tcp);
+    eventually(
+        "the node port of the Service that was never good is closed",
+        || Ask::new(Transport::Tcp, to).from(&cluster.lab.client),
+        |outcome| *outcome == Outcome::Refused,
+    );
+}
+
 pub(crate) fn an_agent_that_is_asked_to_end_leaves_the_data_plane_and_cleanup_removes_it(sandbox: Sandbox) {
     let (mut cluster, service) = start(sandbox);
     for agent in cluster.agents.iter_mut().filter_map(Option::take) {

@@ -2,9 +2,11 @@
 
 mod change;
 mod cluster_ip;
+mod inspection;
 mod isolation;
 mod node_port;
 mod routing;
+mod socket;
 
 use std::process::ExitCode;
 
@@ -59,7 +61,14 @@ fn main() -> ExitCode {
         services_appear_and_disappear_while_the_agent_runs,
         an_agent_that_is_killed_and_started_again_is_not_noticed,
         what_changed_while_the_agent_was_down_is_caught_up,
+        an_agent_that_starts_with_broken_manifests_leaves_what_was_served,
         an_agent_that_is_asked_to_end_leaves_the_data_plane_and_cleanup_removes_it,
     ));
+    tests.extend(sandboxed!(
+        socket: sockets_of_both_families_reach_ipv4_frontends,
+        node_ports_answer_on_localhost_of_the_node_and_nowhere_else,
+        a_connect_to_a_local_policy_without_a_local_backend_fails_at_once,
+    ));
+    tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));
     trial::main(tests)
 }

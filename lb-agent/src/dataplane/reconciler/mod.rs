@@ -1,6 +1,7 @@
 //! From what is desired to what must be written: [`Reconciler`].
 
 mod adopt;
+mod adopted;
 mod apply;
 mod remove;
 
@@ -9,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use adopted::{AdoptedEndpoint, AdoptedPort};
 use lb_common::abi::{Frontend, FrontendKey, Service, SlotRange};
 
 use super::{

@@ -274,6 +274,9 @@ async fn a_broken_object_is_rejected_and_the_others_arrive() {
         line("ADDED", &service("web", 80)),
         end_of_list(20),
         line("MODIFIED", &service("web", 0)),
+        // The same again is not told again.
+        line("MODIFIED", &service("web", 0)),
+        line("MODIFIED", &service("far", 70000)),
         "{ not JSON\n".to_owned(),
         line("MODIFIED", &service("web", 82)),
     ])]);

@@ -10,7 +10,10 @@
 //! * A server that answers, but refuses to resume, is asked to resume for ever. We start over.
 //! * It says nothing when a watch that had failed is open again. Silence for a while says it.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream::BoxStream};
 use kube::{
@@ -28,7 +31,7 @@ use super::{
     client::{CONNECT_TIMEOUT, with_causes},
 };
 use crate::{
-    model::{Change, ObjectKey, SourceEvent},
+    model::{Change, ObjectKey, Rejection, SourceEvent},
     source::{Reduce, Reduced, SourceMessage, Watch, WatchState, reduce::cut},
 };
 
@@ -47,7 +50,14 @@ pub(super) async fn watch<K: Reduce>(
     config: watcher::Config,
     sender: &mpsc::Sender<SourceMessage>,
 ) -> Closed {
-    let mut watch = OneKind::<K> { sender, list: None, listed: false, told: None, kind: std::marker::PhantomData };
+    let mut watch = OneKind::<K> {
+        sender,
+        list: None,
+        listed: false,
+        told: None,
+        rejections: HashMap::new(),
+        kind: std::marker::PhantomData,
+    };
     let mut streamed = true;
     let mut backoff = DefaultBackoff::default();
     loop {
@@ -77,6 +87,8 @@ enum Restart {
 struct List {
     objects: Vec<Change>,
     rejected: Vec<ObjectKey>,
+    /// Objects with something to be told about them.
+    faulty: HashSet<ObjectKey>,
 }
 
 struct OneKind<'a, K> {
@@ -87,6 +99,8 @@ struct OneKind<'a, K> {
     listed: bool,
     /// What was told about the watch last.
     told: Option<WatchState>,
+    /// What was told about each object that is not wholly taken.
+    rejections: HashMap<ObjectKey, Vec<Rejection>>,
     kind: std::marker::PhantomData<fn() -> K>,
 }
 
@@ -138,24 +152,28 @@ impl<K: Reduce> OneKind<'_, K> {
             Event::InitApply(object) => {
                 let Reduced { key, change, rejections } = object.reduced;
                 let list = self.list.get_or_insert_default();
+                if !rejections.is_empty() {
+                    list.faulty.insert(key.clone());
+                }
                 match change {
                     Some(change) if change.exists() => list.objects.push(change),
                     // What is listed but not ours is gone like what is not listed.
                     Some(_) => {}
-                    None => list.rejected.push(key),
+                    None => list.rejected.push(key.clone()),
                 }
-                self.reject(rejections).await?;
+                self.reject(key, rejections).await?;
             }
             Event::InitDone => {
-                let List { objects, rejected } = self.list.take().unwrap_or_default();
+                let List { objects, rejected, faulty } = self.list.take().unwrap_or_default();
+                self.rejections.retain(|key, _| faulty.contains(key));
                 self.listed = true;
                 self.state(None).await?;
                 self.send(SourceMessage::Event(SourceEvent::Replaced { kind: K::KIND, objects, rejected })).await?;
             }
             Event::Apply(object) => {
-                let Reduced { key: _, change, rejections } = object.reduced;
+                let Reduced { key, change, rejections } = object.reduced;
                 self.state(None).await?;
-                self.reject(rejections).await?;
+                self.reject(key, rejections).await?;
                 if let Some(change) = change {
                     self.send(SourceMessage::Event(SourceEvent::Changed(change))).await?;
                 }
@@ -163,8 +181,9 @@ impl<K: Reduce> OneKind<'_, K> {
             // Whatever the object held: it is its name that is gone.
             Event::Delete(object) => {
                 self.state(None).await?;
-                self.send(SourceMessage::Event(SourceEvent::Changed(Change::gone(K::KIND, object.reduced.key))))
-                    .await?;
+                let Reduced { key, .. } = object.reduced;
+                self.rejections.remove(&key);
+                self.send(SourceMessage::Event(SourceEvent::Changed(Change::gone(K::KIND, key)))).await?;
             }
         }
         Ok(())
@@ -180,7 +199,16 @@ impl<K: Reduce> OneKind<'_, K> {
         self.send(SourceMessage::State(state)).await
     }
 
-    async fn reject(&self, rejections: Vec<crate::model::Rejection>) -> Result<(), Closed> {
+    /// Tells what is wrong with an object, if it is not what was told last: an object may change every second.
+    async fn reject(&mut self, key: ObjectKey, rejections: Vec<Rejection>) -> Result<(), Closed> {
+        if rejections.is_empty() {
+            self.rejections.remove(&key);
+            return Ok(());
+        }
+        if self.rejections.get(&key) == Some(&rejections) {
+            return Ok(());
+        }
+        self.rejections.insert(key, rejections.clone());
         for rejection in rejections {
             self.send(SourceMessage::Rejected(rejection)).await?;
         }

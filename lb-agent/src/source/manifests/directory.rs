@@ -9,9 +9,12 @@
 //! * A directory that goes away, or is replaced, leaves the last state in force. It is looked for once a second. When
 //!   it is back, it is read once nothing has happened in it for [`RETURN_QUIET`], and not before it has a manifest:
 //!   an empty directory in the place of a full one is more likely a mount or a copy that is not there yet.
+//! * The first read says whether a file has contents of which it cannot be said what they are
+//!   ([`SourceEvent::Unread`]), and a later one that no file has any more. Until then a former agent's maps may be
+//!   all that is left of them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -31,7 +34,10 @@ use super::{
     file::{Fingerprint, fingerprint, identity, names, read},
     store::{Batch, Store},
 };
-use crate::source::{SourceMessage, Watch, WatchState};
+use crate::{
+    model::SourceEvent,
+    source::{SourceMessage, Watch, WatchState},
+};
 
 /// How long nothing must have happened before files are read.
 const QUIET: Duration = Duration::from_millis(75);
@@ -107,6 +113,7 @@ pub fn spawn(
         prints: HashMap::new(),
         problems: HashMap::new(),
         told: false,
+        unread: false,
         store: Store::default(),
     };
     let thread = thread::Builder::new().name("manifests".to_owned());
@@ -137,6 +144,8 @@ struct Directory {
     problems: HashMap<Watch, Option<String>>,
     /// The first complete read was told.
     told: bool,
+    /// It was told that files could not be read, and not yet that all could.
+    unread: bool,
     store: Store,
 }
 
@@ -262,8 +271,13 @@ impl Directory {
         self.pending = false;
         self.returning = false;
         let mut batch = Batch::default();
-        let gone: Vec<_> = self.store.files().filter(|name| !names.contains(*name)).cloned().collect();
-        for name in gone {
+        // Those that could never be read are not in the store.
+        let with_problems = self.problems.keys().filter_map(|watch| match watch {
+            Watch::File(path) => path.file_name()?.to_str().map(str::to_owned),
+            Watch::Directory(_) | Watch::Api(_) => None,
+        });
+        let known: BTreeSet<String> = self.store.files().cloned().chain(with_problems).collect();
+        for name in known.into_iter().filter(|name| !names.contains(name)) {
             self.prints.remove(&name);
             self.store.remove(&name, &mut batch);
             self.file_state(&name, None)?;
@@ -272,10 +286,21 @@ impl Directory {
             self.file(&name, &mut batch)?;
         }
         self.state(self.directory(), None)?;
+        let broken = |(watch, problem): (&Watch, &Option<String>)| matches!(watch, Watch::File(_)) && problem.is_some();
+        let unread = self.problems.iter().any(broken);
+        if !self.told && unread {
+            self.unread = true;
+            self.send(SourceMessage::Event(SourceEvent::Unread(true)))?;
+        }
         let messages = if self.told { self.store.changes(batch) } else { self.store.everything(&batch) };
         self.told = true;
         for message in messages {
             self.send(message)?;
+        }
+        // After what was in them.
+        if self.unread && !unread {
+            self.unread = false;
+            self.send(SourceMessage::Event(SourceEvent::Unread(false)))?;
         }
         Ok(())
     }

@@ -12,7 +12,11 @@ use k8s_openapi::api::{
 use serde_json::Value;
 use tracing::info;
 
-use super::defaults::{Missing, give_defaults};
+use super::{
+    defaults::{Missing, give_defaults},
+    kinds::{Kind, classify},
+    refuse::contradiction,
+};
 use crate::{
     model::ObjectKind,
     source::reduce::{Reduce, Reduced, cut, reduce_json},
@@ -121,18 +125,17 @@ impl Reader<'_> {
             return;
         }
         let index = listed.map(|(index, _)| index);
-        match (version.as_str(), kind.as_str()) {
-            ("v1" | "", "Service") => self.take::<Service>(document, object, index),
-            ("v1" | "", "Node") if text(&object["metadata"], "name") == self.node => {
+        match classify(&version, &kind) {
+            Kind::Used(ObjectKind::Service) => self.take::<Service>(document, object, index),
+            Kind::Used(ObjectKind::EndpointSlice) => self.take::<EndpointSlice>(document, object, index),
+            Kind::Used(ObjectKind::Node) if text(&object["metadata"], "name") == self.node => {
                 self.take::<Node>(document, object, index);
             }
-            ("discovery.k8s.io/v1" | "", "EndpointSlice") => self.take::<EndpointSlice>(document, object, index),
-            (version, "EndpointSlice") => {
-                let problem =
-                    format!("apiVersion of an EndpointSlice is {version:?}, expected \"discovery.k8s.io/v1\"");
-                self.problem(document, document.line, &problem);
+            Kind::Mistaken(problem) => {
+                let item = index.map(|index| format!("item {index}: ")).unwrap_or_default();
+                self.problem(document, document.line, &format!("{item}{problem}"));
             }
-            (version, kind) => {
+            Kind::Used(ObjectKind::Node) | Kind::Other => {
                 info!(file = self.file, document = document.number, version, kind, "not a kind that is used");
             }
         }
@@ -141,6 +144,12 @@ impl Reader<'_> {
     fn take<K: Reduce>(&mut self, document: &Document<'_>, mut object: Value, item: Option<usize>) {
         let missing = give_defaults(K::KIND, &mut object);
         let mut reduced = reduce_json::<K>(&object);
+        if reduced.change.is_some()
+            && let Err(problem) = contradiction(K::KIND, &object)
+        {
+            reduced.change = None;
+            reduced.rejections = vec![problem.rejection(K::KIND, reduced.key.clone())];
+        }
         let mut line = document.line;
         if reduced.change.is_none() && item.is_none() {
             // Where the shape is wrong the parser knows the line: it is asked again only then.
@@ -215,6 +224,9 @@ mod tests {
         let contents = read("a.yaml", slice, "node-a");
         assert_eq!(contents.problems.len(), 1);
         assert!(contents.problems[0].contains("discovery.k8s.io/v1beta1"), "{:?}", contents.problems);
+        let typo = "apiVersion: v1\nkind: Servise\nmetadata: {name: a}\n";
+        let contents = read("a.yaml", typo, "node-a");
+        assert_eq!(contents.problems, ["line 1 (document 1): kind is \"Servise\", expected Service"]);
         let service = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n";
         let contents = read("a.yaml", service, "node-a");
         assert!(contents.problems.is_empty() && contents.objects.is_empty());

@@ -38,8 +38,19 @@ pub(super) struct Store {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     rejections: Vec<Rejection>,
-    /// The objects that were touched, with their state before.
-    touched: BTreeMap<Identity, Option<Change>>,
+    /// The objects that were touched, with what was known of them before.
+    touched: BTreeMap<Identity, Known>,
+}
+
+/// What is known of an object.
+#[derive(Clone, Debug, PartialEq)]
+enum Known {
+    /// No file has it, or what is in force is that it is not to be served.
+    Absent,
+    /// A file has it and has never had it in a good state: others may know one.
+    Rejected,
+    /// Its last good state.
+    State(Change),
 }
 
 impl Store {
@@ -55,8 +66,8 @@ impl Store {
                 batch.rejections.push(twice(&identity, file, "an earlier document of this file"));
                 continue;
             }
+            batch.touched.entry(identity.clone()).or_insert_with(|| self.known(&identity));
             let known = self.state(&identity);
-            batch.touched.entry(identity.clone()).or_insert_with(|| known.clone());
             let rejected = change.is_none();
             let claims = self.objects.entry(identity.clone()).or_default();
             let own = claims.remove(file).and_then(|claim| claim.state);
@@ -90,7 +101,7 @@ impl Store {
     }
 
     fn forget(&mut self, file: &str, identity: Identity, batch: &mut Batch) {
-        let known = self.state(&identity);
+        let known = self.known(&identity);
         if let Some(claims) = self.objects.get_mut(&identity) {
             claims.remove(file);
             if claims.is_empty() {
@@ -106,15 +117,28 @@ impl Store {
         claim.state.clone().filter(Change::exists)
     }
 
-    /// The messages that a batch amounts to: rejections, then one change for each object that differs.
+    fn known(&self, identity: &Identity) -> Known {
+        let first = self.objects.get(identity).and_then(|claims| claims.first_key_value());
+        match first.map(|(_, claim)| claim) {
+            Some(Claim { state: None, rejected: true }) => Known::Rejected,
+            Some(Claim { state: Some(state), .. }) if state.exists() => Known::State(state.clone()),
+            _ => Known::Absent,
+        }
+    }
+
+    /// The messages that a batch amounts to: rejections, then one change for each object that differs. An object that
+    /// was only ever rejected, and is gone now, is told: whoever knew a last good state of it kept that.
     pub(super) fn changes(&self, batch: Batch) -> Vec<SourceMessage> {
         let mut messages = self.rejections(&batch);
         for (identity, before) in batch.touched {
-            let now = self.state(&identity);
-            if now != before {
-                let change = now.unwrap_or_else(|| Change::gone(identity.0, identity.1));
-                messages.push(SourceMessage::Event(SourceEvent::Changed(change)));
-            }
+            let now = self.known(&identity);
+            let change = match now {
+                _ if now == before => continue,
+                Known::State(change) => change,
+                Known::Rejected if before == Known::Absent => continue,
+                Known::Rejected | Known::Absent => Change::gone(identity.0, identity.1),
+            };
+            messages.push(SourceMessage::Event(SourceEvent::Changed(change)));
         }
         messages
     }
@@ -125,9 +149,8 @@ impl Store {
         for kind in [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node] {
             let of_kind = || self.objects.iter().filter(move |((of, _), _)| *of == kind);
             let objects = of_kind().filter_map(|(identity, _)| self.state(identity)).collect();
-            let never_good = |claim: &Claim| claim.rejected && claim.state.is_none();
             let rejected = of_kind()
-                .filter(|(_, claims)| claims.first_key_value().is_some_and(|(_, claim)| never_good(claim)))
+                .filter(|(identity, _)| self.known(identity) == Known::Rejected)
                 .map(|((_, key), _)| key.clone())
                 .collect();
             messages.push(SourceMessage::Event(SourceEvent::Replaced { kind, objects, rejected }));

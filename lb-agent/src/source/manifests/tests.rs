@@ -87,6 +87,7 @@ impl Followed {
                 format!("all {}: {} rejected: {}", kind.name(), objects.join(" "), rejected.join(" "))
             }
             SourceMessage::Event(SourceEvent::Changed(change)) => describe(change),
+            SourceMessage::Event(SourceEvent::Unread(unread)) => format!("unread: {unread}"),
             SourceMessage::Rejected(rejection) => rejection.to_string(),
             SourceMessage::State(state) => {
                 let of = match &state.watch {
@@ -257,6 +258,63 @@ async fn a_document_that_is_not_yaml_costs_no_object() {
     followed.expect_silence().await;
     followed.write("a.yaml", &service("a", 1));
     followed.expect(&["manifests/a.yaml: works", "default/b gone"]).await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_at_the_start_is_told_until_it_can_be() {
+    let broken = service("a", 1).replace("port: 1", "port: [1");
+    let mut followed = Followed::start(&[("a.yaml", &broken), ("b.yaml", &service("b", 2))]);
+    assert!(followed.next().await.starts_with("manifests/a.yaml: line 9 (document 1): "));
+    followed
+        .expect(&[
+            "manifests: works",
+            "unread: true",
+            "all Service: default/b:2 rejected: ",
+            "all EndpointSlice:  rejected: ",
+            "all Node:  rejected: ",
+        ])
+        .await;
+    // Moved, and broken in another way.
+    fs::rename(followed.path("a.yaml"), followed.path("c.yaml")).expect("renamed");
+    let mut last = String::new();
+    while !last.starts_with("manifests/c.yaml: line 9") {
+        last = followed.next().await;
+        assert!(!last.starts_with("unread"), "{last}");
+    }
+    if last.starts_with("manifests/c.yaml") {
+        followed.write("c.yaml", &(service("a", 70000) + &broken));
+    }
+    while !last.starts_with("Service default/a in c.yaml:2") {
+        last = followed.next().await;
+        assert!(!last.starts_with("unread"), "{last}");
+    }
+    followed.write("c.yaml", &service("a", 1));
+    while last != "default/a:1" {
+        last = followed.next().await;
+        assert!(!last.starts_with("unread"), "{last}");
+    }
+    followed.expect(&["unread: false"]).await;
+    // From now on the source knows what was in each file.
+    followed.write("c.yaml", &broken);
+    assert!(followed.next().await.starts_with("manifests/c.yaml: line 9 (document 1): "));
+    followed.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_file_that_could_never_be_read_and_an_object_that_was_never_good_are_told_to_be_gone() {
+    let mut followed = Followed::start(&[("a.yaml", "kind: ["), ("b.yaml", &service("b", 70000))]);
+    symlink("nowhere", followed.path("c.yaml")).expect("linked");
+    let mut last = String::new();
+    while !last.starts_with("manifests/c.yaml: No such file") {
+        last = followed.next().await;
+    }
+    while let Ok(Some(_)) = timeout(SILENCE, followed.messages.recv()).await {}
+    fs::remove_file(followed.path("b.yaml")).expect("removed");
+    followed.expect(&["default/b gone"]).await;
+    fs::remove_file(followed.path("a.yaml")).expect("removed");
+    followed.expect(&["manifests/a.yaml: works"]).await;
+    fs::remove_file(followed.path("c.yaml")).expect("removed");
+    followed.expect(&["manifests/c.yaml: works", "unread: false"]).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::discovery::v1 as api;
 
-use super::{MAX_LABEL, Problem, Reduce, check_name, not_a_port, port_name, port_number, protocol, quote};
+use super::{MAX_LABEL, Problem, Reduce, check_name, leave_out, not_a_port, port_name, port_number, protocol, quote};
 use crate::{
     model::{Change, Endpoint, EndpointSlice, ObjectKey, ObjectKind, SlicePort},
     source::address::{parse_ip_sloppy, special},
@@ -18,13 +18,17 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 impl Reduce for api::EndpointSlice {
     const KIND: ObjectKind = ObjectKind::EndpointSlice;
 
-    fn change(&self, key: &ObjectKey, _left_out: &mut Vec<Problem>) -> Result<Change, Problem> {
-        Ok(Change::EndpointSlice(key.clone(), slice(self, key)?))
+    fn change(&self, key: &ObjectKey, left_out: &mut Vec<Problem>) -> Result<Change, Problem> {
+        Ok(Change::EndpointSlice(key.clone(), slice(self, key, left_out)?))
     }
 }
 
 /// The slice, or `None` where it is not for us.
-fn slice(slice: &api::EndpointSlice, key: &ObjectKey) -> Result<Option<EndpointSlice>, Problem> {
+fn slice(
+    slice: &api::EndpointSlice,
+    key: &ObjectKey,
+    left_out: &mut Vec<Problem>,
+) -> Result<Option<EndpointSlice>, Problem> {
     let label = |name| slice.metadata.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str);
     if label(HEADLESS_LABEL).is_some() {
         return Ok(None);
@@ -41,18 +45,23 @@ fn slice(slice: &api::EndpointSlice, key: &ObjectKey) -> Result<Option<EndpointS
     check_name(&format!("metadata.labels[{SERVICE_NAME_LABEL}]"), service, MAX_LABEL)?;
     Ok(Some(EndpointSlice {
         service: ObjectKey::new(key.namespace.clone(), service),
-        ports: ports(slice.ports.as_deref().unwrap_or_default())?,
+        ports: ports(slice.ports.as_deref().unwrap_or_default(), left_out)?,
         endpoints: endpoints(slice.endpoints.as_deref().unwrap_or_default(), is_ipv4)?,
     }))
 }
 
-/// The ports that have a number. Those of protocols that are not balanced are left out in silence: their Service says
-/// so, once, where every update of its slices would say it again.
-fn ports(listed: &[api::EndpointPort]) -> Result<Vec<SlicePort>, Problem> {
+/// The ports that have a number. Those without are left out in silence, as they mean any port; 0 is left out as
+/// kube-proxy does, but said. Those of protocols that are not balanced are left out in silence: their Service says so.
+fn ports(listed: &[api::EndpointPort], left_out: &mut Vec<Problem>) -> Result<Vec<SlicePort>, Problem> {
     let mut ports = Vec::with_capacity(listed.len());
     for (index, listed) in listed.iter().enumerate() {
         let name = port_name(|| format!("ports[{index}].name"), listed.name.as_deref())?;
-        let Some(number) = listed.port.filter(|number| *number != 0) else { continue };
+        let Some(number) = listed.port else { continue };
+        if number == 0 {
+            let problem = "is 0, expected 1 to 65535; this port is left out";
+            leave_out(left_out, Problem::new(format!("ports[{index}].port"), problem));
+            continue;
+        }
         let port = port_number(number).ok_or_else(|| not_a_port(format!("ports[{index}].port"), number))?;
         if let Some(protocol) = protocol(listed.protocol.as_deref()) {
             ports.push(SlicePort { name, protocol, port });

@@ -5,8 +5,9 @@
 //!
 //! What is rejected whole: whatever the API server's own validation would refuse in a field that we use, so that
 //! somebody who edits a manifest sees what `kubectl apply` would have said. Two things are left out of an object that is
-//! otherwise taken, with a rejection that names the field: a port of a protocol that is not balanced, known or not,
-//! because it must not break the others, and a broken address in a status, which another controller wrote.
+//! otherwise taken, with a rejection that names the field: a port of a protocol that is not balanced, known or not, or
+//! of number 0 in a slice, because it must not break the others, and a broken address in a status, which another
+//! controller wrote.
 //!
 //! Everything here takes bytes from others: nothing panics, texts that are quoted back are cut, and what an object
 //! keeps is at most proportional to its own size.
@@ -171,8 +172,15 @@ fn port_name(field: impl FnOnce() -> String, name: Option<&str>) -> Result<Arc<s
     Ok(name.into())
 }
 
+/// Notes a part that is left out, unless there are too many already.
+fn leave_out(left_out: &mut Vec<Problem>, problem: Problem) {
+    if left_out.len() < MAX_PARTS {
+        left_out.push(problem);
+    }
+}
+
 /// A value of somebody else's, for a message: escaped and cut.
-fn quote(value: &str) -> String {
+pub(super) fn quote(value: &str) -> String {
     let start: String = value.chars().take(MAX_QUOTE).collect();
     let more = if start.len() < value.len() { "…" } else { "" };
     format!("{start:?}{more}")

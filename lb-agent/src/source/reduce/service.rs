@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as api;
 
-use super::{MAX_PARTS, Problem, Reduce, not_a_port, port_name, port_number, protocol, quote};
+use super::{Problem, Reduce, leave_out, not_a_port, port_name, port_number, protocol, quote};
 use crate::{
     model::{Change, ObjectKey, ObjectKind, Service, ServicePort, ServiceType, TrafficPolicy},
     source::address::{parse_ip_sloppy, special},
@@ -178,10 +178,4 @@ fn affinity_seconds(spec: &api::ServiceSpec) -> Result<Option<u32>, Problem> {
             format!("is {seconds}, expected 1 to {MAX_AFFINITY_SECONDS}"),
         )
     })
-}
-
-fn leave_out(left_out: &mut Vec<Problem>, problem: Problem) {
-    if left_out.len() < MAX_PARTS {
-        left_out.push(problem);
-    }
 }

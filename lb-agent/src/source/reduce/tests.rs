@@ -252,7 +252,6 @@ fn a_slice_keeps_every_field_in_use() {
     let slice = taken_slice(slice_with(json!({ "addressType": "IPv6", "ports": [
         { "name": "http", "port": 8080, "protocol": "TCP" },
         { "name": "nil", "protocol": "TCP" },
-        { "name": "zero", "port": 0 },
         { "name": "sctp", "port": 1, "protocol": "SCTP" },
         { "port": 53, "protocol": "UDP" },
     ], "endpoints": [
@@ -293,6 +292,16 @@ fn a_slice_keeps_every_field_in_use() {
             ],
         }
     );
+}
+
+#[test]
+fn a_slice_s_port_of_zero_is_left_out_and_told() {
+    let ports = json!([{ "name": "zero", "port": 0 }, { "name": "http", "port": 8080 }]);
+    let reduced = reduced::<discovery::EndpointSlice>(slice_with(json!({ "ports": ports })));
+    let Some(Change::EndpointSlice(_, Some(slice))) = reduced.change else { panic!("not taken") };
+    assert_eq!(slice.ports.iter().map(|port| &*port.name).collect::<Vec<_>>(), ["http"]);
+    let messages: Vec<_> = reduced.rejections.iter().map(ToString::to_string).collect();
+    assert_eq!(messages, ["EndpointSlice shop/web-1: ports[0].port: is 0, expected 1 to 65535; this port is left out"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod checks;
 mod observe;
 mod picture;
+mod services;
 
 use std::{
     env, fs,

@@ -26,6 +26,7 @@ use ratatui::{
 use crate::{
     Services,
     observe::{Observation, observe},
+    services,
 };
 
 /// How often the picture is drawn anew, and the time that rates refer to.
@@ -51,6 +52,8 @@ struct Picture<'a> {
     failures: u64,
     last_failure: String,
     is_endpoint_removed: bool,
+    /// Of which node the maps are shown: 0 or 1.
+    shown: usize,
 }
 
 impl<'a> Picture<'a> {
@@ -75,13 +78,14 @@ impl<'a> Picture<'a> {
             failures: 0,
             last_failure: String::new(),
             is_endpoint_removed: false,
+            shown: 0,
         }
     }
 
     fn run(&mut self, terminal: &mut ratatui::DefaultTerminal) -> Result<()> {
         loop {
             self.count();
-            let observation = observe(self.cluster.nodes()[0]);
+            let observation = observe(self.cluster.nodes()[self.shown]);
             terminal.draw(|frame| self.draw(frame, &observation)).context("draw")?;
             let deadline = Instant::now() + PERIOD;
             while event::poll(deadline.saturating_duration_since(Instant::now())).context("the keyboard")? {
@@ -92,6 +96,10 @@ impl<'a> Picture<'a> {
                     KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
                     KeyCode::Char('e') => self.toggle_endpoint(),
                     KeyCode::Char('k') => self.toggle_agents(),
+                    KeyCode::Char('n') => {
+                        self.shown = 1 - self.shown;
+                        break;
+                    }
                     _ => {}
                 }
             }
@@ -128,16 +136,29 @@ impl<'a> Picture<'a> {
     }
 
     fn draw(&self, frame: &mut Frame, observation: &Result<Observation>) {
-        let [top, middle, bottom, keys] =
-            Layout::vertical([Constraint::Length(5), Constraint::Fill(2), Constraint::Fill(1), Constraint::Length(1)])
-                .areas(frame.area());
-        let [services, right] = Layout::horizontal([Constraint::Fill(3), Constraint::Fill(2)]).areas(middle);
-        let [answers, verdicts] = Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas(right);
-        self.draw_directions(frame, top);
+        let area = frame.area();
+        let directions = self.directions(area.width);
+        let services_height = observation.as_ref().map_or(0, |seen| seen.services.len()).max(3);
+        let pods = self.cluster.lab.all_pods().count();
+        let [top, services, middle, bottom, keys] = Layout::vertical([
+            Constraint::Length(height(directions.len(), 0)),
+            Constraint::Length(height(services_height, 1)),
+            Constraint::Length(height(pods, 1)),
+            Constraint::Min(4),
+            Constraint::Length(1),
+        ])
+        .areas(area);
+        // A client's name is as wide as its column.
+        let answers_width = 15 + 11 * u16::try_from(self.answers.len()).unwrap_or(0);
+        let [answers, verdicts] =
+            Layout::horizontal([Constraint::Length(answers_width), Constraint::Fill(1)]).areas(middle);
+        let node = self.cluster.nodes()[self.shown].host.name();
+        let directions = directions.into_iter().map(Line::raw).collect::<Vec<_>>();
+        frame.render_widget(Paragraph::new(directions).block(Block::bordered().title(" lb: a lab of two nodes ")), top);
         match observation {
             Ok(observation) => {
-                draw_services(frame, services, observation);
-                draw_verdicts(frame, verdicts, observation);
+                services::draw(frame, services, node, observation);
+                draw_verdicts(frame, verdicts, node, observation);
             }
             Err(error) => frame.render_widget(Paragraph::new(format!("{error:#}")).block(Block::bordered()), services),
         }
@@ -145,18 +166,23 @@ impl<'a> Picture<'a> {
         self.draw_changes(frame, bottom);
         let agents = if self.cluster.agents.iter().any(Option::is_some) { "kill" } else { "start" };
         let endpoint = if self.is_endpoint_removed { "add" } else { "remove" };
-        let line = format!(" q quit   k {agents} the agents   e {endpoint} endpoint node2-pod1 of lab/web");
+        let other = self.cluster.nodes()[1 - self.shown].host.name();
+        let line = format!(" q quit   n maps of {other}   k {agents} the agents   e {endpoint} endpoint node2-pod1");
         frame.render_widget(Line::styled(line, Style::new().add_modifier(Modifier::REVERSED)), keys);
     }
 
-    fn draw_directions(&self, frame: &mut Frame, area: Rect) {
-        let pid = self.cluster.lab.outer_pid;
-        let text = format!(
-            "edit      {}\nshell     nsenter -t {pid} -m -p ip netns exec node1 bash\n\
-             maps      nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v2/maps/FRONTENDS4",
-            self.cluster.manifests.directory().display()
-        );
-        frame.render_widget(Paragraph::new(text).block(Block::bordered().title(" lb: a lab of two nodes ")), area);
+    /// What the user may do elsewhere, in lines that fit.
+    fn directions(&self, width: u16) -> Vec<String> {
+        let (pid, node) = (self.cluster.lab.outer_pid, self.cluster.nodes()[self.shown].host.name());
+        let inside = usize::from(width.saturating_sub(2)).max(40);
+        [
+            format!("edit   {}", self.cluster.manifests.directory().display()),
+            format!("shell  nsenter -t {pid} -m -p ip netns exec {node} bash"),
+            format!("maps   nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/{node}/bpf/lb/v2/maps/FRONTENDS4"),
+        ]
+        .iter()
+        .flat_map(|line| services::wrap(line, inside))
+        .collect()
     }
 
     fn draw_answers(&self, frame: &mut Frame, area: Rect) {
@@ -180,7 +206,7 @@ impl<'a> Picture<'a> {
         for node in self.cluster.nodes() {
             let log = fs::read_to_string(node.directory().join(LOG)).unwrap_or_default();
             let last: Vec<&str> = log.lines().rev().take(lines).collect();
-            text.extend(last.into_iter().rev().map(|line| Line::raw(format!("{}  {line}", node.host.name()))));
+            text.extend(last.into_iter().rev().map(|line| Line::raw(format!("{} {}", node.host.name(), short(line)))));
         }
         frame.render_widget(
             Paragraph::new(text).block(Block::bordered().title(" last changes, as the agents log them ")),
@@ -189,35 +215,34 @@ impl<'a> Picture<'a> {
     }
 }
 
-fn draw_services(frame: &mut Frame, area: Rect, observation: &Observation) {
-    let rows = observation.services.iter().map(|((name, port, protocol), service)| {
-        let node_port = service.node_port.map(|port| port.to_string()).unwrap_or_default();
-        let backends =
-            service.backends.iter().filter(|backend| backend.is_ipv4()).map(|backend| backend.ip().to_string());
-        Row::new([
-            name.clone(),
-            format!("{port}/{protocol}"),
-            service.addresses.join(" "),
-            node_port,
-            service.backends.len().to_string(),
-            backends.collect::<Vec<_>>().join(" "),
-        ])
-    });
-    let widths = [20, 14, 32, 9, 8].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
-    let header = bold(Row::new(["service", "port", "cluster IPs", "node port", "backends", "IPv4"]));
-    let title = " Services, as node1's maps hold them ";
-    frame.render_widget(Table::new(rows, widths).header(header).block(Block::bordered().title(title)), area);
-}
-
-fn draw_verdicts(frame: &mut Frame, area: Rect, observation: &Observation) {
+fn draw_verdicts(frame: &mut Frame, area: Rect, node: &str, observation: &Observation) {
+    let is_wide = area.width >= 48;
     let rows = observation.verdicts.iter().map(|(reason, count)| {
-        Row::new([format!("{:?}", reason.disposition()), reason.name().to_owned(), count.to_string()])
+        let verdict = is_wide.then(|| format!("{:?}", reason.disposition()));
+        Row::new(verdict.into_iter().chain([reason.name().to_owned(), count.to_string()]))
     });
-    let widths = [8, 24, 12].map(Constraint::Length);
-    let table = Table::new(rows, widths).header(bold(Row::new(["verdict", "reason", "count"])));
-    frame.render_widget(table.block(Block::bordered().title(" verdicts of node1 ")), area);
+    let verdict = is_wide.then_some(Constraint::Length(8));
+    let widths = verdict.into_iter().chain([Constraint::Fill(1), Constraint::Length(if is_wide { 12 } else { 6 })]);
+    let header = bold(Row::new(is_wide.then_some("verdict").into_iter().chain(["reason", "count"])));
+    let table = Table::new(rows, widths).header(header);
+    frame.render_widget(table.block(Block::bordered().title(format!(" verdicts of {node} "))), area);
 }
 
-fn bold(row: Row<'_>) -> Row<'_> {
+/// A line of an agent's log, of whose time of day the hours, minutes and seconds are enough here.
+fn short(line: &str) -> String {
+    match (line.split_once('T'), line.split_once("Z ")) {
+        (Some((_, from_time)), Some((_, rest))) => {
+            format!("{} {}", from_time.get(..8).unwrap_or_default(), rest.trim_start())
+        }
+        _ => line.to_owned(),
+    }
+}
+
+/// The height of a bordered block with this many lines and headers.
+fn height(lines: usize, headers: u16) -> u16 {
+    u16::try_from(lines).unwrap_or(u16::MAX).saturating_add(headers + 2)
+}
+
+pub(crate) fn bold(row: Row<'_>) -> Row<'_> {
     row.style(Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD))
 }

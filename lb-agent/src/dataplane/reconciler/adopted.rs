@@ -1,0 +1,59 @@
+//! What was taken over from the maps, as far as it says what the objects were.
+
+use std::collections::HashSet;
+
+use lb_common::abi::{BackendFlags, FrontendKey};
+
+use super::Reconciler;
+use crate::model::{Family, ServicePortName};
+
+/// A service port in the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptedPort<A> {
+    /// Whose port it is.
+    pub name: ServicePortName,
+    /// Its frontends with their [`FrontendFlags`](lb_common::abi::FrontendFlags), ascending.
+    pub frontends: Vec<(FrontendKey<A>, u16)>,
+    /// Session affinity timeout in seconds; 0 = none.
+    pub affinity_seconds: u32,
+    /// Its endpoints, ascending by address and port.
+    pub endpoints: Vec<AdoptedEndpoint<A>>,
+}
+
+/// An endpoint of a service port in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdoptedEndpoint<A> {
+    /// Its address.
+    pub address: A,
+    /// Its port.
+    pub port: u16,
+    /// It is on this node.
+    pub is_local: bool,
+    /// It is in one of the lists that new flows are given endpoints from.
+    pub is_listed: bool,
+}
+
+impl<A: Family> Reconciler<A> {
+    /// The service ports in the maps, ascending by name.
+    pub fn adopted(&self) -> impl Iterator<Item = AdoptedPort<A>> {
+        self.applied.iter().filter(|(_, applied)| applied.named).map(|(name, applied)| {
+            let flags = |key: &FrontendKey<A>| Some((*key, self.frontends.get(key)?.flags));
+            let listed: HashSet<u32> = applied.cluster.iter().chain(&applied.local).copied().collect();
+            let endpoint = |index: &u32| {
+                let (address, port) = self.backends.endpoint(*index);
+                AdoptedEndpoint {
+                    address,
+                    port,
+                    is_local: self.backends.flags(*index) & BackendFlags::LOCAL != 0,
+                    is_listed: listed.contains(index),
+                }
+            };
+            AdoptedPort {
+                name: name.clone(),
+                frontends: applied.frontends.iter().filter_map(flags).collect(),
+                affinity_seconds: applied.value.affinity_seconds,
+                endpoints: applied.backends.iter().map(endpoint).collect(),
+            }
+        })
+    }
+}

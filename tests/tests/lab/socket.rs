@@ -1,0 +1,107 @@
+//! What is particular to processes whose socket calls are translated.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use lb_tests::lab::{
+    Family, Host, Lab, ReversePathFilter,
+    client::{Ask, Outcome, Transport, ways},
+    cluster::Cluster,
+    manifest::Service,
+    sandbox::Sandbox,
+};
+
+/// Far less than a client waits that is not answered.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// A cluster with one Service, of a pod of node1 or of node2.
+fn start(sandbox: Sandbox, number_of_node: usize) -> (Cluster, Service) {
+    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    let service = Service::new("web", 1).with_endpoints([&lab.nodes[number_of_node - 1].pods[1]]);
+    (Cluster::start(lab, [&service]), service)
+}
+
+/// The address as an `AF_INET6` socket names it (RFC 4291, 2.5.5.2).
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+pub(crate) fn sockets_of_both_families_reach_ipv4_frontends(sandbox: Sandbox) {
+    let (cluster, service) = start(sandbox, 2);
+    let [node1, node2] = cluster.nodes();
+    let pod = &node2.pods[1];
+    for client in [&node1.pods[0], &node1.vm, &node1.host] {
+        for transport in Transport::ALL {
+            let frontends = [
+                service.cluster_address(Family::V4, transport),
+                service.node_port_address(&node1.host, Family::V4, transport),
+            ];
+            for to in frontends.map(mapped) {
+                let path = format!("{} to {to} over {transport}", client.name());
+                let answer = Ask::new(transport, to).from(client).answer(&path);
+                assert_eq!(answer.backend, pod.name(), "{path}");
+                assert_eq!(answer.peer, to, "{path}: what the client believes it talked to");
+                assert!(answer.client_seen.is_ipv4(), "{path}: {}", answer.client_seen);
+            }
+        }
+    }
+    let nobody = SocketAddr::new(Ipv4Addr::new(10, 96, 0, 1).to_ipv6_mapped().into(), 9);
+    let outcome = Ask::new(Transport::Tcp, nobody).from(&node1.host);
+    assert!(!matches!(outcome, Outcome::Reached(_)), "a port that the Service does not have: {outcome:?}");
+}
+
+/// The node port of a Service on a host's own loopback address.
+fn on_localhost(service: &Service, host: &Host, family: Family, transport: Transport) -> SocketAddr {
+    let loopback: IpAddr = match family {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(loopback, service.node_port_address(host, family, transport).port())
+}
+
+pub(crate) fn node_ports_answer_on_localhost_of_the_node_and_nowhere_else(sandbox: Sandbox) {
+    let (cluster, service) = start(sandbox, 2);
+    let [node1, node2] = cluster.nodes();
+    let pod = &node2.pods[1];
+    for (family, transport) in ways() {
+        let to = on_localhost(&service, &node1.host, family, transport);
+        let path = format!("{} to {to} over {transport}", node1.host.name());
+        let answer = Ask::new(transport, to).from(&node1.host).answer(&path);
+        assert_eq!((&*answer.backend, answer.peer), (pod.name(), to), "{path}");
+        assert_eq!(answer.client_seen.ip(), node1.host.address(family), "{path}: a loopback address must not leave");
+        // On the loopback address of another host nobody listens.
+        for client in [&node1.pods[0], &node1.vm, &cluster.lab.client] {
+            let outcome = Ask::new(transport, to).from(client);
+            assert_eq!(outcome, Outcome::Refused, "{} to {to} over {transport}", client.name());
+        }
+    }
+}
+
+pub(crate) fn a_connect_to_a_local_policy_without_a_local_backend_fails_at_once(sandbox: Sandbox) {
+    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    let service = Service::new("web", 1).internal_policy_local().with_endpoints([&lab.nodes[1].pods[1]]);
+    let cluster = Cluster::start(lab, [&service]);
+    let [node1, node2] = cluster.nodes();
+    for family in Family::BOTH {
+        for transport in [Transport::Tcp, Transport::Http] {
+            let to = service.cluster_address(family, transport);
+            for client in [&node1.pods[0], &node1.host] {
+                let start = Instant::now();
+                let outcome = Ask::new(transport, to).from(client);
+                // EHOSTUNREACH.
+                let expected = Outcome::Failed("No route to host (os error 113)".to_owned());
+                assert_eq!(outcome, expected, "{} to {to}", client.name());
+                assert!(start.elapsed() < AT_ONCE, "{} to {to}: after {:?}", client.name(), start.elapsed());
+            }
+            // Its packets are dropped, as with kube-proxy.
+            assert_eq!(Ask::new(transport, to).from(&node1.vm), Outcome::TimedOut, "{to}");
+            let answer = Ask::new(transport, to).from(&node2.pods[0]).answer(format_args!("node2-pod0 to {to}"));
+            assert_eq!(answer.backend, node2.pods[1].name());
+        }
+    }
+}

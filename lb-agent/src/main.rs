@@ -3,6 +3,7 @@
 mod cli;
 mod health;
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 

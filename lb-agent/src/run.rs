@@ -11,17 +11,18 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use k8s_openapi::jiff::Timestamp;
 use lb_agent::{
     controller::{Controller, Settings},
-    dataplane::{ChangeKind, KernelMaps, PortChange, SyncReport, Tuning},
+    dataplane::{ApplyError, ChangeKind, KernelMaps, PortChange, SyncReport, Tuning},
     loader::{self, LoadOptions, Loaded, Pins, Role, TableSizes},
-    model::ObjectKind,
+    model::{Change, ObjectKind, SourceEvent},
     network::{self, Network, Watcher},
     source::{self, SourceMessage, WatchState},
 };
@@ -32,7 +33,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::health::{self, Synchronized};
+use crate::{
+    health::{Families, HealthServer, ProxyHealth},
+    serve::serve_at,
+};
 
 /// More changes than this in one synchronization are counted on one line.
 const CHANGES_LOGGED: usize = 64;
@@ -74,6 +78,8 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     loader::check_requirements()?;
     let watcher = Watcher::start(network).await?;
     let (sender, messages) = mpsc::channel(source::CHANNEL_CAPACITY);
+    // Manifests need not have a Node.
+    let has_node = matches!(source, Source::Kubernetes(_));
     start_source(source, &node_name, sender).await?;
 
     let pins = Pins::create(&bpffs)?;
@@ -101,8 +107,8 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let (internal, internal_ips) = watch::channel(Vec::new());
     let (changes, network) = watch::channel(Network::default());
     tokio::spawn(watcher.run(internal_ips, changes));
-    let synchronized = Synchronized::default();
-    tokio::spawn(health::serve(health, Arc::clone(&synchronized)));
+    let proxy_health = Arc::new(ProxyHealth::new(has_node));
+    tokio::spawn(serve_at("--healthz-bind-address", health, HealthServer::new(Arc::clone(&proxy_health))));
 
     let (stop, stopped) = oneshot::channel();
     let dataplane = Dataplane {
@@ -112,7 +118,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         messages,
         network,
         internal,
-        synchronized,
+        health: proxy_health,
         attached: BTreeMap::new(),
         others_detached: false,
         attach_again: None,
@@ -189,7 +195,7 @@ struct Dataplane {
     messages: mpsc::Receiver<SourceMessage>,
     network: watch::Receiver<Network>,
     internal: watch::Sender<Vec<IpAddr>>,
-    synchronized: Synchronized,
+    health: Arc<ProxyHealth>,
     /// Devices that hold our programs, by index.
     attached: BTreeMap<u32, Role>,
     /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
@@ -221,6 +227,7 @@ impl Dataplane {
                 message = self.messages.recv() => self.take_in(message.context("the source ended")?),
                 () = due => {}
             }
+            self.health.begun(Instant::now());
             // Not in the branch above, whose turn comes last: messages must not put it off.
             if self.attach_again.is_some_and(|at| at <= Instant::now()) {
                 self.attach();
@@ -236,8 +243,16 @@ impl Dataplane {
     fn take_in(&mut self, message: SourceMessage) {
         match message {
             SourceMessage::Event(event) => {
+                let is_of_node = matches!(
+                    event,
+                    SourceEvent::Changed(Change::Node(_)) | SourceEvent::Replaced { kind: ObjectKind::Node, .. }
+                );
                 self.controller.apply(event);
-                let internal = self.controller.inputs().node().map(|node| node.internal_ips.as_slice());
+                let node = self.controller.inputs().node();
+                if is_of_node {
+                    self.health.set_node(node);
+                }
+                let internal = node.map(|node| node.internal_ips.as_slice());
                 self.internal.send_if_modified(|known| {
                     let changed = known.as_slice() != internal.unwrap_or_default();
                     if changed {
@@ -302,14 +317,18 @@ impl Dataplane {
 
     fn synchronize(&mut self) {
         if !self.controller.is_complete() {
+            self.health.waiting();
             return;
         }
         let start = Instant::now();
         let report = self.controller.sync(&mut self.maps, start);
         self.log(&report, start);
-        // What does not fit will not fit after a restart either; other failures are tried again.
-        let complete = report.failures.iter().all(|failure| failure.error.is_full());
-        if complete && !self.synchronized.swap(true, Ordering::Relaxed) {
+        // What does not fit is not unhealthy: it would not fit after a restart either, and the node serves the others.
+        let failed = |of: fn(&ApplyError) -> bool| {
+            report.failures.iter().any(|failure| !failure.error.is_full() && of(&failure.error))
+        };
+        let succeeded = Families { v4: !failed(ApplyError::concerns_v4), v6: !failed(ApplyError::concerns_v6) };
+        if self.health.synchronized(succeeded, Timestamp::now()) {
             let services = self.controller.inputs().services().count();
             tracing::info!(services, writes = report.writes, elapsed = ?start.elapsed(), "first synchronization done");
         }

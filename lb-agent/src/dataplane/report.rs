@@ -29,6 +29,25 @@ impl ApplyError {
             Self::NameTooLong => false,
         }
     }
+
+    /// Whether the IPv4 tables are behind by it.
+    pub fn concerns_v4(&self) -> bool {
+        self.table().is_none_or(|table| !table.ends_with('6'))
+    }
+
+    /// Whether the IPv6 tables are behind by it.
+    pub fn concerns_v6(&self) -> bool {
+        self.table().is_none_or(|table| !table.ends_with('4'))
+    }
+
+    /// The table that is full or could not be written.
+    pub fn table(&self) -> Option<&'static str> {
+        match self {
+            Self::Full { table } => Some(table),
+            Self::Map(error) => Some(error.map),
+            Self::NameTooLong => None,
+        }
+    }
 }
 
 /// Something that failed and will be tried again.

@@ -1,0 +1,7 @@
+//! Whether the node serves its Services: what probes are told.
+
+mod proxy;
+mod server;
+
+pub(crate) use proxy::{Families, Now, ProxyHealth};
+pub(crate) use server::HealthServer;

@@ -22,7 +22,7 @@ use lb_agent::{
     controller::{Controller, Settings},
     dataplane::{ApplyError, ChangeKind, KernelMaps, PortChange, SyncReport, Tuning},
     loader::{self, LoadOptions, Loaded, Pins, Role, TableSizes},
-    model::{Change, ObjectKind, SourceEvent},
+    model::{Change, NodePortAddresses, ObjectKind, Policy, SourceEvent},
     network::{self, Network, Watcher},
     source::{self, SourceMessage, WatchState},
 };
@@ -34,7 +34,10 @@ use tokio::{
 };
 
 use crate::{
-    health::{Families, HealthServer, ProxyHealth},
+    health::{
+        Families, HealthServer, ProxyHealth,
+        service_checks::{self, Failed, Wanted},
+    },
     serve::serve_at,
 };
 
@@ -58,6 +61,7 @@ pub(crate) struct Configuration {
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) network: network::Options,
     pub(crate) health: SocketAddr,
+    pub(crate) policy: Policy,
     pub(crate) trace_packets: bool,
     pub(crate) sizes: TableSizes,
 }
@@ -71,7 +75,8 @@ pub(crate) enum Source {
 
 /// Runs until a signal ends it. The data plane stays.
 pub(crate) async fn run(configuration: Configuration) -> Result<()> {
-    let Configuration { source, node_name, bpffs, cgroup, network, health, trace_packets, sizes } = configuration;
+    let Configuration { source, node_name, bpffs, cgroup, network, health, policy, trace_packets, sizes } =
+        configuration;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
 
@@ -79,7 +84,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let watcher = Watcher::start(network).await?;
     let (sender, messages) = mpsc::channel(source::CHANNEL_CAPACITY);
     // Manifests need not have a Node.
-    let has_node = matches!(source, Source::Kubernetes(_));
+    let in_cluster = matches!(source, Source::Kubernetes(_));
     start_source(source, &node_name, sender).await?;
 
     let pins = Pins::create(&bpffs)?;
@@ -107,8 +112,15 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let (internal, internal_ips) = watch::channel(Vec::new());
     let (changes, network) = watch::channel(Network::default());
     tokio::spawn(watcher.run(internal_ips, changes));
-    let proxy_health = Arc::new(ProxyHealth::new(has_node));
+    let proxy_health = Arc::new(ProxyHealth::new(in_cluster));
     tokio::spawn(serve_at("--healthz-bind-address", health, HealthServer::new(Arc::clone(&proxy_health))));
+
+    let (service_checks, wanted) = watch::channel(Wanted::default());
+    let node = node_name.clone();
+    tokio::spawn(service_checks::run(wanted, Arc::clone(&proxy_health), move |failed| {
+        let Failed { service, address, error, .. } = failed;
+        tracing::error!("node {node} failed to start healthcheck \"{service}\" on {address}: {error}; trying again");
+    }));
 
     let (stop, stopped) = oneshot::channel();
     let dataplane = Dataplane {
@@ -119,6 +131,8 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         network,
         internal,
         health: proxy_health,
+        service_checks,
+        node_port_addresses: policy.node_port_addresses,
         attached: BTreeMap::new(),
         others_detached: false,
         attach_again: None,
@@ -196,6 +210,9 @@ struct Dataplane {
     network: watch::Receiver<Network>,
     internal: watch::Sender<Vec<IpAddr>>,
     health: Arc<ProxyHealth>,
+    /// The servers of `healthCheckNodePort` that are to be there.
+    service_checks: watch::Sender<Wanted>,
+    node_port_addresses: NodePortAddresses,
     /// Devices that hold our programs, by index.
     attached: BTreeMap<u32, Role>,
     /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
@@ -251,6 +268,7 @@ impl Dataplane {
                 let node = self.controller.inputs().node();
                 if is_of_node {
                     self.health.set_node(node);
+                    self.want_service_checks();
                 }
                 let internal = node.map(|node| node.internal_ips.as_slice());
                 self.internal.send_if_modified(|known| {
@@ -271,6 +289,7 @@ impl Dataplane {
         self.attach();
         let node = self.network.borrow_and_update().node.clone();
         self.controller.set_network(node);
+        self.want_service_checks();
     }
 
     /// Attaches what is to be attached, and detaches the rest.
@@ -323,6 +342,9 @@ impl Dataplane {
         let start = Instant::now();
         let report = self.controller.sync(&mut self.maps, start);
         self.log(&report, start);
+        if report.health_checks_changed {
+            self.want_service_checks();
+        }
         // What does not fit is not unhealthy: it would not fit after a restart either, and the node serves the others.
         let failed = |of: fn(&ApplyError) -> bool| {
             report.failures.iter().any(|failure| !failure.error.is_full() && of(&failure.error))
@@ -334,8 +356,23 @@ impl Dataplane {
         }
     }
 
+    /// Tells which servers of `healthCheckNodePort` are to be there.
+    fn want_service_checks(&self) {
+        let own = self.network.borrow().node.node_port_addresses.keys().copied().collect::<Vec<_>>();
+        let node = self.controller.inputs().node();
+        let wanted = Wanted {
+            addresses: service_checks::addresses(&self.node_port_addresses, own, node),
+            checks: self.controller.health_checks(),
+        };
+        self.service_checks.send_if_modified(|known| {
+            let changed = *known != wanted;
+            *known = wanted;
+            changed
+        });
+    }
+
     fn log(&mut self, report: &SyncReport, start: Instant) {
-        let SyncReport { changes, failures, conflicts, writes } = report;
+        let SyncReport { changes, failures, conflicts, writes, health_checks_changed: _ } = report;
         if changes.len() > CHANGES_LOGGED {
             let elapsed = start.elapsed();
             tracing::info!(changes = changes.len(), writes, ?elapsed, "many service ports changed");

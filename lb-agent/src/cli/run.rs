@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
-use lb_agent::{loader::TableSizes, network};
+use lb_agent::{loader::TableSizes, model::Policy, network};
 use lb_common::{abi::capacity, ports::Reserved};
 use tracing_subscriber::EnvFilter;
 
@@ -115,6 +115,7 @@ impl Arguments {
             cgroup: self.cgroup,
             network: network::Options { devices: self.devices, node_ports: self.node_port_range },
             health: self.healthz_bind_address,
+            policy: Policy::default(),
             trace_packets: self.trace_packets,
             sizes: TableSizes {
                 flows: flow_table_size,

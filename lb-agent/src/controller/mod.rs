@@ -36,7 +36,10 @@ use lb_common::{
 
 use crate::{
     dataplane::{DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
-    model::{DesiredPort, DesiredState, Family, Inputs, NodeNetwork, ObjectKey, ObjectKind, SourceEvent},
+    model::{
+        DesiredPort, DesiredState, Family, HealthCheck, HealthChecks, Inputs, NodeNetwork, ObjectKey, ObjectKind,
+        SourceEvent,
+    },
 };
 
 /// Pause after the first failure; doubled after each further one in a row.
@@ -68,6 +71,7 @@ pub struct Controller {
     v6: Reconciler<[u8; 16]>,
     /// What `CONFIG` holds.
     config: Config,
+    health_checks: HealthChecks,
     /// Services that changed since the last synchronization.
     dirty: BTreeSet<ObjectKey>,
     /// Services that failed.
@@ -91,6 +95,7 @@ impl Controller {
             v4,
             v6,
             config: maps.config()?,
+            health_checks: HealthChecks::default(),
             retry: BTreeSet::new(),
             next_attempt: None,
         })
@@ -114,6 +119,11 @@ impl Controller {
     /// What the sources have said.
     pub fn inputs(&self) -> &Inputs {
         &self.inputs
+    }
+
+    /// The health check servers that Services want, by Service.
+    pub fn health_checks(&self) -> Arc<BTreeMap<ObjectKey, HealthCheck>> {
+        self.health_checks.current()
     }
 
     /// When to call [`Self::sync`] even if nothing happens: something failed and is to be tried again, or something
@@ -142,6 +152,7 @@ impl Controller {
         succeeded &= self.apply_node(maps, &network, &mut report);
         for service in changed {
             if self.apply_service(maps, &network, &service, now, &mut report) {
+                report.health_checks_changed |= self.note_health_check(&service);
                 self.retry.remove(&service);
             } else {
                 self.retry.insert(service);
@@ -191,6 +202,15 @@ impl Controller {
         let done4 = self.v4.apply(maps, service, &ports4, now, report);
         let done6 = self.v6.apply(maps, service, &ports6, now, report);
         done4 && done6
+    }
+
+    /// After the maps: a load balancer must not send what they do not serve yet.
+    fn note_health_check(&mut self, key: &ObjectKey) -> bool {
+        let wanted = self
+            .inputs
+            .service(key)
+            .and_then(|service| HealthCheck::of(service, key, &self.inputs, self.desired.node_name()));
+        self.health_checks.note(key, wanted)
     }
 
     fn apply_node<M: DataplaneMaps>(&mut self, maps: &mut M, network: &NodeNetwork, report: &mut SyncReport) -> bool {

@@ -299,6 +299,8 @@ fn a_service(number: u8) -> impl Strategy<Value = Service> {
             internal_policy,
             external_policy,
             affinity_seconds: Some(affinity),
+            health_check_node_port: None,
+            uid: None,
             created,
         },
     )

@@ -110,6 +110,8 @@ pub struct SyncReport {
     pub failures: Vec<Failure>,
     /// Frontends that two service ports claim, each reported once.
     pub conflicts: Vec<Conflict>,
+    /// Whether [`Controller::health_checks`](crate::controller::Controller::health_checks) says something else now.
+    pub health_checks_changed: bool,
     /// Map elements written and removed.
     pub writes: u64,
 }

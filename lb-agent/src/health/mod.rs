@@ -2,6 +2,7 @@
 
 mod proxy;
 mod server;
+pub(crate) mod service_checks;
 
 pub(crate) use proxy::{Families, Now, ProxyHealth};
 pub(crate) use server::HealthServer;

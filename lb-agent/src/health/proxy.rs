@@ -51,6 +51,8 @@ struct Family {
 /// The health of the data plane. Written by its thread, read by the servers.
 #[derive(Debug)]
 pub(crate) struct ProxyHealth {
+    /// Whether this node is eligible where there is no Node.
+    eligible_without_node: bool,
     state: Mutex<State>,
 }
 
@@ -87,9 +89,11 @@ impl Report {
 }
 
 impl ProxyHealth {
-    /// Nothing has been synchronized. Without a Node to read, this node is eligible.
-    pub(crate) fn new(has_node: bool) -> Self {
-        Self { state: Mutex::new(State { families: Families::default(), eligible: !has_node }) }
+    /// Nothing has been synchronized, and no Node is known. In a cluster every node has one.
+    pub(crate) fn new(in_cluster: bool) -> Self {
+        let eligible_without_node = !in_cluster;
+        let state = State { families: Families::default(), eligible: eligible_without_node };
+        Self { eligible_without_node, state: Mutex::new(state) }
     }
 
     /// Takes note that the data plane begins to work on something. A thread that hangs is one that does not end it.
@@ -124,7 +128,7 @@ impl ProxyHealth {
     pub(crate) fn set_node(&self, node: Option<&Node>) {
         let is_eligible =
             |node: &Node| !node.deleting && !node.taints.iter().any(|taint| taint.as_ref() == TO_BE_DELETED);
-        self.state().eligible = node.is_some_and(is_eligible);
+        self.state().eligible = node.map_or(self.eligible_without_node, is_eligible);
     }
 
     pub(crate) fn report(&self, now: Instant) -> Report {

@@ -143,9 +143,9 @@ mod tests {
     }
 
     impl World {
-        fn new(has_node: bool) -> Self {
+        fn new(in_cluster: bool) -> Self {
             let wall = "2026-02-03T08:00:00.000000001Z".parse().expect("a time");
-            let server = HealthServer::new(Arc::new(ProxyHealth::new(has_node)));
+            let server = HealthServer::new(Arc::new(ProxyHealth::new(in_cluster)));
             Self { server, start: Now { monotonic: Instant::now(), wall } }
         }
 
@@ -253,6 +253,11 @@ mod tests {
             assert!(status == code && body.contains(&eligible), "{node:?}: {status} {body}");
             assert_eq!(world.livez(1).await.0, 200, "{node:?}");
         }
+        // Without a cluster nobody need describe the node.
+        let alone = World::new(false);
+        alone.synchronized(0, true, true);
+        alone.server.health.set_node(None);
+        assert_eq!(alone.healthz(1).await.0, 200);
         assert_eq!(world.server.healthz.ok.load(Ordering::Relaxed), 2);
         assert_eq!(world.server.healthz.unavailable.load(Ordering::Relaxed), 3);
         assert_eq!(world.server.livez.ok.load(Ordering::Relaxed), 5);

@@ -3,6 +3,7 @@
 mod claims;
 mod desired;
 mod family;
+mod health_check;
 mod inputs;
 mod intern;
 mod network;
@@ -19,6 +20,8 @@ pub(crate) mod testing;
 pub use claims::Conflict;
 pub use desired::{DesiredBackend, DesiredPort, DesiredState, ServicePortName};
 pub use family::{Family, TableNames};
+pub use health_check::HealthCheck;
+pub(crate) use health_check::HealthChecks;
 pub use inputs::Inputs;
 pub use network::NodeNetwork;
 pub use objects::{

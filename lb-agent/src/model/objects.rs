@@ -92,6 +92,10 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` where `sessionAffinity` is `ClientIP`.
     pub affinity_seconds: Option<u32>,
+    /// `spec.healthCheckNodePort` of a load balancer with `externalTrafficPolicy: Local` (`NeedsHealthCheck`).
+    pub health_check_node_port: Option<u16>,
+    /// `metadata.uid`, which Events name.
+    pub uid: Option<Arc<str>>,
     /// `metadata.creationTimestamp`, seconds since the epoch; decides who keeps an address that two Services claim.
     pub created: i64,
 }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod health;
+mod metrics;
 mod run;
 mod serve;
 

@@ -35,10 +35,10 @@ use lb_common::{
 };
 
 use crate::{
-    dataplane::{DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
+    dataplane::{Capacities, DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, TableFill, Tuning},
     model::{
-        DesiredPort, DesiredState, Family, HealthCheck, HealthChecks, Inputs, NodeNetwork, ObjectKey, ObjectKind,
-        SourceEvent,
+        DesiredPort, DesiredState, Family, HealthCheck, HealthChecks, Inputs, NoLocal, NoLocals, NodeNetwork,
+        ObjectKey, ObjectKind, SourceEvent, TableNames,
     },
 };
 
@@ -72,6 +72,7 @@ pub struct Controller {
     /// What `CONFIG` holds.
     config: Config,
     health_checks: HealthChecks,
+    no_locals: NoLocals,
     /// Services that changed since the last synchronization.
     dirty: BTreeSet<ObjectKey>,
     /// Services that failed.
@@ -96,6 +97,7 @@ impl Controller {
             v6,
             config: maps.config()?,
             health_checks: HealthChecks::default(),
+            no_locals: NoLocals::default(),
             retry: BTreeSet::new(),
             next_attempt: None,
         })
@@ -126,6 +128,23 @@ impl Controller {
         self.health_checks.current()
     }
 
+    /// How many IPv4 and IPv6 ports drop what comes new, for want of an endpoint that their policy allows.
+    pub fn no_local_endpoints(&self) -> [NoLocal; 2] {
+        self.no_locals.sums()
+    }
+
+    /// How many Services failed and are to be tried again.
+    pub fn services_behind(&self) -> usize {
+        self.retry.len()
+    }
+
+    /// How full the tables are that only the agent writes.
+    pub fn fill<M: DataplaneMaps>(&self, maps: &M) -> Vec<TableFill> {
+        let v4 = fill::<[u8; 4]>(FamilyMaps::<[u8; 4]>::capacities(maps), self.v4.room());
+        let v6 = fill::<[u8; 16]>(FamilyMaps::<[u8; 16]>::capacities(maps), self.v6.room());
+        [v4, v6].concat()
+    }
+
     /// When to call [`Self::sync`] even if nothing happens: something failed and is to be tried again, or something
     /// that was freed may be reused.
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -153,6 +172,7 @@ impl Controller {
         for service in changed {
             if self.apply_service(maps, &network, &service, now, &mut report) {
                 report.health_checks_changed |= self.note_health_check(&service);
+                report.programmed.append(&mut self.inputs.take_triggers(&service));
                 self.retry.remove(&service);
             } else {
                 self.retry.insert(service);
@@ -199,6 +219,7 @@ impl Controller {
         if !self.set_config(maps, network, limits, report) {
             return false;
         }
+        self.no_locals.note(service, [NoLocal::of(&ports4), NoLocal::of(&ports6)]);
         let done4 = self.v4.apply(maps, service, &ports4, now, report);
         let done6 = self.v6.apply(maps, service, &ports6, now, report);
         done4 && done6
@@ -265,6 +286,17 @@ impl Controller {
 fn node_ports<A: Family>(ports: &[DesiredPort<A>]) -> impl Iterator<Item = u16> {
     let frontends = ports.iter().flat_map(|port| &port.frontends);
     frontends.filter(|(key, _)| key.address == A::UNSPECIFIED).map(|(key, _)| key.port)
+}
+
+fn fill<A: Family>(capacity: Capacities, room: Capacities) -> Vec<TableFill> {
+    let TableNames { frontends, services, slots, backends, .. } = A::TABLES;
+    let of = |table, capacity: u32, room| TableFill { table, used: capacity.saturating_sub(room), capacity };
+    vec![
+        of(frontends, capacity.frontends, room.frontends),
+        of(services, capacity.services, room.services),
+        of(slots, capacity.slots, room.slots),
+        of(backends, capacity.backends, room.backends),
+    ]
 }
 
 fn of_family<A: Family>(addresses: &BTreeMap<std::net::IpAddr, u32>) -> BTreeMap<A, u32> {

@@ -9,6 +9,7 @@ mod maps;
 mod ranges;
 mod reconciler;
 mod report;
+mod scrape;
 mod seen;
 mod tracker;
 
@@ -19,4 +20,5 @@ pub use kernel::KernelMaps;
 pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
 pub use reconciler::{Reconciler, Tuning};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
+pub use scrape::{Scrape, Scraper, ServiceTraffic, TableFill};
 pub use seen::{Counters, FlowEntries, Flows, ServiceCounters};

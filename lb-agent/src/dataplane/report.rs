@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::MapError;
-use crate::model::{Conflict, ServicePortName};
+use crate::model::{ChangeTrigger, Conflict, ServicePortName};
 
 /// Why a part of the desired state is not in the maps yet.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +110,8 @@ pub struct SyncReport {
     pub failures: Vec<Failure>,
     /// Frontends that two service ports claim, each reported once.
     pub conflicts: Vec<Conflict>,
+    /// What made the endpoints change that are in the maps now.
+    pub programmed: Vec<ChangeTrigger>,
     /// Whether [`Controller::health_checks`](crate::controller::Controller::health_checks) says something else now.
     pub health_checks_changed: bool,
     /// Map elements written and removed.

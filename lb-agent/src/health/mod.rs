@@ -5,4 +5,4 @@ mod server;
 pub(crate) mod service_checks;
 
 pub(crate) use proxy::{Families, Now, ProxyHealth};
-pub(crate) use server::HealthServer;
+pub(crate) use server::{Answered, HealthServer};

@@ -20,13 +20,23 @@ use crate::serve::{Answer, Handler, json, not_found};
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// How often each status was answered.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answered {
+    pub(crate) ok: u64,
+    pub(crate) unavailable: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
     ok: AtomicU64,
     unavailable: AtomicU64,
 }
 
-impl Answered {
+impl Counts {
+    fn read(&self) -> Answered {
+        Answered { ok: self.ok.load(Ordering::Relaxed), unavailable: self.unavailable.load(Ordering::Relaxed) }
+    }
+
     fn count(&self, status: StatusCode) {
         let counter = if status == StatusCode::OK { &self.ok } else { &self.unavailable };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -37,13 +47,18 @@ impl Answered {
 #[derive(Clone, Debug)]
 pub(crate) struct HealthServer {
     health: Arc<ProxyHealth>,
-    healthz: Arc<Answered>,
-    livez: Arc<Answered>,
+    healthz: Arc<Counts>,
+    livez: Arc<Counts>,
 }
 
 impl HealthServer {
     pub(crate) fn new(health: Arc<ProxyHealth>) -> Self {
         Self { health, healthz: Arc::default(), livez: Arc::default() }
+    }
+
+    /// What `/healthz` and `/livez` answered so far.
+    pub(crate) fn answered(&self) -> [Answered; 2] {
+        [self.healthz.read(), self.livez.read()]
     }
 
     fn healthz(&self, now: Now) -> Answer {
@@ -258,9 +273,8 @@ mod tests {
         alone.synchronized(0, true, true);
         alone.server.health.set_node(None);
         assert_eq!(alone.healthz(1).await.0, 200);
-        assert_eq!(world.server.healthz.ok.load(Ordering::Relaxed), 2);
-        assert_eq!(world.server.healthz.unavailable.load(Ordering::Relaxed), 3);
-        assert_eq!(world.server.livez.ok.load(Ordering::Relaxed), 5);
+        let answered = |ok, unavailable| Answered { ok, unavailable };
+        assert_eq!(world.server.answered(), [answered(2, 3), answered(5, 0)]);
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ mod health_check;
 mod inputs;
 mod intern;
 mod network;
+mod no_local;
 mod policy;
 mod topology;
 
@@ -24,8 +25,10 @@ pub use health_check::HealthCheck;
 pub(crate) use health_check::HealthChecks;
 pub use inputs::Inputs;
 pub use network::NodeNetwork;
+pub use no_local::NoLocal;
+pub(crate) use no_local::NoLocals;
 pub use objects::{
-    Change, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service, ServicePort,
-    ServiceType, SlicePort, SourceEvent, TrafficPolicy,
+    Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service,
+    ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
 pub use policy::{DetectLocal, NodePortAddresses, Policy};

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Reduce, Reduced, reduce};
 use crate::model::{
-    Change, Endpoint, EndpointSlice, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort,
-    TrafficPolicy,
+    Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
+    SlicePort, TrafficPolicy,
 };
 
 fn reduced<K: Reduce>(object: Value) -> Reduced {
@@ -270,7 +270,7 @@ fn one_object_cannot_flood_the_log() {
 
 #[test]
 fn a_slice_keeps_every_field_in_use() {
-    let slice = taken_slice(slice_with(json!({ "addressType": "IPv6", "ports": [
+    let mut object = slice_with(json!({ "addressType": "IPv6", "ports": [
         { "name": "http", "port": 8080, "protocol": "TCP" },
         { "name": "nil", "protocol": "TCP" },
         { "name": "zero", "port": 0 },
@@ -285,11 +285,17 @@ fn a_slice_keeps_every_field_in_use() {
             "nodeName": "node-a",
             "hints": { "forZones": [{ "name": "z1" }, { "name": "z2" }], "forNodes": [{ "name": "node-a" }] },
         },
-    ] })));
+    ] }));
+    let trigger_time = "endpoints.kubernetes.io/last-change-trigger-time";
+    object["metadata"]["annotations"] = json!({ trigger_time: "2026-01-01T00:00:10.5Z" });
+    let slice = taken_slice(object.clone());
+    object["metadata"]["annotations"] = json!({ trigger_time: "yesterday" });
+    assert_eq!(taken_slice(object).trigger, None);
     let port = |name: &str, protocol, port| SlicePort { name: name.into(), protocol, port };
     assert_eq!(
         slice,
         EndpointSlice {
+            trigger: Some(ChangeTrigger { at: "2026-01-01T00:00:10.5Z".parse().expect("a time"), is_ipv4: false }),
             service: ObjectKey::new("shop", "web"),
             ports: vec![port("http", Protocol::Tcp, 8080), port("", Protocol::Udp, 53)],
             endpoints: vec![

@@ -2,7 +2,9 @@
 
 mod cli;
 mod health;
+mod metrics;
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 

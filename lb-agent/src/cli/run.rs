@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
-use lb_agent::{loader::TableSizes, network};
+use lb_agent::{loader::TableSizes, model::Policy, network};
 use lb_common::{abi::capacity, ports::Reserved};
 use tracing_subscriber::EnvFilter;
 
@@ -39,6 +39,9 @@ pub(super) struct Arguments {
     /// Where /healthz and /livez are served.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
     healthz_bind_address: SocketAddr,
+    /// Where /metrics, /proxyMode and /configz are served.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
+    metrics_bind_address: SocketAddr,
     /// The API server's --service-node-port-range.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = port_range)]
     node_port_range: Reserved,
@@ -115,6 +118,9 @@ impl Arguments {
             cgroup: self.cgroup,
             network: network::Options { devices: self.devices, node_ports: self.node_port_range },
             health: self.healthz_bind_address,
+            metrics: self.metrics_bind_address,
+            configz: None,
+            policy: Policy::default(),
             trace_packets: self.trace_packets,
             sizes: TableSizes {
                 flows: flow_table_size,

@@ -39,8 +39,11 @@ use lb_common::{
 use remember::Objects;
 
 use crate::{
-    dataplane::{DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
-    model::{DesiredPort, DesiredState, Family, Inputs, NodeNetwork, ObjectKey, ObjectKind, SourceEvent},
+    dataplane::{Capacities, DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, TableFill, Tuning},
+    model::{
+        DesiredPort, DesiredState, Family, HealthCheck, HealthChecks, Inputs, NoLocal, NoLocals, NodeNetwork,
+        ObjectKey, ObjectKind, SourceEvent, TableNames,
+    },
 };
 
 /// Pause after the first failure; doubled after each further one in a row.
@@ -72,6 +75,8 @@ pub struct Controller {
     v6: Reconciler<[u8; 16]>,
     /// What `CONFIG` holds.
     config: Config,
+    health_checks: HealthChecks,
+    no_locals: NoLocals,
     /// Services that changed since the last synchronization.
     dirty: BTreeSet<ObjectKey>,
     /// Services that failed.
@@ -99,6 +104,8 @@ impl Controller {
             v4,
             v6,
             config: maps.config()?,
+            health_checks: HealthChecks::default(),
+            no_locals: NoLocals::default(),
             retry: BTreeSet::new(),
             next_attempt: None,
         })
@@ -122,6 +129,28 @@ impl Controller {
     /// What the sources have said.
     pub fn inputs(&self) -> &Inputs {
         &self.inputs
+    }
+
+    /// The health check servers that Services want, by Service.
+    pub fn health_checks(&self) -> Arc<BTreeMap<ObjectKey, HealthCheck>> {
+        self.health_checks.current()
+    }
+
+    /// How many IPv4 and IPv6 ports drop what comes new, for want of an endpoint that their policy allows.
+    pub fn no_local_endpoints(&self) -> [NoLocal; 2] {
+        self.no_locals.sums()
+    }
+
+    /// How many Services failed and are to be tried again.
+    pub fn services_behind(&self) -> usize {
+        self.retry.len()
+    }
+
+    /// How full the tables are that only the agent writes.
+    pub fn fill<M: DataplaneMaps>(&self, maps: &M) -> Vec<TableFill> {
+        let v4 = fill::<[u8; 4]>(FamilyMaps::<[u8; 4]>::capacities(maps), self.v4.room());
+        let v6 = fill::<[u8; 16]>(FamilyMaps::<[u8; 16]>::capacities(maps), self.v6.room());
+        [v4, v6].concat()
     }
 
     /// When to call [`Self::sync`] even if nothing happens: something failed and is to be tried again, or something
@@ -150,6 +179,8 @@ impl Controller {
         succeeded &= self.apply_node(maps, &network, &mut report);
         for service in changed {
             if self.apply_service(maps, &network, &service, now, &mut report) {
+                report.health_checks_changed |= self.note_health_check(&service);
+                report.programmed.append(&mut self.inputs.take_triggers(&service));
                 self.retry.remove(&service);
             } else {
                 self.retry.insert(service);
@@ -196,9 +227,19 @@ impl Controller {
         if !self.set_config(maps, network, limits, report) {
             return false;
         }
+        self.no_locals.note(service, [NoLocal::of(&ports4), NoLocal::of(&ports6)]);
         let done4 = self.v4.apply(maps, service, &ports4, now, report);
         let done6 = self.v6.apply(maps, service, &ports6, now, report);
         done4 && done6
+    }
+
+    /// After the maps: a load balancer must not send what they do not serve yet.
+    fn note_health_check(&mut self, key: &ObjectKey) -> bool {
+        let wanted = self
+            .inputs
+            .service(key)
+            .and_then(|service| HealthCheck::of(service, key, &self.inputs, self.desired.node_name()));
+        self.health_checks.note(key, wanted)
     }
 
     fn apply_node<M: DataplaneMaps>(&mut self, maps: &mut M, network: &NodeNetwork, report: &mut SyncReport) -> bool {
@@ -259,6 +300,17 @@ impl Controller {
 fn node_ports<A: Family>(ports: &[DesiredPort<A>]) -> impl Iterator<Item = u16> {
     let frontends = ports.iter().flat_map(|port| &port.frontends);
     frontends.filter(|(key, _)| key.address == A::UNSPECIFIED).map(|(key, _)| key.port)
+}
+
+fn fill<A: Family>(capacity: Capacities, room: Capacities) -> Vec<TableFill> {
+    let TableNames { frontends, services, slots, backends, .. } = A::TABLES;
+    let of = |table, capacity: u32, room| TableFill { table, used: capacity.saturating_sub(room), capacity };
+    vec![
+        of(frontends, capacity.frontends, room.frontends),
+        of(services, capacity.services, room.services),
+        of(slots, capacity.slots, room.slots),
+        of(backends, capacity.backends, room.backends),
+    ]
 }
 
 fn of_family<A: Family>(addresses: &BTreeMap<std::net::IpAddr, u32>) -> BTreeMap<A, u32> {

@@ -299,6 +299,8 @@ fn a_service(number: u8) -> impl Strategy<Value = Service> {
             internal_policy,
             external_policy,
             affinity_seconds: Some(affinity),
+            health_check_node_port: None,
+            uid: None,
             created,
         },
     )
@@ -320,7 +322,7 @@ fn a_slice() -> impl Strategy<Value = EndpointSlice> {
         let slice_port = |name: &str, protocol| SlicePort { name: name.into(), protocol, port };
         let ports =
             vec![slice_port("p0", Protocol::Tcp), slice_port("p0", Protocol::Udp), slice_port("p1", Protocol::Tcp)];
-        EndpointSlice { service: key(&format!("s{service}")), ports, endpoints }
+        EndpointSlice { service: key(&format!("s{service}")), ports, endpoints, trigger: None }
     })
 }
 

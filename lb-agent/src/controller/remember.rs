@@ -76,6 +76,8 @@ impl Parts {
             external_policy: policy(external_is_local),
             affinity_seconds: Some(affinity_seconds).filter(|seconds| *seconds != 0),
             created: i64::MAX,
+            health_check_node_port: None,
+            uid: None,
         }
     }
 }
@@ -124,5 +126,6 @@ fn add<A: Family>(
         service: name.service.clone(),
         ports: vec![SlicePort { name: Arc::clone(&name.port), protocol: name.protocol, port }],
         endpoints,
+        trigger: None,
     }));
 }

@@ -31,6 +31,8 @@ fn rich() -> (Service, Vec<(&'static str, EndpointSlice)>) {
         external_policy: TrafficPolicy::Local,
         affinity_seconds: Some(60),
         created: 7,
+        health_check_node_port: None,
+        uid: None,
     };
     let here = |address| Endpoint { node_name: Some("here".into()), ..endpoint(address) };
     let ending = |address| Endpoint { ready: false, terminating: true, ..endpoint(address) };

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::MapError;
-use crate::model::{Conflict, ServicePortName};
+use crate::model::{ChangeTrigger, Conflict, ServicePortName};
 
 /// Why a part of the desired state is not in the maps yet.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,25 @@ impl ApplyError {
             Self::Full { .. } => true,
             Self::Map(error) => error.is_full(),
             Self::NameTooLong => false,
+        }
+    }
+
+    /// Whether the IPv4 tables are behind by it.
+    pub fn concerns_v4(&self) -> bool {
+        self.table().is_none_or(|table| !table.ends_with('6'))
+    }
+
+    /// Whether the IPv6 tables are behind by it.
+    pub fn concerns_v6(&self) -> bool {
+        self.table().is_none_or(|table| !table.ends_with('4'))
+    }
+
+    /// The table that is full or could not be written.
+    pub fn table(&self) -> Option<&'static str> {
+        match self {
+            Self::Full { table } => Some(table),
+            Self::Map(error) => Some(error.map),
+            Self::NameTooLong => None,
         }
     }
 }
@@ -91,6 +110,10 @@ pub struct SyncReport {
     pub failures: Vec<Failure>,
     /// Frontends that two service ports claim, each reported once.
     pub conflicts: Vec<Conflict>,
+    /// What made the endpoints change that are in the maps now.
+    pub programmed: Vec<ChangeTrigger>,
+    /// Whether [`Controller::health_checks`](crate::controller::Controller::health_checks) says something else now.
+    pub health_checks_changed: bool,
     /// Map elements written and removed.
     pub writes: u64,
 }

@@ -9,6 +9,7 @@ use lb_common::abi::{Counter, Flow, Reason, ServiceStats, Tuple, maps};
 
 use super::{
     MapError, Operation,
+    scrape::sum,
     table::{HashTable, failed},
 };
 use crate::{loader::LoaderError, model::Family};
@@ -68,12 +69,7 @@ impl ServiceCounters {
             return Ok(ServiceStats::default());
         }
         let per_cpu = self.map.get(&index, 0).map_err(|error| failed(self.name, Operation::Read, error))?;
-        Ok(per_cpu.iter().fold(ServiceStats::default(), |sum, cpu| ServiceStats {
-            flows: sum.flows + cpu.flows,
-            packets: sum.packets + cpu.packets,
-            bytes: sum.bytes + cpu.bytes,
-            rejected: sum.rejected + cpu.rejected,
-        }))
+        Ok(per_cpu.iter().copied().fold(ServiceStats::default(), sum))
     }
 }
 

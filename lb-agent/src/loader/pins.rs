@@ -98,7 +98,12 @@ impl Pins {
 
     /// Opens a pinned map.
     pub fn open(&self, map: &'static str) -> Result<Map, LoaderError> {
-        MapData::from_pin(self.map(map)).and_then(Map::from_map_data).map_err(|source| match source {
+        Map::from_map_data(self.data(map)?).map_err(|source| LoaderError::Map { map, source })
+    }
+
+    /// Opens a pinned map of whatever type.
+    pub(crate) fn data(&self, map: &'static str) -> Result<MapData, LoaderError> {
+        MapData::from_pin(self.map(map)).map_err(|source| match source {
             MapError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::NotFound => {
                 LoaderError::NotPinned { map, dir: self.maps() }
             }

@@ -28,6 +28,8 @@ const LINK_TYPE_TCX: u32 = 11;
 /// Elements that one batched lookup asks for. Larger than any bucket of a hash map is likely to grow: the kernel
 /// returns whole buckets.
 const BATCH: usize = 4096;
+/// Bytes of values that [`walk`] reads at once, about.
+const WALK_BYTES: usize = 1 << 20;
 
 fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: each attribute type below is the prefix of `union bpf_attr` that its command reads and writes, and
@@ -199,6 +201,53 @@ pub(crate) fn read_all<K: Pod, V: Pod>(
         position = Some(next);
     }
     Ok(elements)
+}
+
+/// Shows all values of a hash map, or the first `limit` of an array, in the map's order and many at once. Keys and values
+/// are of these sizes in bytes; that of a per-CPU map's value is the sum over all CPUs that may ever be there.
+pub(crate) fn walk(
+    map: BorrowedFd<'_>,
+    key_size: usize,
+    value_size: usize,
+    limit: usize,
+    mut see: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut position: Option<u32> = None;
+    let mut walked = 0;
+    // No more than a few megabytes at once, whatever the number of CPUs.
+    let mut batch = BATCH.min((WALK_BYTES / value_size.max(1)).max(64));
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    while walked < limit {
+        keys.resize(batch * key_size.next_multiple_of(8), 0_u8);
+        values.resize(batch * value_size.next_multiple_of(8), 0_u8);
+        let mut next = 0_u32;
+        let mut query = Batch {
+            input: position.as_ref().map_or(0, |position| ptr::from_ref(position) as u64),
+            output: ptr::from_mut(&mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: u32::try_from(batch.min(limit - walked)).map_err(io::Error::other)?,
+            map_fd: descriptor(map.as_raw_fd()),
+            ..Batch::default()
+        };
+        let last = match bpf(BPF_MAP_LOOKUP_BATCH, &mut query) {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && batch < 1 << 20 => {
+                batch *= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let count = query.count as usize;
+        walked += count;
+        see(values.get(..count * value_size).unwrap_or_default());
+        if last {
+            break;
+        }
+        position = Some(next);
+    }
+    Ok(())
 }
 
 /// Writes elements, in order; on an error some of them.

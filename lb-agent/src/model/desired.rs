@@ -80,6 +80,11 @@ impl DesiredState {
         Self { node_name: node_name.into(), claims4: Claims::new(), claims6: Claims::new() }
     }
 
+    /// Name of the node that this is the state of.
+    pub fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
     /// Takes note of what the `changed` Services claim now. Adds to `changed` those that lose or get a frontend by
     /// it, and returns the conflicts that are new.
     pub fn claim(&mut self, inputs: &Inputs, changed: &mut BTreeSet<ObjectKey>) -> Vec<Conflict> {

@@ -5,7 +5,7 @@ use std::{
 
 use super::{
     intern::Interner,
-    objects::{Change, EndpointSlice, Node, ObjectKey, ObjectKind, Service, SourceEvent},
+    objects::{Change, ChangeTrigger, EndpointSlice, Node, ObjectKey, ObjectKind, Service, SourceEvent},
     remembered::Remembered,
 };
 
@@ -23,9 +23,14 @@ pub struct Inputs {
     /// Keys of each Service's slices, ascending.
     slices_of: HashMap<ObjectKey, Vec<ObjectKey>>,
     node: Option<Node>,
+    /// What made the slices of each Service change since it was taken last.
+    triggers: HashMap<ObjectKey, Vec<ChangeTrigger>>,
     names: Interner,
     remembered: Remembered,
 }
+
+/// Most triggers of one Service that are kept: more come together only while its tables cannot be written.
+const MAX_TRIGGERS: usize = 64;
 
 impl Inputs {
     /// No objects yet, expecting a first list of each of `kinds`.
@@ -36,6 +41,7 @@ impl Inputs {
             slices: HashMap::new(),
             slices_of: HashMap::new(),
             node: None,
+            triggers: HashMap::new(),
             names: Interner::default(),
             remembered: Remembered::default(),
         }
@@ -81,6 +87,20 @@ impl Inputs {
     /// This node.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    /// What made the slices of a Service change since this was asked last.
+    pub fn take_triggers(&mut self, service: &ObjectKey) -> Vec<ChangeTrigger> {
+        self.triggers.remove(service).unwrap_or_default()
+    }
+
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: ObjectKind) -> usize {
+        match kind {
+            ObjectKind::Service => self.services.len(),
+            ObjectKind::EndpointSlice => self.slices.len(),
+            ObjectKind::Node => self.node.iter().count(),
+        }
     }
 
     /// Takes in an event and returns the Services whose desired state it may have changed: exactly one for a Service
@@ -174,13 +194,14 @@ impl Inputs {
         dirty.insert(key);
     }
 
-    fn change_slice(&mut self, mut key: ObjectKey, slice: Option<EndpointSlice>, dirty: &mut BTreeSet<ObjectKey>) {
+    fn change_slice(&mut self, mut key: ObjectKey, mut slice: Option<EndpointSlice>, dirty: &mut BTreeSet<ObjectKey>) {
         if let Some(slice) = &slice {
             self.remembered.hand_over(slice);
         }
         if self.remembered.resolve(&key) {
             dirty.extend(self.remembered.forget_slices());
         }
+        let trigger = slice.as_mut().and_then(|slice| slice.trigger.take());
         if self.slices.get(&key) == slice.as_ref() {
             return;
         }
@@ -191,12 +212,22 @@ impl Inputs {
                     self.slices_of.remove(&old.service);
                 }
             }
+            if slice.is_none() {
+                // A deletion carries the time of the change before it: it says nothing of what is still to be written.
+                self.triggers.remove(&old.service);
+            }
             dirty.insert(old.service);
         }
         if let Some(mut slice) = slice {
             self.names.intern(&mut key.namespace);
             self.share_names(&mut slice);
             dirty.insert(slice.service.clone());
+            if let Some(trigger) = trigger {
+                let triggers = self.triggers.entry(slice.service.clone()).or_default();
+                if triggers.len() < MAX_TRIGGERS {
+                    triggers.push(trigger);
+                }
+            }
             let keys = self.slices_of.entry(slice.service.clone()).or_default();
             keys.insert(keys.partition_point(|other| *other < key), key.clone());
             keys.shrink_to_fit();
@@ -228,6 +259,8 @@ impl Inputs {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
     use super::*;
     use crate::model::testing::{endpoint, key, service, slice};
 
@@ -269,6 +302,28 @@ mod tests {
         assert_eq!(inputs.slices_of(&key("api")).count(), 1);
         assert_eq!(inputs.apply(slice_change("web-1", None)), set(&["api"]));
         assert_eq!(inputs.apply(slice_change("web-1", None)), set(&[]));
+    }
+
+    #[test]
+    fn triggers_are_those_of_changes_and_no_changes_themselves() {
+        let mut inputs = Inputs::new([]);
+        let trigger = |second| ChangeTrigger { at: Timestamp::from_second(second).expect("in range"), is_ipv4: true };
+        let triggered = |second, ip: &str| {
+            let slice = EndpointSlice { trigger: Some(trigger(second)), ..slice("web", &[endpoint(ip)]) };
+            slice_change("web-1", Some(slice))
+        };
+        assert_eq!(inputs.apply(triggered(1, "10.0.0.1")), set(&["web"]));
+        assert_eq!(inputs.apply(triggered(2, "10.0.0.1")), set(&[]), "only the annotation changed");
+        assert_eq!(inputs.apply(triggered(3, "10.0.0.2")), set(&["web"]));
+        assert_eq!(inputs.take_triggers(&key("web")), [trigger(1), trigger(3)]);
+        assert_eq!(inputs.take_triggers(&key("web")), []);
+        inputs.apply(triggered(4, "10.0.0.3"));
+        inputs.apply(slice_change("web-1", None));
+        assert_eq!(inputs.take_triggers(&key("web")), [], "a deletion has no time");
+        for second in 0..1000 {
+            inputs.apply(triggered(second, if second % 2 == 0 { "10.0.0.1" } else { "10.0.0.2" }));
+        }
+        assert_eq!(inputs.take_triggers(&key("web")).len(), MAX_TRIGGERS);
     }
 
     #[test]

@@ -3,9 +3,11 @@
 mod claims;
 mod desired;
 mod family;
+mod health_check;
 mod inputs;
 mod intern;
 mod network;
+mod no_local;
 mod policy;
 mod remembered;
 mod topology;
@@ -20,10 +22,14 @@ pub(crate) mod testing;
 pub use claims::Conflict;
 pub use desired::{DesiredBackend, DesiredPort, DesiredState, ServicePortName};
 pub use family::{Cidr, Family, TableNames};
+pub use health_check::HealthCheck;
+pub(crate) use health_check::HealthChecks;
 pub use inputs::Inputs;
 pub use network::NodeNetwork;
+pub use no_local::NoLocal;
+pub(crate) use no_local::NoLocals;
 pub use objects::{
-    Change, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service, ServicePort,
-    ServiceType, SlicePort, SourceEvent, TrafficPolicy,
+    Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service,
+    ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
 pub use policy::{DetectLocal, NodePortAddresses, Policy};

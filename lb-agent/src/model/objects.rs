@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use k8s_openapi::jiff::Timestamp;
+
 pub use lb_common::abi::Protocol;
 
 /// Namespace and name of an object. A Node has no namespace: it is empty.
@@ -92,6 +94,10 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` where `sessionAffinity` is `ClientIP`.
     pub affinity_seconds: Option<u32>,
+    /// `spec.healthCheckNodePort` of a load balancer with `externalTrafficPolicy: Local` (`NeedsHealthCheck`).
+    pub health_check_node_port: Option<u16>,
+    /// `metadata.uid`, which Events name.
+    pub uid: Option<Arc<str>>,
     /// `metadata.creationTimestamp`, seconds since the epoch; decides who keeps an address that two Services claim.
     pub created: i64,
 }
@@ -118,6 +124,18 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// `endpoints`, those with an address. All addresses are of the slice's `addressType`.
     pub endpoints: Vec<Endpoint>,
+    /// What made the slice as it is. Of an event, not of the state: [`Inputs`](super::Inputs) takes it out.
+    pub trigger: Option<ChangeTrigger>,
+}
+
+/// The change of a pod or of a Service that made a slice change: annotation
+/// `endpoints.kubernetes.io/last-change-trigger-time`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeTrigger {
+    /// When that was, by the clock of the control plane.
+    pub at: Timestamp,
+    /// Whether the slice is of IPv4.
+    pub is_ipv4: bool,
 }
 
 /// One of a slice's `ports`.

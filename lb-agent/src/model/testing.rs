@@ -24,6 +24,7 @@ pub(crate) fn port(name: &str, port: u16) -> ServicePort {
 /// A slice of a Service of namespace `default`, port `http` being 8080.
 pub(crate) fn slice(service: &str, endpoints: &[Endpoint]) -> EndpointSlice {
     EndpointSlice {
+        trigger: None,
         service: key(service),
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: endpoints.to_vec(),

@@ -90,9 +90,14 @@ fn until(sandbox: &Sandbox, what: &str, holds: impl Fn() -> bool) {
 
 /// What `/healthz` answers; empty where nobody listens.
 fn answer() -> String {
+    get(HEALTH, "/healthz")
+}
+
+/// What a server answers; empty where nobody listens.
+fn get(address: &str, path: &str) -> String {
     let mut answer = String::new();
-    let asked = TcpStream::connect(HEALTH).and_then(|mut stream| {
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let asked = TcpStream::connect(address).and_then(|mut stream| {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
         stream.read_to_string(&mut answer)
     });
     asked.map(|_| answer).unwrap_or_default()
@@ -182,6 +187,42 @@ fn an_agent_that_was_killed_leaves_a_data_plane_that_the_next_one_adopts() {
         assert_eq!(nothing.status.code(), Some(1));
         let said = String::from_utf8_lossy(&nothing.stderr);
         assert!(said.contains("the agent has not run on this node"), "{said}");
+    });
+}
+
+#[test]
+fn a_load_balancer_learns_which_node_has_endpoints() {
+    sandbox::run("agent::a_load_balancer_learns_which_node_has_endpoints", |sandbox| {
+        let write = |policy: &str, node: &str| {
+            fs::create_dir_all(sandbox.dir.join("manifests")).expect("a directory");
+            let text = format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: lb, namespace: default}}\n\
+                 spec:\n  clusterIP: 10.96.0.20\n  type: LoadBalancer\n  externalTrafficPolicy: {policy}\n  \
+                 healthCheckNodePort: 32000\n  ports: [{{name: http, port: 80, nodePort: 30081}}]\n\
+                 ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: {{name: lb-1, namespace: default, labels: {{kubernetes.io/service-name: lb}}}}\n\
+                 addressType: IPv4\nports: [{{name: http, port: 8080}}]\n\
+                 endpoints: [{{addresses: [10.244.0.5], nodeName: {node}}}]\n"
+            );
+            let part = sandbox.dir.join("manifests/.part");
+            fs::write(&part, text).expect("written");
+            fs::rename(part, sandbox.dir.join("manifests/lb.yaml")).expect("renamed");
+        };
+        write("Local", "node-a");
+        let _agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "healthy", healthy);
+        for address in ["127.0.0.1:32000", "[::1]:32000"] {
+            until(sandbox, "200", || get(address, "/").starts_with("HTTP/1.1 200 OK"));
+            assert!(get(address, "/").contains("X-Load-Balancing-Endpoint-Weight: 1\r\n"), "{}", get(address, "/"));
+        }
+        write("Local", "node-b");
+        until(sandbox, "503", || get("127.0.0.1:32000", "/").starts_with("HTTP/1.1 503"));
+        write("Cluster", "node-a");
+        until(sandbox, "closed", || TcpStream::connect("127.0.0.1:32000").is_err());
+        write("Local", "node-a");
+        until(sandbox, "open again", || get("127.0.0.1:32000", "/").starts_with("HTTP/1.1 200 OK"));
+        fs::remove_file(sandbox.dir.join("manifests/lb.yaml")).expect("removed");
+        until(sandbox, "gone", || TcpStream::connect("127.0.0.1:32000").is_err());
     });
 }
 

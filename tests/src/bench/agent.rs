@@ -78,6 +78,7 @@ fn slice(service: u32, version: u32) -> Change {
         node_hints: Vec::new(),
     });
     let slice = EndpointSlice {
+        trigger: None,
         service: key(service),
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: endpoints.collect(),

@@ -96,6 +96,7 @@ impl TestService {
         };
         let protocol = self.service.ports[0].protocol;
         self.slices.push(EndpointSlice {
+            trigger: None,
             service: self.key.clone(),
             ports: vec![SlicePort { name: PORT.into(), protocol, port: endpoint.port() }],
             endpoints: vec![Endpoint {

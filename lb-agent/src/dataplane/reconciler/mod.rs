@@ -152,6 +152,17 @@ impl<A: Family> Reconciler<A> {
         Some((*self.node_ports.first_key_value()?.0, *self.node_ports.last_key_value()?.0))
     }
 
+    /// How much room each table has. What waits out its grace period is in use.
+    pub fn room(&self) -> Capacities {
+        let free = self.frontend_capacity.saturating_sub(self.frontends.len());
+        Capacities {
+            frontends: u32::try_from(free).unwrap_or(u32::MAX),
+            services: self.indices.free(),
+            slots: self.slots.free(),
+            backends: self.backends.room(),
+        }
+    }
+
     /// When the next freed element may be reused.
     pub fn next_expiry(&self) -> Option<Instant> {
         self.quarantine.front().map(|(at, _)| *at)

@@ -2,11 +2,11 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use k8s_openapi::api::discovery::v1 as api;
+use k8s_openapi::{api::discovery::v1 as api, jiff::Timestamp};
 
 use super::{MAX_LABEL, Problem, Reduce, check_name, leave_out, not_a_port, port_name, port_number, protocol, quote};
 use crate::{
-    model::{Change, Endpoint, EndpointSlice, ObjectKey, ObjectKind, SlicePort},
+    model::{Change, ChangeTrigger, Endpoint, EndpointSlice, ObjectKey, ObjectKind, SlicePort},
     source::address::{parse_ip_sloppy, special},
 };
 
@@ -14,6 +14,9 @@ use crate::{
 pub(in crate::source) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Names the Service that a slice belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// When the change happened that the slice was written for.
+const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 impl Reduce for api::EndpointSlice {
     const KIND: ObjectKind = ObjectKind::EndpointSlice;
@@ -47,7 +50,13 @@ fn slice(
         service: ObjectKey::new(key.namespace.clone(), service),
         ports: ports(slice.ports.as_deref().unwrap_or_default(), left_out)?,
         endpoints: endpoints(slice.endpoints.as_deref().unwrap_or_default(), is_ipv4)?,
+        trigger: trigger_time(slice).map(|at| ChangeTrigger { at, is_ipv4 }),
     }))
+}
+
+/// One that is not a time serves nobody, and breaks nothing.
+fn trigger_time(slice: &api::EndpointSlice) -> Option<Timestamp> {
+    slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME_ANNOTATION)?.parse().ok()
 }
 
 /// The ports that have a number. Those without are left out in silence, as they mean any port; 0 is left out as

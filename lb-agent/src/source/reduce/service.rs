@@ -1,6 +1,6 @@
 //! `v1` Service, by `serviceport.go` and `ShouldSkipService` of kube-proxy.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -40,15 +40,19 @@ fn is_skipped(service: &api::Service) -> bool {
 
 fn service(service: &api::Service, left_out: &mut Vec<Problem>) -> Result<Service, Problem> {
     let spec = service.spec.as_ref().ok_or_else(|| Problem::new("spec", "is missing"))?;
+    let service_type = service_type(spec)?;
+    let external_policy = policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref())?;
     Ok(Service {
-        service_type: service_type(spec)?,
+        service_type,
         cluster_ips: cluster_ips(spec)?,
         external_ips: external_ips(spec)?,
         load_balancer_ips: load_balancer_ips(service.status.as_ref(), left_out),
         ports: ports(spec, left_out)?,
         internal_policy: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref())?,
-        external_policy: policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref())?,
+        external_policy,
         affinity_seconds: affinity_seconds(spec)?,
+        health_check_node_port: health_check_node_port(spec, service_type, external_policy)?,
+        uid: service.metadata.uid.as_deref().map(Arc::from),
         created: service.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
     })
 }
@@ -150,6 +154,22 @@ fn ports(spec: &api::ServiceSpec, left_out: &mut Vec<Problem>) -> Result<Vec<Ser
         ports.push(ServicePort { name, protocol, port, node_port });
     }
     Ok(ports)
+}
+
+/// Of interest only where the load balancer is to ask each node.
+fn health_check_node_port(
+    spec: &api::ServiceSpec,
+    service_type: ServiceType,
+    external_policy: TrafficPolicy,
+) -> Result<Option<u16>, Problem> {
+    let asked = service_type == ServiceType::LoadBalancer && external_policy == TrafficPolicy::Local;
+    match spec.health_check_node_port.filter(|number| asked && *number != 0) {
+        None => Ok(None),
+        Some(number) => match port_number(number) {
+            Some(port) => Ok(Some(port)),
+            None => Err(not_a_port("spec.healthCheckNodePort".to_owned(), number)),
+        },
+    }
 }
 
 fn policy(field: &str, policy: Option<&str>) -> Result<TrafficPolicy, Problem> {

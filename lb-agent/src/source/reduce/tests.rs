@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Reduce, Reduced, reduce};
 use crate::model::{
-    Change, Endpoint, EndpointSlice, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort,
-    TrafficPolicy,
+    Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
+    SlicePort, TrafficPolicy,
 };
 
 fn reduced<K: Reduce>(object: Value) -> Reduced {
@@ -73,7 +73,7 @@ fn rejected<K: Reduce>(object: Value) -> (String, String) {
 #[test]
 fn a_service_keeps_every_field_in_use() {
     let object = json!({
-        "metadata": { "namespace": "shop", "name": "web", "creationTimestamp": "2026-01-01T00:00:10Z" },
+        "metadata": { "namespace": "shop", "name": "web", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:10Z" },
         "spec": {
             "type": "LoadBalancer",
             "clusterIP": "10.96.0.10",
@@ -83,6 +83,7 @@ fn a_service_keeps_every_field_in_use() {
             "externalTrafficPolicy": "Local",
             "sessionAffinity": "ClientIP",
             "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 60 } },
+            "healthCheckNodePort": 32000,
             "ports": [
                 { "name": "http", "port": 80, "nodePort": 30080, "protocol": "TCP", "targetPort": "web" },
                 { "name": "dns", "port": 53, "protocol": "UDP", "nodePort": 0 },
@@ -107,6 +108,8 @@ fn a_service_keeps_every_field_in_use() {
             internal_policy: TrafficPolicy::Local,
             external_policy: TrafficPolicy::Local,
             affinity_seconds: Some(60),
+            health_check_node_port: Some(32_000),
+            uid: Some("u-1".into()),
             created: 1_767_225_610,
         }
     );
@@ -123,6 +126,24 @@ fn a_service_has_one_cluster_ip_of_each_family() {
         let expected: Vec<_> = expected.into_iter().map(ip).collect();
         assert_eq!(taken_service(service_with(spec.clone())).cluster_ips, expected, "{spec}");
     }
+}
+
+#[test]
+fn a_health_check_is_that_of_a_load_balancer_with_a_local_policy() {
+    let check = |service_type: &str, policy: &str, port: i32| {
+        service_with(json!({ "type": service_type, "externalTrafficPolicy": policy, "healthCheckNodePort": port }))
+    };
+    for (object, expected) in [
+        (check("LoadBalancer", "Local", 32000), Some(32_000)),
+        (check("LoadBalancer", "Local", 0), None),
+        (check("LoadBalancer", "Cluster", 32000), None),
+        (check("NodePort", "Local", 70000), None),
+    ] {
+        assert_eq!(taken_service(object.clone()).health_check_node_port, expected, "{object}");
+    }
+    let (field, message) = rejected::<core::Service>(check("LoadBalancer", "Local", 70000));
+    assert_eq!(field, "spec.healthCheckNodePort");
+    assert!(message.ends_with("is 70000, expected 1 to 65535"), "{message}");
 }
 
 #[test]
@@ -249,7 +270,7 @@ fn one_object_cannot_flood_the_log() {
 
 #[test]
 fn a_slice_keeps_every_field_in_use() {
-    let slice = taken_slice(slice_with(json!({ "addressType": "IPv6", "ports": [
+    let mut object = slice_with(json!({ "addressType": "IPv6", "ports": [
         { "name": "http", "port": 8080, "protocol": "TCP" },
         { "name": "nil", "protocol": "TCP" },
         { "name": "sctp", "port": 1, "protocol": "SCTP" },
@@ -263,11 +284,17 @@ fn a_slice_keeps_every_field_in_use() {
             "nodeName": "node-a",
             "hints": { "forZones": [{ "name": "z1" }, { "name": "z2" }], "forNodes": [{ "name": "node-a" }] },
         },
-    ] })));
+    ] }));
+    let trigger_time = "endpoints.kubernetes.io/last-change-trigger-time";
+    object["metadata"]["annotations"] = json!({ trigger_time: "2026-01-01T00:00:10.5Z" });
+    let slice = taken_slice(object.clone());
+    object["metadata"]["annotations"] = json!({ trigger_time: "yesterday" });
+    assert_eq!(taken_slice(object).trigger, None);
     let port = |name: &str, protocol, port| SlicePort { name: name.into(), protocol, port };
     assert_eq!(
         slice,
         EndpointSlice {
+            trigger: Some(ChangeTrigger { at: "2026-01-01T00:00:10.5Z".parse().expect("a time"), is_ipv4: false }),
             service: ObjectKey::new("shop", "web"),
             ports: vec![port("http", Protocol::Tcp, 8080), port("", Protocol::Udp, 53)],
             endpoints: vec![

@@ -1,0 +1,248 @@
+//! The thread that alone changes the kernel.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::jiff::Timestamp;
+use lb_agent::{
+    controller::Controller,
+    dataplane::{ApplyError, KernelMaps},
+    loader::{Loaded, Role},
+    model::{Change, NodePortAddresses, ObjectKind, SourceEvent},
+    network::Network,
+    source::{self, SourceMessage, WatchState},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    health::{
+        Families, ProxyHealth,
+        service_checks::{self, Wanted},
+    },
+    metrics::{Metrics, Pending},
+};
+
+/// Messages that are taken in before a synchronization, at most: a burst costs one, and no burst can put it off.
+const MESSAGES_AT_ONCE: usize = 4 * source::CHANNEL_CAPACITY;
+
+/// What the thread hears and tells.
+pub(super) struct Channels {
+    pub(super) messages: mpsc::Receiver<SourceMessage>,
+    pub(super) network: watch::Receiver<Network>,
+    /// Addresses of the Node.
+    pub(super) internal: watch::Sender<Vec<IpAddr>>,
+    /// The servers of `healthCheckNodePort` that are to be there.
+    pub(super) service_checks: watch::Sender<Wanted>,
+}
+
+/// All that changes the kernel.
+pub(super) struct Dataplane {
+    pub(super) loaded: Loaded,
+    maps: KernelMaps,
+    pub(super) controller: Controller,
+    pub(super) channels: Channels,
+    health: Arc<ProxyHealth>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Whether all maps have been what they should be.
+    synchronized: bool,
+    node_port_addresses: NodePortAddresses,
+    /// Devices that hold our programs, by index.
+    pub(super) attached: BTreeMap<u32, Role>,
+    /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
+    pub(super) others_detached: bool,
+    /// When to try again what could not be attached.
+    pub(super) attach_again: Option<Instant>,
+    /// When each failure was logged.
+    pub(super) failures: HashMap<String, Instant>,
+}
+
+impl Dataplane {
+    pub(super) fn new(
+        loaded: Loaded,
+        maps: KernelMaps,
+        controller: Controller,
+        channels: Channels,
+        health: Arc<ProxyHealth>,
+        metrics: Arc<Metrics>,
+        node_port_addresses: NodePortAddresses,
+    ) -> Self {
+        Self {
+            loaded,
+            maps,
+            controller,
+            channels,
+            health,
+            metrics,
+            synchronized: false,
+            node_port_addresses,
+            attached: BTreeMap::new(),
+            others_detached: false,
+            attach_again: None,
+            failures: HashMap::new(),
+        }
+    }
+
+    /// Starts the thread; the receiver gets its result.
+    pub(super) fn spawn(mut self, stopped: oneshot::Receiver<()>) -> Result<oneshot::Receiver<Result<()>>> {
+        let (sender, ended) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.context("dataplane runtime")?;
+        thread::Builder::new()
+            .name("dataplane".to_owned())
+            .spawn(move || {
+                // Nobody listens where the process ends.
+                let _ = sender.send(runtime.block_on(self.run(stopped)));
+            })
+            .context("dataplane thread")?;
+        Ok(ended)
+    }
+
+    async fn run(&mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
+        loop {
+            let deadline = [self.controller.next_deadline(), self.attach_again].into_iter().flatten().min();
+            let due = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut network_changed = false;
+            let mut first = None;
+            tokio::select! {
+                // Devices first: a pod that starts wants its programs.
+                biased;
+                _ = &mut stopped => return Ok(()),
+                changed = self.channels.network.changed() => {
+                    changed.context("the network watcher ended")?;
+                    network_changed = true;
+                }
+                message = self.channels.messages.recv() => first = Some(message.context("the source ended")?),
+                () = due => {}
+            }
+            self.health.begun(Instant::now());
+            if network_changed {
+                self.take_network();
+            }
+            // Not in the branch above, whose turn comes last: messages must not put it off.
+            if self.attach_again.is_some_and(|at| at <= Instant::now()) {
+                self.attach();
+            }
+            if let Some(message) = first {
+                self.take_in(message);
+            }
+            for _ in 0..MESSAGES_AT_ONCE {
+                let Ok(message) = self.channels.messages.try_recv() else { break };
+                self.take_in(message);
+            }
+            self.synchronize();
+        }
+    }
+
+    fn take_in(&mut self, message: SourceMessage) {
+        match message {
+            SourceMessage::Event(event) => self.take_event(event),
+            SourceMessage::Rejected(rejection) => {
+                tracing::warn!("rejected: {rejection}");
+                self.metrics.rejected(rejection.kind);
+            }
+            SourceMessage::State(state) => {
+                self.metrics.watch(&state);
+                let WatchState { watch, problem } = state;
+                match problem {
+                    Some(problem) => tracing::warn!("{watch}: {problem}"),
+                    None => tracing::info!("{watch}: works"),
+                }
+            }
+        }
+    }
+
+    fn take_event(&mut self, event: SourceEvent) {
+        let (kind, changed) = match &event {
+            SourceEvent::Unread(_) => return self.controller.apply(event),
+            SourceEvent::Changed(Change::Service(..)) => (ObjectKind::Service, 1),
+            SourceEvent::Changed(Change::EndpointSlice(..)) => (ObjectKind::EndpointSlice, 1),
+            SourceEvent::Changed(Change::Node(_)) => (ObjectKind::Node, 1),
+            SourceEvent::Replaced { kind, objects, .. } => (*kind, objects.len() as u64),
+        };
+        self.controller.apply(event);
+        let inputs = self.controller.inputs();
+        self.metrics.objects(kind, inputs.count(kind));
+        let now = Timestamp::now();
+        match kind {
+            ObjectKind::Service => self.metrics.queued(Pending { services: changed, slices: 0 }, now),
+            ObjectKind::EndpointSlice => self.metrics.queued(Pending { services: 0, slices: changed }, now),
+            ObjectKind::Node => {
+                let internal = inputs.node().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
+                self.channels.internal.send_if_modified(|known| {
+                    let changed = known.as_slice() != internal;
+                    if changed {
+                        *known = internal.to_vec();
+                    }
+                    changed
+                });
+                self.health.set_node(inputs.node());
+                self.want_service_checks();
+            }
+        }
+    }
+
+    fn take_network(&mut self) {
+        self.attach();
+        let node = self.channels.network.borrow_and_update().node.clone();
+        self.controller.set_network(node);
+        self.want_service_checks();
+    }
+
+    fn synchronize(&mut self) {
+        if !self.controller.is_complete() {
+            self.health.waiting();
+            return;
+        }
+        let start = Instant::now();
+        let report = self.controller.sync(&mut self.maps, start);
+        self.log(&report, start);
+        if report.health_checks_changed {
+            self.want_service_checks();
+        }
+        // What does not fit is not unhealthy: it would not fit after a restart either, and the node serves the others.
+        let failed = |of: fn(&ApplyError) -> bool| {
+            report.failures.iter().any(|failure| !failure.error.is_full() && of(&failure.error))
+        };
+        let succeeded = Families { v4: !failed(ApplyError::concerns_v4), v6: !failed(ApplyError::concerns_v6) };
+        let now = Timestamp::now();
+        // What found nothing to do says nothing of how long it takes.
+        let worked = report.writes > 0 || !report.failures.is_empty() || !self.synchronized;
+        let seconds = worked.then(|| start.elapsed().as_secs_f64());
+        self.metrics.synchronized(seconds, !self.synchronized, succeeded, now);
+        self.metrics.programmed(&report.programmed, now);
+        let (behind, fill) = (self.controller.services_behind(), self.controller.fill(&self.maps));
+        self.metrics.wrote(report.writes, report.conflicts.len(), behind, fill);
+        self.metrics.no_local_endpoints(self.controller.no_local_endpoints());
+        if self.health.synchronized(succeeded, now) {
+            self.synchronized = true;
+            let services = self.controller.inputs().services().count();
+            tracing::info!(services, writes = report.writes, elapsed = ?start.elapsed(), "first synchronization done");
+        }
+    }
+
+    /// Tells which servers of `healthCheckNodePort` are to be there.
+    fn want_service_checks(&self) {
+        let own = self.channels.network.borrow().node.local_addresses.keys().copied().collect::<Vec<_>>();
+        let node = self.controller.inputs().node();
+        let wanted = Wanted {
+            addresses: service_checks::addresses(&self.node_port_addresses, own, node),
+            checks: self.controller.health_checks(),
+        };
+        self.channels.service_checks.send_if_modified(|known| {
+            let changed = *known != wanted;
+            *known = wanted;
+            changed
+        });
+    }
+}

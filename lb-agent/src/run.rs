@@ -32,7 +32,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::health::{self, Synchronized};
+use crate::{
+    burst::Burst,
+    health::{self, Synchronized},
+};
 
 /// More changes than this in one synchronization are counted on one line.
 const CHANGES_LOGGED: usize = 64;
@@ -117,6 +120,9 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         others_detached: false,
         attach_again: None,
         failures: HashMap::new(),
+        rejected: Burst::default(),
+        conflicting: Burst::default(),
+        failing: Burst::default(),
     };
     let mut ended = spawn(dataplane, stopped)?;
     tokio::select! {
@@ -198,12 +204,18 @@ struct Dataplane {
     attach_again: Option<Instant>,
     /// When each failure was logged.
     failures: HashMap<String, Instant>,
+    /// Lines about rejections, conflicts and failures.
+    rejected: Burst,
+    conflicting: Burst,
+    failing: Burst,
 }
 
 impl Dataplane {
     async fn run(&mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
         loop {
-            let deadline = [self.controller.next_deadline(), self.attach_again].into_iter().flatten().min();
+            let bursts = [&self.rejected, &self.conflicting, &self.failing].map(Burst::deadline);
+            let deadlines = [self.controller.next_deadline(), self.attach_again].into_iter().chain(bursts);
+            let deadline = deadlines.flatten().min();
             let due = async {
                 match deadline {
                     Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -221,6 +233,7 @@ impl Dataplane {
                 message = self.messages.recv() => self.take_in(message.context("the source ended")?),
                 () = due => {}
             }
+            self.end_bursts();
             // Not in the branch above, whose turn comes last: messages must not put it off.
             if self.attach_again.is_some_and(|at| at <= Instant::now()) {
                 self.attach();
@@ -246,7 +259,10 @@ impl Dataplane {
                     changed
                 });
             }
-            SourceMessage::Rejected(rejection) => tracing::warn!("rejected: {rejection}"),
+            SourceMessage::Rejected(rejection) if self.rejected.admits(Instant::now()) => {
+                tracing::warn!("rejected: {rejection}");
+            }
+            SourceMessage::Rejected(rejection) => tracing::debug!("rejected: {rejection}"),
             SourceMessage::State(WatchState { watch, problem: Some(problem) }) => tracing::warn!("{watch}: {problem}"),
             SourceMessage::State(WatchState { watch, problem: None }) => tracing::info!("{watch}: works"),
         }
@@ -334,7 +350,11 @@ impl Dataplane {
             }
         }
         for conflict in conflicts {
-            tracing::warn!("{conflict}");
+            if self.conflicting.admits(start) {
+                tracing::warn!("{conflict}");
+            } else {
+                tracing::debug!("{conflict}");
+            }
         }
         self.failures.retain(|_, at| at.elapsed() < FAILURE_REPEATED);
         for failure in failures {
@@ -348,7 +368,25 @@ impl Dataplane {
         let logged = self.failures.get(text).is_some_and(|at| now.duration_since(*at) < FAILURE_REPEATED);
         if !logged {
             self.failures.insert(text.to_owned(), now);
-            tracing::error!("{text}; trying again");
+            if self.failing.admits(now) {
+                tracing::error!("{text}; trying again");
+            } else {
+                tracing::debug!("{text}; trying again");
+            }
+        }
+    }
+
+    /// Says how many lines were left out, where it was too many for some time.
+    fn end_bursts(&mut self) {
+        let now = Instant::now();
+        if let Some(more) = self.rejected.end(now) {
+            tracing::warn!(more, "more was rejected than is logged here; --log-level debug shows all");
+        }
+        if let Some(more) = self.conflicting.end(now) {
+            tracing::warn!(more, "more conflicts than are logged here; --log-level debug shows all");
+        }
+        if let Some(more) = self.failing.end(now) {
+            tracing::error!(more, "more failures than are logged here; --log-level debug shows all");
         }
     }
 }

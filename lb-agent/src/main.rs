@@ -1,5 +1,6 @@
 //! `lb-agent`: see `lb-agent --help`.
 
+mod burst;
 mod cli;
 mod health;
 mod metrics;

@@ -41,14 +41,14 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     setup::for_building()?;
     build::programs()?;
     let mut command;
-    if !is_agent_asked_for(std::env::args()) {
+    if is_agent_asked_for(std::env::args()) {
+        command = exec::as_root(workspace::built("lb-agent"));
+        command.arg("run").args(&options.agent);
+    } else {
         setup::for_testing()?;
         command = exec::as_root(workspace::built("lb-lab"));
         command.env("LB_AGENT", workspace::built("lb-agent"));
         command.args(&options.lab);
-    } else {
-        command = exec::as_root(workspace::built("lb-agent"));
-        command.arg("run").args(&options.agent);
     }
     replace_ourselves(&mut command)
 }

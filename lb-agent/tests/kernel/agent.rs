@@ -227,6 +227,30 @@ fn a_load_balancer_learns_which_node_has_endpoints() {
 }
 
 #[test]
+fn many_rejections_at_once_are_few_lines_of_the_log() {
+    sandbox::run("agent::many_rejections_at_once_are_few_lines_of_the_log", |sandbox| {
+        write_manifest(sandbox, &["10.244.0.5"]);
+        let bad = |number| {
+            format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: bad-{number}}}\n\
+                 spec: {{clusterIP: 10.97.0.1, ports: [{{port: 70000}}]}}\n"
+            )
+        };
+        let text: String = (0..500).map(bad).collect();
+        fs::write(sandbox.dir.join("manifests/bad.yaml"), text).expect("written");
+        let _agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "healthy", healthy);
+        let lines = |what: &str| log(sandbox).lines().filter(|line| line.contains(what)).count();
+        assert_eq!(lines("rejected: Service default/bad-"), 64, "{}", log(sandbox));
+        // It is as alive as with none.
+        write_manifest(sandbox, &["10.244.0.6"]);
+        until(sandbox, "the endpoint changed", || {
+            show(sandbox, &["service", "list"])["items"][0]["endpoints"] == serde_json::json!(["10.244.0.6:8080"])
+        });
+    });
+}
+
+#[test]
 fn pods_get_their_programs_as_they_come() {
     sandbox::run("agent::pods_get_their_programs_as_they_come", |sandbox| {
         write_manifest(sandbox, &["10.244.0.5"]);

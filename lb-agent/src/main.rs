@@ -1,6 +1,7 @@
 //! `lb-agent`: see `lb-agent --help`.
 
 mod cli;
+mod events;
 mod health;
 mod metrics;
 mod run;

@@ -2,6 +2,7 @@
 
 mod burst;
 mod cli;
+mod events;
 mod health;
 mod metrics;
 mod run;

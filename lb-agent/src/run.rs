@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use lb_agent::{
     controller::{Controller, Settings},
     dataplane::{Scraper, Tuning},
@@ -37,6 +38,7 @@ use tokio::{
 };
 
 use crate::{
+    events::Events,
     health::{
         HealthServer, ProxyHealth,
         service_checks::{self, Failed, Wanted},
@@ -95,9 +97,10 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     loader::check_requirements()?;
     let watcher = Watcher::start(network).await?;
     let (sender, messages) = mpsc::channel(source::CHANNEL_CAPACITY);
+    let client = start_source(source, &node_name, sender).await?;
     // Manifests need not have a Node.
-    let in_cluster = matches!(source, Source::Kubernetes(_));
-    start_source(source, &node_name, sender).await?;
+    let in_cluster = client.is_some();
+    let events = Events::start(client, &node_name);
 
     let pins = Pins::create(&bpffs)?;
     let _lock = pins.lock()?;
@@ -132,14 +135,15 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     tokio::spawn(serve_at("--metrics-bind-address", metrics, metrics_server));
 
     let (service_checks, wanted) = watch::channel(Wanted::default());
-    let node = node_name.clone();
+    let teller = events.clone();
     tokio::spawn(service_checks::run(wanted, Arc::clone(&proxy_health), move |failed| {
         let Failed { service, address, error, .. } = failed;
-        tracing::error!("node {node} failed to start healthcheck \"{service}\" on {address}: {error}; trying again");
+        tracing::error!(%service, %address, "health check cannot be served: {error}; trying again");
+        teller.tell_health_check(failed);
     }));
 
     let (stop, stopped) = oneshot::channel();
-    let channels = Channels { messages, network, internal, service_checks };
+    let channels = Channels { messages, network, internal, service_checks, events };
     let dataplane =
         Dataplane::new(loaded, maps, controller, channels, proxy_health, counted, policy.node_port_addresses);
     let mut ended = dataplane.spawn(stopped)?;
@@ -157,18 +161,21 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     Ok(())
 }
 
-async fn start_source(source: Source, node_name: &str, sender: mpsc::Sender<SourceMessage>) -> Result<()> {
+/// Returns the client of the cluster, if there is one.
+async fn start_source(source: Source, node_name: &str, sender: mpsc::Sender<SourceMessage>) -> Result<Option<Client>> {
     match source {
         Source::Manifests(dir) => {
             source::manifests::spawn(&dir, node_name, sender).context("--manifests")?;
+            Ok(None)
         }
         Source::Kubernetes(kubeconfig) => {
             let client = source::kubernetes::connect(kubeconfig.as_deref()).await.context("--kubeconfig")?;
             let node_name = node_name.to_owned();
-            tokio::spawn(async move { Box::pin(source::kubernetes::run(client, &node_name, sender)).await });
+            let watching = client.clone();
+            tokio::spawn(async move { Box::pin(source::kubernetes::run(watching, &node_name, sender)).await });
+            Ok(Some(client))
         }
     }
-    Ok(())
 }
 
 /// Turns what the programs log into lines of our log.

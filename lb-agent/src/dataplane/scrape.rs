@@ -1,7 +1,7 @@
 //! What the maps say of themselves, for metrics: read from the pins, beside the thread that writes them.
 //!
-//! Whole tables are read in batches, and nothing is kept but numbers, so that a scrape costs milliseconds with 100,000
-//! Services, and no memory to speak of.
+//! Whole tables are read in batches, thousands of elements in one system call, and of those that are only counted nothing
+//! is kept.
 
 use std::{mem, os::fd::AsFd as _};
 

@@ -220,6 +220,8 @@ pub struct Rejection {
     pub kind: ObjectKind,
     /// The object.
     pub object: ObjectKey,
+    /// Its `metadata.uid`.
+    pub uid: Option<Arc<str>>,
     /// File and document it came from, if it came from a file.
     pub origin: Option<String>,
     /// Path of the field, for example `spec.ports[0].port`.

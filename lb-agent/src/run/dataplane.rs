@@ -21,6 +21,7 @@ use lb_agent::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    events::{Events, Notice},
     health::{
         Families, ProxyHealth,
         service_checks::{self, Wanted},
@@ -39,6 +40,7 @@ pub(super) struct Channels {
     pub(super) internal: watch::Sender<Vec<IpAddr>>,
     /// The servers of `healthCheckNodePort` that are to be there.
     pub(super) service_checks: watch::Sender<Wanted>,
+    pub(super) events: Events,
 }
 
 /// All that changes the kernel.
@@ -150,6 +152,7 @@ impl Dataplane {
             SourceMessage::Rejected(rejection) => {
                 tracing::warn!("rejected: {rejection}");
                 self.metrics.rejected(rejection.kind);
+                self.channels.events.tell(Notice::rejected(&rejection));
             }
             SourceMessage::State(state) => {
                 self.metrics.watch(&state);
@@ -207,6 +210,7 @@ impl Dataplane {
         let start = Instant::now();
         let report = self.controller.sync(&mut self.maps, start);
         self.log(&report, start);
+        self.channels.events.tell_report(&report, self.controller.inputs());
         if report.health_checks_changed {
             self.want_service_checks();
         }

@@ -8,6 +8,7 @@ mod rights;
 mod scale;
 mod server;
 mod services;
+mod told;
 
 use std::process::ExitCode;
 
@@ -28,7 +29,14 @@ fn main() -> ExitCode {
         agents_are_killed_and_start_again_under_traffic,
     ));
     tests.extend(sandboxed!(others: what_is_not_for_this_proxy_is_left_alone_and_the_rest_is_served));
-    tests.extend(sandboxed!(rights: reading_services_slices_and_its_own_node_is_all_that_an_agent_needs));
+    tests.extend(
+        sandboxed!(rights: reading_services_slices_and_its_own_node_and_creating_events_is_all_that_an_agent_needs),
+    );
+    tests.extend(sandboxed!(
+        told: an_operator_finds_events_on_what_is_not_served_and_each_once,
+        load_balancers_learn_which_node_has_endpoints,
+        the_time_from_a_change_of_endpoints_to_the_maps_is_measured,
+    ));
     tests.extend(sandboxed!(server: a_service_is_there_after_a_restart));
     trial::main(tests)
 }

@@ -5,6 +5,7 @@ use k8s_openapi::api::{
     authentication::v1::TokenRequest,
     core::v1::{Node, Pod, Secret, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
+    events::v1::Event,
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use kube::{
@@ -34,6 +35,7 @@ pub(crate) async fn create_roles(client: &Client) {
     let rules = json!([
         { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
         { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
+        { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"] },
     ]);
     create::<ClusterRole>(client, json!({ "metadata": { "name": ROLE }, "rules": rules })).await;
 }
@@ -94,7 +96,9 @@ where
         .unwrap_or_else(|error| panic!("{}: {error}", K::kind(&())));
 }
 
-pub(crate) fn reading_services_slices_and_its_own_node_is_all_that_an_agent_needs(sandbox: Sandbox) {
+pub(crate) fn reading_services_slices_and_its_own_node_and_creating_events_is_all_that_an_agent_needs(
+    sandbox: Sandbox,
+) {
     let cluster = Cluster::start(sandbox);
     let [node1, node2] = cluster.nodes();
     let web = cluster.create(objects::web("web"));
@@ -125,6 +129,7 @@ pub(crate) fn reading_services_slices_and_its_own_node_is_all_that_an_agent_need
         assert_forbidden("list another Node", &node_objects.list(&all.clone().fields("metadata.name=node2")).await);
         assert_forbidden("change a Service", &services.patch("web", &PatchParams::default(), &patch).await);
         assert_forbidden("change a Node", &node_objects.patch_status("node1", &PatchParams::default(), &patch).await);
+        assert_forbidden("list Events", &Api::<Event>::all(reader.clone()).list(&all).await);
         assert_forbidden("list Secrets", &Api::<Secret>::all(reader.clone()).list(&all).await);
         assert_forbidden("list Pods", &Api::<Pod>::all(reader).list(&all).await);
     });

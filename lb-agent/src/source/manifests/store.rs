@@ -174,6 +174,7 @@ fn twice((kind, key): &Identity, file: &str, first: &str) -> Rejection {
     Rejection {
         kind: *kind,
         object: key.clone(),
+        uid: None,
         origin: Some(file.to_owned()),
         field: "metadata.name".to_owned(),
         problem: format!("the object is also in {first}, which wins"),

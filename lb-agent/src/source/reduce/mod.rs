@@ -58,7 +58,7 @@ impl Problem {
 
     /// The problem as one of an object.
     pub fn rejection(self, kind: ObjectKind, object: ObjectKey) -> Rejection {
-        Rejection { kind, object, origin: None, field: self.field, problem: self.problem }
+        Rejection { kind, object, uid: None, origin: None, field: self.field, problem: self.problem }
     }
 }
 
@@ -94,7 +94,9 @@ pub fn reduce<K: Reduce>(object: &K) -> Reduced {
         }
     };
     problems.truncate(MAX_PARTS);
-    let rejections = problems.into_iter().map(|problem| problem.rejection(K::KIND, key.clone())).collect();
+    let uid: Option<Arc<str>> = object.meta().uid.as_deref().map(Arc::from);
+    let rejection = |problem: Problem| Rejection { uid: uid.clone(), ..problem.rejection(K::KIND, key.clone()) };
+    let rejections = problems.into_iter().map(rejection).collect();
     Reduced { key, change, rejections }
 }
 
@@ -106,7 +108,9 @@ pub fn reduce_json<K: Reduce>(object: &Value) -> Reduced {
             let named = |field: &str| object["metadata"][field].as_str().map(str::to_owned);
             let key = key(&ObjectMeta { namespace: named("namespace"), name: named("name"), ..ObjectMeta::default() });
             let problem = Problem::new(error.path().to_string(), cut(&error.inner().to_string()));
-            Reduced { rejections: vec![problem.rejection(K::KIND, key.clone())], key, change: None }
+            let uid = object["metadata"]["uid"].as_str().map(Arc::from);
+            let rejection = Rejection { uid, ..problem.rejection(K::KIND, key.clone()) };
+            Reduced { rejections: vec![rejection], key, change: None }
         }
     }
 }

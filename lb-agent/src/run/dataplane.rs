@@ -1,7 +1,7 @@
 //! The thread that alone changes the kernel.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     thread,
@@ -60,8 +60,7 @@ pub(super) struct Dataplane {
     pub(super) others_detached: bool,
     /// When to try again what could not be attached.
     pub(super) attach_again: Option<Instant>,
-    /// When each failure was logged.
-    pub(super) failures: HashMap<String, Instant>,
+    pub(super) log: Log,
 }
 
 impl Dataplane {
@@ -86,7 +85,7 @@ impl Dataplane {
             attached: BTreeMap::new(),
             others_detached: false,
             attach_again: None,
-            failures: HashMap::new(),
+            log: Log::default(),
         }
     }
 
@@ -107,7 +106,8 @@ impl Dataplane {
 
     async fn run(&mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
         loop {
-            let deadline = [self.controller.next_deadline(), self.attach_again].into_iter().flatten().min();
+            let deadlines = [self.controller.next_deadline(), self.attach_again, self.log.deadline()];
+            let deadline = deadlines.into_iter().flatten().min();
             let due = async {
                 match deadline {
                     Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -128,6 +128,7 @@ impl Dataplane {
                 () = due => {}
             }
             self.health.begun(Instant::now());
+            self.log.end_bursts();
             if network_changed {
                 self.take_network();
             }
@@ -150,7 +151,7 @@ impl Dataplane {
         match message {
             SourceMessage::Event(event) => self.take_event(event),
             SourceMessage::Rejected(rejection) => {
-                tracing::warn!("rejected: {rejection}");
+                self.log.rejected(&rejection);
                 self.metrics.rejected(rejection.kind);
                 self.channels.events.tell(Notice::rejected(&rejection));
             }
@@ -209,7 +210,7 @@ impl Dataplane {
         }
         let start = Instant::now();
         let report = self.controller.sync(&mut self.maps, start);
-        self.log(&report, start);
+        self.log.report(&report, start);
         self.channels.events.tell_report(&report, self.controller.inputs());
         if report.health_checks_changed {
             self.want_service_checks();

@@ -35,7 +35,7 @@ impl Dataplane {
                         self.others_detached = false;
                     }
                     Err(error) => {
-                        self.failed(&error.to_string());
+                        self.log.failed(&error.to_string());
                         self.others_detached = false;
                         self.attach_again = Some(Instant::now() + ATTACH_RETRY);
                     }
@@ -51,7 +51,7 @@ impl Dataplane {
         }
         self.others_detached = true;
         if let Err(error) = self.loaded.detach_devices_except(&wanted.keys().copied().collect()) {
-            self.failed(&error.to_string());
+            self.log.failed(&error.to_string());
             self.others_detached = false;
             self.attach_again = Some(Instant::now() + ATTACH_RETRY);
         }

@@ -21,8 +21,8 @@ pub use desired::{DesiredBackend, DesiredPort, DesiredState, ServicePortName};
 pub use family::{Family, TableNames};
 pub use inputs::Inputs;
 pub use network::NodeNetwork;
-pub use policy::{DetectLocal, NodePortAddresses, Policy};
 pub use objects::{
     Change, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service, ServicePort,
     ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
+pub use policy::{DetectLocal, NodePortAddresses, Policy};

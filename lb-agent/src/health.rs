@@ -2,6 +2,7 @@
 //! other whether the agent lives. An API server that is away is no reason to restart it.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use axum::{Router, http::StatusCode, routing::get};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 
 /// Pause before an address that is in use is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -19,13 +20,26 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Whether the maps have been brought up to date once.
 pub(crate) type Synchronized = Arc<AtomicBool>;
 
-/// Serves until the process ends. An address that cannot be had is said once, and tried again: the data plane is worth
-/// more than its probe.
-pub(crate) async fn serve(address: SocketAddr, synchronized: Synchronized) {
+/// Serves until the process ends. What is returned hears of it if the address cannot be had at once, and of nothing else.
+pub(crate) fn start(address: SocketAddr, synchronized: Synchronized) -> oneshot::Receiver<io::Error> {
+    let (sender, failure) = oneshot::channel();
+    tokio::spawn(serve(address, synchronized, sender));
+    failure
+}
+
+/// An address that cannot be had is logged, and tried again: the data plane is worth more than its probe.
+async fn serve(address: SocketAddr, synchronized: Synchronized, first_failure: oneshot::Sender<io::Error>) {
+    let mut first_failure = Some(first_failure);
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
-            Err(error) => tracing::error!("--healthz-bind-address {address}: {error}; trying again"),
+            Err(error) => {
+                tracing::error!("--healthz-bind-address {address}: {error}; trying again");
+                if let Some(sender) = first_failure.take() {
+                    // Nobody listens where the failure is not fatal.
+                    let _ = sender.send(error);
+                }
+            }
         }
         tokio::time::sleep(RETRY).await;
     };

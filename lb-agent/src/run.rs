@@ -8,8 +8,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
     hash::{BuildHasher as _, RandomState},
-    net::{IpAddr, SocketAddr},
+    io,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     thread,
@@ -18,6 +20,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use lb_agent::{
+    configuration::Effective,
     controller::{Controller, Settings},
     dataplane::{ChangeKind, KernelMaps, PortChange, SyncReport, Tuning},
     loader::{self, LoadOptions, Loaded, Pins, Role, TableSizes},
@@ -53,7 +56,7 @@ pub(crate) struct Configuration {
     pub(crate) bpffs: PathBuf,
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) network: network::Options,
-    pub(crate) health: SocketAddr,
+    pub(crate) effective: Effective,
     pub(crate) trace_packets: bool,
     pub(crate) sizes: TableSizes,
 }
@@ -67,10 +70,13 @@ pub(crate) enum Source {
 
 /// Runs until a signal ends it. The data plane stays.
 pub(crate) async fn run(configuration: Configuration) -> Result<()> {
-    let Configuration { source, node_name, bpffs, cgroup, network, health, trace_packets, sizes } = configuration;
+    let Configuration { source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes } = configuration;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
 
+    if let Some(score) = effective.oom_score_adj {
+        set_oom_score_adj(score);
+    }
     loader::check_requirements()?;
     let watcher = Watcher::start(network).await?;
     let (sender, messages) = mpsc::channel(source::CHANNEL_CAPACITY);
@@ -87,6 +93,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         node_name: Arc::from(node_name.as_str()),
         kinds: BTreeSet::from([ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node]),
         tuning: Tuning { grace: Tuning::DEFAULT_GRACE, first_generation: random() },
+        policy: effective.policy.clone(),
     };
     let controller = Controller::adopt(&maps, settings)?;
     loaded.attach_cgroup(&cgroup)?;
@@ -102,7 +109,8 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let (changes, network) = watch::channel(Network::default());
     tokio::spawn(watcher.run(internal_ips, changes));
     let synchronized = Synchronized::default();
-    tokio::spawn(health::serve(health, Arc::clone(&synchronized)));
+    let health = effective.healthz.map(|address| health::start(address, Arc::clone(&synchronized)));
+    let hard_fail = effective.kube_proxy.bind_address_hard_fail;
 
     let (stop, stopped) = oneshot::channel();
     let dataplane = Dataplane {
@@ -121,6 +129,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let mut ended = spawn(dataplane, stopped)?;
     tokio::select! {
         result = &mut ended => result.map_err(|_| anyhow!("the dataplane thread panicked"))??,
+        result = health_failed(health), if hard_fail => result?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -131,6 +140,23 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     }
     tracing::info!("stopped; the data plane stays in force");
     Ok(())
+}
+
+/// Ends where the address of `/healthz` cannot be had.
+async fn health_failed(first_attempt: Option<oneshot::Receiver<io::Error>>) -> Result<()> {
+    if let Some(first_attempt) = first_attempt
+        && let Ok(error) = first_attempt.await
+    {
+        return Err(error).context("--healthz-bind-address, with --bind-address-hard-fail");
+    }
+    std::future::pending().await
+}
+
+/// As kube-proxy: an agent that may not lower its score works all the same.
+fn set_oom_score_adj(score: i32) {
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::warn!("--oom-score-adj {score}: {error}");
+    }
 }
 
 async fn start_source(source: Source, node_name: &str, sender: mpsc::Sender<SourceMessage>) -> Result<()> {

@@ -36,7 +36,7 @@ use lb_common::{
 
 use crate::{
     dataplane::{DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
-    model::{DesiredPort, DesiredState, Family, Inputs, NodeNetwork, ObjectKey, ObjectKind, SourceEvent},
+    model::{DesiredPort, DesiredState, Family, Inputs, NodeNetwork, ObjectKey, ObjectKind, Policy, SourceEvent},
 };
 
 /// Pause after the first failure; doubled after each further one in a row.
@@ -56,6 +56,8 @@ pub struct Settings {
     pub kinds: BTreeSet<ObjectKind>,
     /// For both families' reconcilers.
     pub tuning: Tuning,
+    /// What the operator decided for all Services.
+    pub policy: Policy,
 }
 
 /// Takes in what sources say, and brings the maps up to date with it.
@@ -64,6 +66,8 @@ pub struct Controller {
     inputs: Inputs,
     desired: DesiredState,
     network: Option<NodeNetwork>,
+    #[expect(dead_code, reason = "the model does not follow it yet")]
+    policy: Policy,
     v4: Reconciler<[u8; 4]>,
     v6: Reconciler<[u8; 16]>,
     /// What `CONFIG` holds.
@@ -80,7 +84,7 @@ impl Controller {
     /// Takes over what the maps hold; new maps are empty, and taking them over is how they are started with, too.
     /// Writes nothing. Services in the maps that no source lists go with the first synchronization.
     pub fn adopt<M: DataplaneMaps>(maps: &M, settings: Settings) -> Result<Self, MapError> {
-        let Settings { node_name, kinds, tuning } = settings;
+        let Settings { node_name, kinds, tuning, policy } = settings;
         let v4 = Reconciler::adopt(FamilyMaps::<[u8; 4]>::capacities(maps), maps.existing()?, tuning);
         let v6 = Reconciler::adopt(FamilyMaps::<[u8; 16]>::capacities(maps), maps.existing()?, tuning);
         Ok(Self {
@@ -88,6 +92,7 @@ impl Controller {
             inputs: Inputs::new(kinds),
             desired: DesiredState::new(node_name),
             network: None,
+            policy,
             v4,
             v6,
             config: maps.config()?,

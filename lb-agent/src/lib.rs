@@ -10,6 +10,7 @@
 //! Only [`loader`], [`network`], [`dataplane::KernelMaps`] and the readers beside it touch the kernel. Everything else runs,
 //! and is tested, anywhere.
 
+pub mod configuration;
 pub mod controller;
 pub mod dataplane;
 pub mod jiffies;

@@ -12,8 +12,8 @@ mod log;
 
 use std::{
     collections::BTreeSet,
+    fs,
     hash::{BuildHasher as _, RandomState},
-    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,10 +23,11 @@ use anyhow::{Context as _, Result, anyhow};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use lb_agent::{
+    configuration::Effective,
     controller::{Controller, Settings},
     dataplane::{Scraper, Tuning},
     loader::{self, LoadOptions, Loaded, Pins, TableSizes},
-    model::{ObjectKind, Policy},
+    model::ObjectKind,
     network::{self, Network, Watcher},
     source::{self, SourceMessage},
 };
@@ -44,7 +45,7 @@ use crate::{
         service_checks::{self, Failed, Wanted},
     },
     metrics::{Collected, Metrics, MetricsServer},
-    serve::serve_at,
+    serve::{BindError, serve_at},
 };
 use dataplane::{Channels, Dataplane};
 
@@ -59,11 +60,7 @@ pub(crate) struct Configuration {
     pub(crate) bpffs: PathBuf,
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) network: network::Options,
-    pub(crate) health: SocketAddr,
-    pub(crate) metrics: SocketAddr,
-    /// What `/configz` shows: the configuration in force as `KubeProxyConfiguration` spells it.
-    pub(crate) configz: Option<serde_json::Value>,
-    pub(crate) policy: Policy,
+    pub(crate) effective: Effective,
     pub(crate) trace_packets: bool,
     pub(crate) sizes: TableSizes,
 }
@@ -77,23 +74,14 @@ pub(crate) enum Source {
 
 /// Runs until a signal ends it. The data plane stays.
 pub(crate) async fn run(configuration: Configuration) -> Result<()> {
-    let Configuration {
-        source,
-        node_name,
-        bpffs,
-        cgroup,
-        network,
-        health,
-        metrics,
-        configz,
-        policy,
-        trace_packets,
-        sizes,
-    } = configuration;
+    let Configuration { source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes } = configuration;
     let counted = Arc::new(Metrics::new(Timestamp::now()));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
 
+    if let Some(score) = effective.oom_score_adj {
+        set_oom_score_adj(score);
+    }
     loader::check_requirements()?;
     let watcher = Watcher::start(network).await?;
     let (sender, messages) = mpsc::channel(source::CHANNEL_CAPACITY);
@@ -113,6 +101,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         node_name: Arc::from(node_name.as_str()),
         kinds: BTreeSet::from([ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node]),
         tuning: Tuning { grace: Tuning::DEFAULT_GRACE, first_generation: random() },
+        policy: effective.policy.clone(),
     };
     let controller = Controller::adopt(&maps, settings)?;
     loaded.attach_cgroup(&cgroup)?;
@@ -129,10 +118,15 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     tokio::spawn(watcher.run(internal_ips, changes));
     let proxy_health = Arc::new(ProxyHealth::new(in_cluster));
     let health_server = HealthServer::new(Arc::clone(&proxy_health));
-    tokio::spawn(serve_at("--healthz-bind-address", health, health_server.clone()));
+    let (unbound, bind_failed) = mpsc::channel(2);
+    if let Some(address) = effective.healthz {
+        tokio::spawn(serve_at("--healthz-bind-address", address, health_server.clone(), unbound.clone()));
+    }
     let collected = Collected::new(Arc::clone(&counted), health_server, Scraper::open(&pins)?);
-    let metrics_server = MetricsServer::new(&counted, Some(collected), configz);
-    tokio::spawn(serve_at("--metrics-bind-address", metrics, metrics_server));
+    let metrics_server = MetricsServer::new(&counted, Some(collected), Some(effective.configz()));
+    if let Some(address) = effective.metrics {
+        tokio::spawn(serve_at("--metrics-bind-address", address, metrics_server, unbound));
+    }
 
     let (service_checks, wanted) = watch::channel(Wanted::default());
     let teller = events.clone();
@@ -144,11 +138,19 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
 
     let (stop, stopped) = oneshot::channel();
     let channels = Channels { messages, network, internal, service_checks, events };
-    let dataplane =
-        Dataplane::new(loaded, maps, controller, channels, proxy_health, counted, policy.node_port_addresses);
+    let dataplane = Dataplane::new(
+        loaded,
+        maps,
+        controller,
+        channels,
+        proxy_health,
+        counted,
+        effective.policy.node_port_addresses.clone(),
+    );
     let mut ended = dataplane.spawn(stopped)?;
     tokio::select! {
         result = &mut ended => result.map_err(|_| anyhow!("the dataplane thread panicked"))??,
+        result = bind_failure(bind_failed), if effective.kube_proxy.bind_address_hard_fail => result?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -159,6 +161,21 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     }
     tracing::info!("stopped; the data plane stays in force");
     Ok(())
+}
+
+/// Ends where the address of a server cannot be had.
+async fn bind_failure(mut failures: mpsc::Receiver<BindError>) -> Result<()> {
+    match failures.recv().await {
+        Some(error) => Err(error).context("with --bind-address-hard-fail"),
+        None => std::future::pending().await,
+    }
+}
+
+/// As kube-proxy: an agent that may not lower its score works all the same.
+fn set_oom_score_adj(score: i32) {
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        tracing::warn!("--oom-score-adj {score}: {error}");
+    }
 }
 
 /// Returns the client of the cluster, if there is one.

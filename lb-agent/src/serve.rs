@@ -27,6 +27,7 @@ use k8s_openapi::jiff::Timestamp;
 use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::mpsc,
     task::{AbortHandle, JoinSet},
     time::sleep,
 };
@@ -54,15 +55,34 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn answer(&self, request: Parts, local: IpAddr) -> impl Future<Output = Answer> + Send;
 }
 
-/// Serves until the process ends. An address that cannot be had is said once, and tried again: the data plane is worth
-/// more than its probe. `name` is what the operator calls the address.
-pub(crate) async fn serve_at(name: &str, address: SocketAddr, handler: impl Handler) {
+/// The address of a server that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} {address}: {source}")]
+pub(crate) struct BindError {
+    name: &'static str,
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Serves until the process ends. An address that cannot be had is said once, also to `unbound`, and tried again: the
+/// data plane is worth more than its probe. `name` is what the operator calls the address.
+pub(crate) async fn serve_at(
+    name: &'static str,
+    address: SocketAddr,
+    handler: impl Handler,
+    unbound: mpsc::Sender<BindError>,
+) {
     let mut said = false;
     let listener = loop {
         match listen(address) {
             Ok(listener) => break listener,
             Err(error) if said => tracing::debug!("{name} {address}: {error}"),
-            Err(error) => tracing::error!("{name} {address}: {error}; trying again"),
+            Err(source) => {
+                let error = BindError { name, address, source };
+                tracing::error!("{error}; trying again");
+                // Nobody listens where it is not fatal.
+                let _ = unbound.try_send(error);
+            }
         }
         said = true;
         sleep(RETRY).await;

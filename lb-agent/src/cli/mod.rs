@@ -3,9 +3,11 @@
 mod backend;
 mod cleanup;
 mod flow;
+mod kube_proxy_flags;
 mod output;
 mod run;
 mod service;
+mod show;
 mod status;
 mod view;
 
@@ -16,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use output::OutputArguments;
 
 use lb_agent::{
+    configuration::ConfigurationError,
     loader::{LoaderError, Pins},
     network::NetworkError,
     source::{kubernetes::ConnectError, manifests::ManifestsError},
@@ -140,5 +143,7 @@ fn is_usage(error: &Error) -> bool {
             || matches!(cause.downcast_ref(), Some(NetworkError::NoDevice { .. }))
             || cause.is::<ManifestsError>()
             || cause.is::<ConnectError>()
+            || cause.is::<ConfigurationError>()
+            || cause.is::<run::Unsupported>()
     })
 }

@@ -1,17 +1,22 @@
 use std::{
-    fs,
+    env, fs,
     io::{self, IsTerminal as _},
-    net::SocketAddr,
     path::PathBuf,
 };
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
-use lb_agent::{loader::TableSizes, model::Policy, network};
+use ipnet::IpNet;
+use lb_agent::{
+    configuration::{Effective, Given},
+    loader::TableSizes,
+    network,
+    source::parse_cidr_sloppy,
+};
 use lb_common::{abi::capacity, ports::Reserved};
 use tracing_subscriber::EnvFilter;
 
-use super::PinArguments;
+use super::{PinArguments, kube_proxy_flags::KubeProxyFlags, show};
 use crate::run::{Configuration, Source, run};
 
 /// The API client logs every failed request as an error; that a watch broke, and works again, is said by the watch.
@@ -19,15 +24,21 @@ const LOG_FILTER: &str = "info,kube_client=off";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Watch the API server of this kubeconfig. Without this and --manifests: the cluster whose pod this is.
+    /// Configuration of kube-proxy: a `KubeProxyConfiguration`, v1alpha1. Flags go before it.
     #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
+    config: Option<PathBuf>,
+    /// Write the effective configuration as a `KubeProxyConfiguration`, and exit.
+    #[arg(long, value_name = "FILE")]
+    write_config_to: Option<PathBuf>,
+    /// Print the effective configuration, and exit: first a `KubeProxyConfiguration`, then what only lb-agent has.
+    #[arg(long)]
+    show: bool,
     /// Follow the Services, endpoint slices and Nodes in the YAML and JSON files of this directory.
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
     manifests: Option<PathBuf>,
-    /// Name of this node, as endpoints spell it [default: the host's name].
-    #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = NonEmptyStringValueParser::new())]
-    hostname_override: Option<String>,
+    /// Ranges of cluster IPs, separated by commas, for API servers without `ServiceCIDR` objects.
+    #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = cidr)]
+    service_cluster_ip_range: Vec<IpNet>,
     #[command(flatten)]
     pins: PinArguments,
     /// Cgroup whose processes reach Services by their sockets [default: the root of the cgroup2 hierarchy].
@@ -36,26 +47,59 @@ pub(super) struct Arguments {
     /// Uplinks, separated by commas [default: devices with a route out, the node's address, or an address of a NIC].
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     devices: Option<Vec<String>>,
-    /// Where /healthz and /livez are served.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
-    healthz_bind_address: SocketAddr,
-    /// Where /metrics, /proxyMode and /configz are served.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
-    metrics_bind_address: SocketAddr,
     /// The API server's --service-node-port-range.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = port_range)]
     node_port_range: Reserved,
-    /// Format of the log, on the standard error.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
-    /// Which lines are logged: a level, or directives as of the `tracing` crate.
-    #[arg(long, value_name = "FILTER", default_value = LOG_FILTER, env = "RUST_LOG", value_parser = log_filter)]
-    log_level: String,
+    /// Format of the log, on the standard error [default: --logging-format].
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+    /// Which lines are logged: a level, or directives as of the `tracing` crate [default: as -v says].
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", value_parser = log_filter)]
+    log_level: Option<String>,
     /// Log packets that start a flow, or are refused or dropped, one line each. Slow.
     #[arg(long)]
     trace_packets: bool,
     #[command(flatten)]
     sizes: Sizes,
+    #[command(flatten)]
+    kube_proxy: KubeProxyFlags,
+    #[command(flatten)]
+    actions: Actions,
+}
+
+/// Flags of kube-proxy that no field of its file stands for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Flags of kube-proxy that do nothing here")]
+struct Actions {
+    /// Refused: `lb-agent cleanup` removes what lb-agent left, `lb-agent cleanup-kube-proxy` what kube-proxy left.
+    #[arg(long, hide_short_help = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    cleanup: Option<bool>,
+    /// Exit at once: there is nothing to be done beforehand.
+    #[arg(long, hide_short_help = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    init_only: Option<bool>,
+    /// Refused: the kubeconfig names the API server.
+    #[arg(long, hide_short_help = true, value_name = "URL")]
+    master: Option<String>,
+    /// Deprecated by kube-proxy; 0 is as good as an empty --healthz-bind-address.
+    #[arg(long, hide_short_help = true, value_name = "N")]
+    healthz_port: Option<u16>,
+    /// Deprecated by kube-proxy; 0 is as good as an empty --metrics-bind-address.
+    #[arg(long, hide_short_help = true, value_name = "N")]
+    metrics_port: Option<u16>,
+    /// Ignored: of the library that kube-proxy has it from.
+    #[arg(long, hide_short_help = true, value_name = "FILES")]
+    boot_id_file: Option<String>,
+    /// Ignored: of the library that kube-proxy has it from.
+    #[arg(long, hide_short_help = true, value_name = "FILES")]
+    machine_id_file: Option<String>,
+}
+
+/// A flag of kube-proxy that asks for something that another command does, or nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag} is not supported: {instead}")]
+pub(super) struct Unsupported {
+    flag: &'static str,
+    instead: &'static str,
 }
 
 /// Sizes of each family's tables.
@@ -88,20 +132,59 @@ enum LogFormat {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
-        start_log(self.log_format, &self.log_level)?;
+        if self.actions.cleanup == Some(true) {
+            let instead =
+                "`lb-agent cleanup` removes what lb-agent left, `lb-agent cleanup-kube-proxy` what kube-proxy left";
+            return Err(Unsupported { flag: "--cleanup", instead }.into());
+        }
+        if self.actions.master.is_some() {
+            return Err(Unsupported { flag: "--master", instead: "name the API server in the kubeconfig" }.into());
+        }
+        let effective = Effective::new(&Given {
+            file: self.config.clone(),
+            flags: self.kube_proxy.given.clone(),
+            service_cidrs: self.service_cluster_ip_range.clone(),
+            healthz_port: self.actions.healthz_port,
+            metrics_port: self.actions.metrics_port,
+        })?;
+        let json = effective.kube_proxy.logging.format == "json";
+        let format = self.log_format.unwrap_or(if json { LogFormat::Json } else { LogFormat::Text });
+        let filter = self.log_level.clone();
+        let filter = filter.unwrap_or_else(|| filter_of(effective.kube_proxy.logging.verbosity).to_owned());
+        start_log(format, &filter)?;
+        effective.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        effective.overridden.iter().for_each(|flag| tracing::info!("{flag}"));
+
+        if let Some(path) = &self.write_config_to {
+            effective.write(path)?.iter().for_each(|lost| tracing::warn!("{lost}"));
+            tracing::info!(file = %path.display(), "configuration written");
+            return Ok(());
+        }
+        if self.actions.init_only == Some(true) {
+            tracing::info!(
+                "--init-only: there is nothing to be done beforehand; the agent needs its capabilities all the time"
+            );
+            return Ok(());
+        }
+        let show = self.show;
+        let configuration = self.configuration(effective)?;
+        if show {
+            return show::print(&configuration, &format!("{format:?}").to_lowercase(), &filter);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .context("starting the runtime")?;
-        let result = runtime.block_on(run(self.configuration()?));
+        let result = runtime.block_on(run(configuration));
         // A client's look-up of a name may hang in a thread of its own.
         runtime.shutdown_background();
         result
     }
 
-    fn configuration(self) -> Result<Configuration> {
-        let node_name = match self.hostname_override {
+    fn configuration(self, effective: Effective) -> Result<Configuration> {
+        let variable = || env::var("NODE_NAME").ok().filter(|name| !name.trim().is_empty());
+        let node_name = match effective.node_name.clone().or_else(variable) {
             Some(name) => name,
             None => fs::read_to_string("/proc/sys/kernel/hostname").context("reading the host's name")?,
         };
@@ -110,17 +193,14 @@ impl Arguments {
         Ok(Configuration {
             source: match self.manifests {
                 Some(dir) => Source::Manifests(dir),
-                None => Source::Kubernetes(self.kubeconfig),
+                None => Source::Kubernetes(effective.kubeconfig.clone()),
             },
             // As kube-proxy does (`NodeName` in its options), since names of Nodes are in lower case.
             node_name: node_name.trim().to_lowercase(),
             bpffs: self.pins.bpffs,
             cgroup: self.cgroup,
             network: network::Options { devices: self.devices, node_ports: self.node_port_range },
-            health: self.healthz_bind_address,
-            metrics: self.metrics_bind_address,
-            configz: None,
-            policy: Policy::default(),
+            effective,
             trace_packets: self.trace_packets,
             sizes: TableSizes {
                 flows: flow_table_size,
@@ -131,6 +211,20 @@ impl Arguments {
             },
         })
     }
+}
+
+/// The filter that stands for a verbosity of klog: kube-proxy says at 2 what is worth saying, at 4 what it does, and at 8
+/// what it sends.
+fn filter_of(verbosity: u32) -> &'static str {
+    match verbosity {
+        0..4 => LOG_FILTER,
+        4..8 => "info,lb_agent=debug,kube_client=off",
+        _ => "debug,lb_agent=trace,kube_client=off",
+    }
+}
+
+fn cidr(text: &str) -> Result<IpNet, String> {
+    parse_cidr_sloppy(text).ok_or_else(|| format!("{text:?} is not a network such as 10.96.0.0/12"))
 }
 
 fn start_log(format: LogFormat, filter: &str) -> Result<()> {

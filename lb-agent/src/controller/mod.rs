@@ -42,7 +42,7 @@ use crate::{
     dataplane::{Capacities, DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, TableFill, Tuning},
     model::{
         DesiredPort, DesiredState, Family, HealthCheck, HealthChecks, Inputs, NoLocal, NoLocals, NodeNetwork,
-        ObjectKey, ObjectKind, SourceEvent, TableNames,
+        ObjectKey, ObjectKind, Policy, SourceEvent, TableNames,
     },
 };
 
@@ -63,6 +63,8 @@ pub struct Settings {
     pub kinds: BTreeSet<ObjectKind>,
     /// For both families' reconcilers.
     pub tuning: Tuning,
+    /// What the operator decided for all Services.
+    pub policy: Policy,
 }
 
 /// Takes in what sources say, and brings the maps up to date with it.
@@ -71,6 +73,8 @@ pub struct Controller {
     inputs: Inputs,
     desired: DesiredState,
     network: Option<NodeNetwork>,
+    #[expect(dead_code, reason = "the model does not follow it yet")]
+    policy: Policy,
     v4: Reconciler<[u8; 4]>,
     v6: Reconciler<[u8; 16]>,
     /// What `CONFIG` holds.
@@ -90,7 +94,7 @@ impl Controller {
     /// Writes nothing. What is in the maps and no source lists goes with the first synchronization, unless a source
     /// says that it could not read something that may hold it.
     pub fn adopt<M: DataplaneMaps>(maps: &M, settings: Settings) -> Result<Self, MapError> {
-        let Settings { node_name, kinds, tuning } = settings;
+        let Settings { node_name, kinds, tuning, policy } = settings;
         let v4 = Reconciler::adopt(FamilyMaps::<[u8; 4]>::capacities(maps), maps.existing()?, tuning);
         let v6 = Reconciler::adopt(FamilyMaps::<[u8; 16]>::capacities(maps), maps.existing()?, tuning);
         let mut inputs = Inputs::new(kinds);
@@ -101,6 +105,7 @@ impl Controller {
             inputs,
             desired: DesiredState::new(node_name),
             network: None,
+            policy,
             v4,
             v6,
             config: maps.config()?,

@@ -9,7 +9,8 @@ use super::*;
 use crate::{
     dataplane::{Capacities, Existing, Fake, Faulty, check},
     model::{
-        Change, Endpoint, EndpointSlice, Node, Protocol, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy,
+        Change, Endpoint, EndpointSlice, Node, Policy, Protocol, Service, ServicePort, ServiceType, SlicePort,
+        TrafficPolicy,
         testing::{endpoint, key},
     },
 };
@@ -184,7 +185,8 @@ struct World {
 fn settings(starts: u32) -> Settings {
     let first_generation = starts.wrapping_mul(1 << 20).wrapping_sub(5);
     let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node].into();
-    Settings { node_name: "here".into(), kinds, tuning: Tuning { grace: GRACE, first_generation } }
+    let tuning = Tuning { grace: GRACE, first_generation };
+    Settings { node_name: "here".into(), kinds, tuning, policy: Policy::default() }
 }
 
 impl World {

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     dataplane::{Capacities, Existing, Fake, check},
     model::{
-        Change, EndpointSlice, Node, Service, ServicePort, ServiceType,
+        Change, EndpointSlice, Node, Policy, Service, ServicePort, ServiceType,
         testing::{endpoint, key, port, service, slice},
     },
 };
@@ -23,7 +23,8 @@ pub(super) struct World {
 fn controller(maps: &Fake, first_generation: u32) -> Controller {
     let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice].into();
     let tuning = Tuning { grace: GRACE, first_generation };
-    Controller::adopt(maps, Settings { node_name: "here".into(), kinds, tuning }).expect("a fake reads")
+    Controller::adopt(maps, Settings { node_name: "here".into(), kinds, tuning, policy: Policy::default() })
+        .expect("a fake reads")
 }
 
 impl World {

@@ -12,7 +12,7 @@ pub struct Policy {
     pub localhost_node_ports: bool,
     /// `detectLocalMode` and what belongs to it.
     pub detect_local: DetectLocal,
-    /// Ranges of cluster IPs that are known without ServiceCIDR objects (`--service-cluster-ip-range`).
+    /// Ranges of cluster IPs that are known without `ServiceCIDR` objects (`--service-cluster-ip-range`).
     pub service_cidrs: Vec<IpNet>,
 }
 

@@ -1,12 +1,6 @@
 //! The thread that alone changes the kernel.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-    thread,
-    time::Instant,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, thread, time::Instant};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::jiff::Timestamp;
@@ -20,6 +14,7 @@ use lb_agent::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::log::Log;
 use crate::{
     events::{Events, Notice},
     health::{

@@ -2,15 +2,16 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use lb_common::{
     abi::{
-        Address, Backend, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags, LocalAddressKey, Reason, Service,
-        ServiceFlags, Slot, SlotRange,
+        Address, AffinityKey, Backend, BackendFlags, Config, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags,
+        LocalAddressKey, Reason, SERVICE_BITS, Service, ServiceFlags, Slot, SlotRange, SourceRange,
     },
     hash,
 };
 
-use crate::{family::Family, maps::CONFIG};
+use crate::{affinity, family::Family, maps::CONFIG};
 
 /// A backend that was picked.
 #[repr(C)]
@@ -23,6 +24,9 @@ pub struct Picked<A> {
 
 /// Finds the frontend that an address, port and protocol name. `own_loopback`: node ports on a loopback address count,
 /// because the asker is a process of the node itself.
+///
+/// A cluster IP answers for the ports that its Service does not have: what is found then is the address itself, marked
+/// [`FrontendFlags::CLUSTER_IP`], and [`pick`] refuses it.
 #[inline(always)]
 pub fn frontend<F: Family>(
     address: F::Address,
@@ -38,6 +42,11 @@ pub fn frontend<F: Family>(
         return Ok(Some(frontend));
     }
     let Some(config) = CONFIG.get(0) else { return Ok(None) };
+    if F::cluster_ips(config).contains(address)
+        && let Some(frontend) = cluster_ip::<F>(address)?
+    {
+        return Ok(Some(frontend));
+    }
     if port < config.node_port_min || port > config.node_port_max {
         return Ok(None);
     }
@@ -59,20 +68,100 @@ fn lookup<F: Family>(key: &FrontendKey<F::Address>) -> Result<Option<Frontend>, 
     if frontend.owner == hash::frontend_owner(key) { Ok(Some(frontend)) } else { Err(Reason::FrontendRaced) }
 }
 
+/// What an address of the cluster IPs' network is for that has no frontend on the port that was asked.
+#[inline(always)]
+fn cluster_ip<F: Family>(address: F::Address) -> Result<Option<Frontend>, Reason> {
+    if let Some(frontend) = lookup::<F>(&FrontendKey::new(address, 0, 0))? {
+        return Ok(Some(frontend));
+    }
+    match F::service_cidrs().get(&Key::new(F::BITS, address)) {
+        Some(_) => Err(Reason::UnallocatedClusterIp),
+        // The one network that holds all cluster IPs holds others' addresses, too, where these lie far apart.
+        None => Ok(None),
+    }
+}
+
+/// Whether only some clients may use a frontend.
+#[inline(always)]
+pub fn is_restricted(frontend: Frontend) -> bool {
+    frontend.flags & FrontendFlags::SOURCE_RANGES != 0
+}
+
+/// Whether a client may use a frontend that [`is_restricted`].
+#[inline(always)]
+pub fn is_allowed<F: Family>(frontend: Frontend, client: F::Address) -> bool {
+    let range = SourceRange { service: frontend.service, client };
+    F::source_ranges().get(&Key::new(SERVICE_BITS + F::BITS, range)).is_some()
+}
+
+/// Which of a service's two ranges a frontend uses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// Backends in the whole cluster.
+    Cluster,
+    /// Backends on this node.
+    Local,
+}
+
+impl List {
+    /// The list of a frontend. `is_inside` is asked only where it matters: whether the asker is a pod or the node.
+    #[inline(always)]
+    pub fn of(frontend: Frontend, is_inside: impl FnOnce(&Config) -> bool) -> Self {
+        if frontend.flags & FrontendFlags::LOCAL == 0
+            || frontend.flags & FrontendFlags::EXTERNAL != 0 && CONFIG.get(0).is_some_and(is_inside)
+        {
+            Self::Cluster
+        } else {
+            Self::Local
+        }
+    }
+
+    /// The mark of backends that are in the list.
+    #[inline(always)]
+    pub const fn mark(self) -> u16 {
+        match self {
+            Self::Cluster => BackendFlags::IN_CLUSTER,
+            Self::Local => BackendFlags::IN_LOCAL,
+        }
+    }
+}
+
+/// Picks a backend for a new flow: the one of the client's last flow where the service has affinity, else by a hash of
+/// the flow or the socket. `client` is asked only where there is affinity.
+#[inline(always)]
+pub fn pick<F: Family>(
+    frontend: Frontend,
+    list: List,
+    hash: u32,
+    client: impl FnOnce() -> AffinityKey<F::Address>,
+) -> Result<Picked<F::Address>, Reason> {
+    if frontend.flags & FrontendFlags::CLUSTER_IP != 0 {
+        return Err(Reason::UndefinedPort);
+    }
+    let service = F::services().get_ptr(frontend.service).ok_or(Reason::TablesInconsistent)?;
+    // SAFETY: array elements live as long as the map.
+    let affinity_seconds = unsafe { (*service).affinity_seconds };
+    if affinity_seconds == 0 {
+        return pick_by_hash::<F>(service, list, hash);
+    }
+    let client = client();
+    if let Some(picked) = affinity::find::<F>(&client, affinity_seconds, list) {
+        return Ok(picked);
+    }
+    let picked = pick_by_hash::<F>(service, list, hash)?;
+    affinity::enter::<F>(&client, &picked);
+    Ok(picked)
+}
+
 /// Times that a service is read again when its backend went away under the reader's eyes.
 const ATTEMPTS: usize = 2;
 
-/// Picks a backend by a hash of the flow or the socket. `inside`: the asker is a pod or the node.
-///
 /// The agent may publish a new set between the steps; a backend that is gone by the time it is read sends the reader
 /// back to the service, which by then names the new set.
 #[inline(always)]
-pub fn pick<F: Family>(frontend: Frontend, inside: bool, hash: u32) -> Result<Picked<F::Address>, Reason> {
+fn pick_by_hash<F: Family>(service: *const Service, list: List, hash: u32) -> Result<Picked<F::Address>, Reason> {
     for _ in 0..ATTEMPTS {
-        let service = F::services().get_ptr(frontend.service).ok_or(Reason::TablesInconsistent)?;
-        let local =
-            frontend.flags & FrontendFlags::LOCAL != 0 && !(inside && frontend.flags & FrontendFlags::EXTERNAL != 0);
-        let Some(slot) = slots(service, local).pick(hash) else {
+        let Some(slot) = slots(service, list).pick(hash) else {
             // SAFETY: array elements live as long as the map.
             let has_endpoints = unsafe { (*service).flags } & ServiceFlags::HAS_ENDPOINTS != 0;
             return Err(if has_endpoints { Reason::NoLocalEndpoints } else { Reason::NoEndpoints });
@@ -87,17 +176,20 @@ pub fn pick<F: Family>(frontend: Frontend, inside: bool, hash: u32) -> Result<Pi
 
 /// One of a service's ranges: one aligned word, read at once.
 #[inline(always)]
-fn slots(service: *const Service, local: bool) -> SlotRange {
+fn slots(service: *const Service, list: List) -> SlotRange {
     // SAFETY: array elements live as long as the map; `SlotRange` is 8 aligned bytes without padding.
     unsafe {
-        let range = if local { &raw const (*service).local } else { &raw const (*service).cluster };
+        let range = match list {
+            List::Cluster => &raw const (*service).cluster,
+            List::Local => &raw const (*service).local,
+        };
         core::mem::transmute(core::ptr::read_volatile(range.cast::<u64>()))
     }
 }
 
 /// Reads a backend whole: see [`Backend`] for the order in which it is written.
 #[inline(always)]
-fn backend<F: Family>(index: u32) -> Option<Backend<F::Address>> {
+pub fn backend<F: Family>(index: u32) -> Option<Backend<F::Address>> {
     let element = F::backends().get_ptr(index)?;
     // SAFETY: array elements live as long as the map.
     unsafe {
@@ -108,4 +200,10 @@ fn backend<F: Family>(index: u32) -> Option<Backend<F::Address>> {
         let after = core::ptr::read_volatile(&raw const (*element).generation);
         (before != 0 && before == after).then_some(Backend { generation: before, ..backend })
     }
+}
+
+/// The backend of a flow or an exchange, if its index has not been given to another endpoint since.
+#[inline(always)]
+pub fn current<F: Family>(index: u32, generation: u32) -> Option<&'static Backend<F::Address>> {
+    F::backends().get(index).filter(|backend| backend.generation == generation)
 }

@@ -31,6 +31,8 @@ pub trait Family: Copy {
     const V6: bool;
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
+    /// Bits of an address.
+    const BITS: u32;
 
     fn affinity() -> &'static LruHashMap<AffinityKey<Self::Address>, Affinity, AFFINITIES>;
     fn backends() -> &'static Array<Backend<Self::Address>, BACKENDS>;
@@ -53,6 +55,9 @@ pub trait Family: Copy {
 
     /// Adds the replacement of an address to a checksum difference.
     fn diff(diff: Diff, old: Self::Address, new: Self::Address) -> Diff;
+
+    /// Parses a packet whose IP header is at `l3`. `None` for what is neither TCP nor UDP.
+    fn parse<C: PacketContext>(ctx: &C, l3: usize) -> Result<Option<Packet<Self::Address>>, Reason>;
 
     /// Replaces addresses in the IP header of `packet`, and takes one off its time to live where `hop` says so.
     fn rewrite_header<C: PacketContext>(
@@ -149,6 +154,7 @@ impl Family for Ipv4 {
 
     const V6: bool = false;
     const AF: u8 = 2;
+    const BITS: u32 = 32;
 
     family_maps!([u8; 4]; AFFINITY4 BACKENDS4 FLOWS4 FRONTENDS4 LOCAL_ADDRS4 NODE_ADDRESSES4 SCRATCH4 SERVICES4
         SERVICE_CIDRS4 SERVICE_STATS4 SLOTS4 SOCKET_PEERS4 SOURCE_RANGES4; cluster_ips4 pods4);
@@ -156,6 +162,11 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn diff(diff: Diff, old: [u8; 4], new: [u8; 4]) -> Diff {
         diff.ipv4(old, new)
+    }
+
+    #[inline(always)]
+    fn parse<C: PacketContext>(ctx: &C, l3: usize) -> Result<Option<Packet<[u8; 4]>>, Reason> {
+        Packet::parse_ipv4(ctx, l3)
     }
 
     #[inline(always)]
@@ -190,6 +201,7 @@ impl Family for Ipv6 {
 
     const V6: bool = true;
     const AF: u8 = 10;
+    const BITS: u32 = 128;
 
     family_maps!([u8; 16]; AFFINITY6 BACKENDS6 FLOWS6 FRONTENDS6 LOCAL_ADDRS6 NODE_ADDRESSES6 SCRATCH6 SERVICES6
         SERVICE_CIDRS6 SERVICE_STATS6 SLOTS6 SOCKET_PEERS6 SOURCE_RANGES6; cluster_ips6 pods6);
@@ -197,6 +209,11 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn diff(diff: Diff, old: [u8; 16], new: [u8; 16]) -> Diff {
         diff.ipv6(old, new)
+    }
+
+    #[inline(always)]
+    fn parse<C: PacketContext>(ctx: &C, l3: usize) -> Result<Option<Packet<[u8; 16]>>, Reason> {
+        Packet::parse_ipv6(ctx, l3)
     }
 
     #[inline(always)]

@@ -4,11 +4,12 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_jiffies64};
 use lb_common::{
-    abi::{Address, Backend, BackendFlags, Flow, FlowDirection, Protocol, Reason, TcpState, Tuple},
+    abi::{Address, BackendFlags, Flow, FlowDirection, Protocol, Reason, TcpState, Tuple},
     hash,
 };
 
 use crate::{
+    balance,
     family::Family,
     maps::TICKS_PER_SECOND,
     packet::{Packet, tcp},
@@ -82,10 +83,16 @@ mod idle {
     pub const UDP: u64 = 120;
 }
 
-/// For how many ticks a flow may be quiet in a direction that was last seen in this state.
+/// Whether something that was last seen then has been quiet for more than this many seconds.
+#[inline(always)]
+pub fn is_older(last_seen: u64, seconds: u64) -> bool {
+    now().wrapping_sub(last_seen) > seconds * u64::from(TICKS_PER_SECOND.load())
+}
+
+/// For how many seconds a flow may be quiet in a direction that was last seen in this state.
 #[inline(always)]
 fn lifetime(protocol: u32, state: u8) -> u64 {
-    let seconds = if protocol == Protocol::Udp as u32 {
+    if protocol == Protocol::Udp as u32 {
         idle::UDP
     } else if state & TcpState::RST != 0 {
         idle::RESET
@@ -95,8 +102,7 @@ fn lifetime(protocol: u32, state: u8) -> u64 {
         idle::ESTABLISHED
     } else {
         idle::OPENING
-    };
-    seconds * u64::from(TICKS_PER_SECOND.load())
+    }
 }
 
 impl<A: Address> Known<A> {
@@ -147,12 +153,12 @@ impl<A: Address> Known<A> {
             // What begins after a silence is another exchange, and the former's port may be another's by now.
             Protocol::Udp => {
                 is_quiet(self.last_seen, Protocol::Udp as u32, 0)
-                    || current_backend::<F>(self.backend, self.generation).is_none()
+                    || balance::current::<F>(self.backend, self.generation).is_none()
             }
             Protocol::Tcp => {
                 packet.opens_connection()
                     && (self.tcp_state & (TcpState::FIN | TcpState::RST) != 0
-                        || current_backend::<F>(self.backend, self.generation)
+                        || balance::current::<F>(self.backend, self.generation)
                             .is_none_or(|backend| backend.flags & BackendFlags::SELECTABLE == 0))
             }
         }
@@ -173,16 +179,10 @@ impl<A: Address> Known<A> {
     }
 }
 
-/// The flow's backend, if its index has not been given to another endpoint since.
-#[inline(always)]
-fn current_backend<F: Family>(index: u32, generation: u32) -> Option<&'static Backend<F::Address>> {
-    F::backends().get(index).filter(|backend| backend.generation == generation)
-}
-
 /// Whether a direction that was last seen then, in this state, has been quiet for longer than its lifetime.
 #[inline(always)]
 fn is_quiet(last_seen: u64, protocol: u32, state: u8) -> bool {
-    now().wrapping_sub(last_seen) > lifetime(protocol, state)
+    is_older(last_seen, lifetime(protocol, state))
 }
 
 /// Whether the client of a UDP exchange still sends: it need not be answered. `reply` is the tuple of the answers, `to`

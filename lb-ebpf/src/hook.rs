@@ -39,8 +39,8 @@ pub trait Place {
 pub trait Entrance: Place {
     /// Where replies of flows that begin here and go through the stack are translated back.
     const REPLY_HOOK: Hook;
-    /// Packets come from a pod: `Local` external policies do not apply to them.
-    const INSIDE: bool;
+    /// Packets come by a pod's interface.
+    const FROM_POD: bool;
 }
 
 /// Packets that a pod sends.
@@ -66,11 +66,11 @@ impl Place for UplinkEgress {
 }
 impl Entrance for PodIngress {
     const REPLY_HOOK: Hook = PodEgress::HOOK;
-    const INSIDE: bool = true;
+    const FROM_POD: bool = true;
 }
 impl Entrance for UplinkIngress {
     const REPLY_HOOK: Hook = UplinkEgress::HOOK;
-    const INSIDE: bool = false;
+    const FROM_POD: bool = false;
 }
 
 /// A layer-4 checksum: where it is and what the protocol asks of it.

@@ -7,6 +7,7 @@
 //! | `packet` | parses headers into plain values; the only place that touches packet memory |
 //! | `flow` | the flow table |
 //! | `balance` | frontend → service → backend |
+//! | `affinity` | the backend of a client's last flow |
 //! | `rewrite` | replaces addresses and ports, checksums included |
 //! | `snat` | source ports for masquerading |
 //! | `forward` | the way out of the node |
@@ -26,6 +27,8 @@
     )
 )]
 
+#[cfg(target_arch = "bpf")]
+mod affinity;
 #[cfg(target_arch = "bpf")]
 mod balance;
 #[cfg(target_arch = "bpf")]

@@ -3,12 +3,16 @@
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::info;
 use lb_common::{
-    abi::{BackendFlags, Disposition, FlowAction, FlowDirection, Interface, LocalAddressKey, Protocol, Reason, Tuple},
+    abi::{
+        AffinityKey, BackendFlags, ConfigFlags, Disposition, FlowAction, FlowDirection, Frontend, Interface,
+        LocalAddressKey, Protocol, Reason, Tuple,
+    },
     hash,
 };
 
 use crate::{
-    balance, count,
+    balance::{self, List, Picked},
+    count,
     family::{Family, Ipv4, Ipv6},
     flow::{self, Known},
     forward,
@@ -24,14 +28,8 @@ use crate::{
 #[inline(always)]
 pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason> {
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => match Packet::parse_ipv4(ctx, l3)? {
-            Some(packet) => request::<C, P, Ipv4>(ctx, &packet),
-            None => Ok(Verdict::Next),
-        },
-        Link::Ipv6(l3) => match Packet::parse_ipv6(ctx, l3)? {
-            Some(packet) => request::<C, P, Ipv6>(ctx, &packet),
-            None => Ok(Verdict::Next),
-        },
+        Link::Ipv4(l3) => request::<C, P, Ipv4>(ctx, l3),
+        Link::Ipv6(l3) => request::<C, P, Ipv6>(ctx, l3),
         Link::Other => Ok(Verdict::Next),
     }
 }
@@ -40,14 +38,8 @@ pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason
 #[inline(always)]
 pub fn egress<C: PacketContext, P: Place>(ctx: &C) -> Result<Verdict, Reason> {
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => match Packet::parse_ipv4(ctx, l3)? {
-            Some(packet) => reply::<C, P, Ipv4>(ctx, &packet),
-            None => Ok(Verdict::Next),
-        },
-        Link::Ipv6(l3) => match Packet::parse_ipv6(ctx, l3)? {
-            Some(packet) => reply::<C, P, Ipv6>(ctx, &packet),
-            None => Ok(Verdict::Next),
-        },
+        Link::Ipv4(l3) => reply::<C, P, Ipv4>(ctx, l3),
+        Link::Ipv6(l3) => reply::<C, P, Ipv6>(ctx, l3),
         Link::Other => Ok(Verdict::Next),
     }
 }
@@ -69,7 +61,8 @@ pub fn conclude(result: Result<Verdict, Reason>) -> Verdict {
 }
 
 #[inline(always)]
-fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
+fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, l3: usize) -> Result<Verdict, Reason> {
+    let Some(packet) = &F::parse(ctx, l3)? else { return Ok(Verdict::Next) };
     match flow::lookup::<F>(&packet.tuple) {
         Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_stale::<F>(packet) => {
             translate::<C, F>(ctx, packet, &known)
@@ -82,7 +75,8 @@ fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F:
 }
 
 #[inline(always)]
-fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
+fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, l3: usize) -> Result<Verdict, Reason> {
+    let Some(packet) = &F::parse(ctx, l3)? else { return Ok(Verdict::Next) };
     match flow::lookup::<F>(&packet.tuple) {
         Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_foreign::<F>(packet) => {
             translate::<C, F>(ctx, packet, &known)
@@ -194,7 +188,7 @@ fn choose<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Choice {
     };
     work.service = frontend.service;
     work.hash = hash::flow(tuple, HASH_SEED.load());
-    match balance::pick::<F>(frontend, P::INSIDE, work.hash) {
+    match backend::<P, F>(frontend, tuple, work.hash) {
         Ok(picked) => {
             count::new_flow::<F>(frontend.service);
             trace(ctx, "new flow", tuple.src_port, tuple.dst_port, picked.index);
@@ -207,6 +201,24 @@ fn choose<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Choice {
             rejected(reason)
         }
     }
+}
+
+/// The backend of a new flow. Who may not ask is dropped before anything else is said of the service.
+#[inline(always)]
+fn backend<P: Entrance, F: Family>(
+    frontend: Frontend,
+    tuple: &Tuple<F::Address>,
+    hash: u32,
+) -> Result<Picked<F::Address>, Reason> {
+    if balance::is_restricted(frontend) && !balance::is_allowed::<F>(frontend, tuple.src) {
+        return Err(Reason::SourceNotAllowed);
+    }
+    let list = List::of(frontend, |config| {
+        P::FROM_POD && config.flags & ConfigFlags::PODS_BY_INTERFACE != 0
+            || config.flags & ConfigFlags::PODS_BY_ADDRESS != 0 && F::pods(config).contains(tuple.src)
+    });
+    let client = || AffinityKey { namespace: [0; 2], client: tuple.src, service: frontend.service };
+    balance::pick::<F>(frontend, list, hash, client)
 }
 
 #[inline(always)]
@@ -234,7 +246,7 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
     // A pod that reaches itself must not see its own address as the client's; a backend on another node must answer
     // through this one. Everyone else keeps the client's address.
     let mut masquerade =
-        if P::INSIDE { backend.address == tuple.src } else { backend.flags & BackendFlags::LOCAL == 0 };
+        if P::FROM_POD { backend.address == tuple.src } else { backend.flags & BackendFlags::LOCAL == 0 };
     if masquerade {
         if ctx.has_vlan_tag() || work.packet.l3() != packet::ETHERNET {
             return Err(Reason::VlanForward);

@@ -2,6 +2,9 @@
 //!
 //! TCP is translated for every process of the cgroup. UDP is for processes in the node's own network namespace only:
 //! a pod's datagrams are translated one by one at its interface, where an endpoint that leaves is noticed at once.
+//!
+//! A call of a pod's process to a frontend that only some clients may use is left alone: the socket has no address yet,
+//! its packets have, and are translated at the pod's interface.
 
 mod address;
 mod datagram;
@@ -9,13 +12,24 @@ mod stream;
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
+    helpers::{
+        bpf_get_socket_cookie,
+        generated::{bpf_get_netns_cookie, bpf_set_retval},
+    },
     programs::SockAddrContext,
 };
-use lb_common::abi::{Disposition, Protocol, Reason};
+use lb_common::{
+    abi::{Address, AffinityKey, ConfigFlags, Disposition, Frontend, FrontendKey, Interface, Protocol, Reason},
+    hash,
+};
 
 use self::address::{Inet4, Inet6, Mapped, SocketAddress};
-use crate::{count, maps::NODE_NETNS_COOKIE};
+use crate::{
+    balance::{self, List, Picked},
+    count,
+    family::Family,
+    maps::{HASH_SEED, NODE_NETNS_COOKIE},
+};
 
 /// What the kernel expects of a socket program: go on with the call.
 const PROCEED: i32 = 1;
@@ -104,8 +118,80 @@ fn protocol(ctx: &SockAddrContext) -> Option<Protocol> {
 /// Whether the socket lives in the node's own network namespace.
 #[inline(always)]
 fn in_node_namespace(ctx: &SockAddrContext) -> bool {
+    namespace(ctx) == NODE_NETNS_COOKIE.load()
+}
+
+/// Cookie of the socket's network namespace.
+#[inline(always)]
+fn namespace(ctx: &SockAddrContext) -> u64 {
     // SAFETY: the context is the one that the kernel passed in.
-    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) == NODE_NETNS_COOKIE.load() }
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// The socket's cookie: a number that no other socket has while the machine runs.
+#[inline(always)]
+fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is the one that the kernel passed in.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// A number as the two words in which keys hold it.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "two halves")]
+fn halves(number: u64) -> [u32; 2] {
+    [number as u32, (number >> 32) as u32]
+}
+
+/// What [`choose`] found for a call.
+struct Chosen<A> {
+    frontend: Frontend,
+    picked: Picked<A>,
+}
+
+/// Finds the frontend that a call names, and picks a backend. `None`: the call is not for us to change. `source` is the
+/// address that the socket sends from, unspecified where the kernel is yet to choose it.
+#[inline(always)]
+fn choose<F: Family>(
+    ctx: &SockAddrContext,
+    key: &FrontendKey<F::Address>,
+    source: impl FnOnce() -> F::Address,
+) -> Result<Option<Chosen<F::Address>>, Reason> {
+    let own = in_node_namespace(ctx);
+    let Some(frontend) = balance::frontend::<F>(key.address, key.port, key.protocol, own)? else { return Ok(None) };
+    if balance::is_restricted(frontend) {
+        if !own {
+            return Ok(None);
+        }
+        if !balance::is_allowed::<F>(frontend, sender::<F>(source())?) {
+            count::rejected::<F>(frontend.service);
+            return Err(Reason::SourceNotAllowed);
+        }
+    }
+    // A pod's address is of the pods' network, whatever tells that from others.
+    let list = List::of(frontend, |config| {
+        own || config.flags & (ConfigFlags::PODS_BY_INTERFACE | ConfigFlags::PODS_BY_ADDRESS) != 0
+    });
+    let client = || AffinityKey {
+        namespace: halves(namespace(ctx)),
+        client: F::Address::UNSPECIFIED,
+        service: frontend.service,
+    };
+    let hash = hash::socket(cookie(ctx), key, HASH_SEED.load());
+    let picked =
+        balance::pick::<F>(frontend, list, hash, client).inspect_err(|_| count::rejected::<F>(frontend.service))?;
+    Ok(Some(Chosen { frontend, picked }))
+}
+
+/// The address that a process of the node sends from: where none was asked for, the one that the node has towards the
+/// other nodes.
+#[inline(always)]
+fn sender<F: Family>(source: F::Address) -> Result<F::Address, Reason> {
+    if source != F::Address::UNSPECIFIED {
+        return Ok(source);
+    }
+    // SAFETY: the element changes only when the node's addresses do; one that was reused is such an address, too.
+    let own = unsafe { F::node_addresses().get(&Interface { interface: 0 }) };
+    own.map(|own| own.address).ok_or(Reason::NoNodeAddress)
 }
 
 /// From outcome to the call's result.

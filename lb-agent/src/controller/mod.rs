@@ -33,7 +33,7 @@ use std::{
 };
 
 use lb_common::{
-    abi::{ABI_VERSION, Config},
+    abi::{ABI_VERSION, Config, ConfigFlags},
     ports,
 };
 use remember::Objects;
@@ -278,6 +278,7 @@ impl Controller {
             node_port_max,
             snat_ports,
             snat_port_count,
+            flags: ConfigFlags::PODS_BY_INTERFACE,
             ..Config::default()
         };
         if config == self.config {

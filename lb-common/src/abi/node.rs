@@ -14,7 +14,7 @@ pub struct NodeAddress<A> {
     pub address: A,
 }
 
-/// Key of `LOCAL_ADDRESSES*`: an address of this node.
+/// Key of `LOCAL_ADDRS*`: an address of this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C, align(4))]
 pub struct LocalAddressKey<A> {
@@ -22,7 +22,7 @@ pub struct LocalAddressKey<A> {
     pub address: A,
 }
 
-/// Value of `LOCAL_ADDRESSES*`.
+/// Value of `LOCAL_ADDRS*`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct LocalAddress {

@@ -1,8 +1,9 @@
 use super::Address;
 
-/// A network (RFC 4632), as the programs compare with: one load and one comparison for each word of an address.
+/// A network (RFC 4632), as the programs compare with: one load and one comparison for each word of an address. Aligned,
+/// so that these are loads of words and not of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Prefix<A> {
     /// Its address; the bits outside `mask` are 0.
     pub address: A,
@@ -23,7 +24,8 @@ impl<A: Address> Prefix<A> {
     /// Whether an address is in the network.
     #[inline(always)]
     pub fn contains(&self, address: A) -> bool {
-        address.masked(self.mask) == self.address
+        let Self { address: network, mask } = *self;
+        address.masked(mask) == network
     }
 }
 

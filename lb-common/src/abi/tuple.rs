@@ -12,6 +12,7 @@ pub trait Address: Copy + Eq + Debug + Default + 'static {
     fn mask(bits: u32) -> Self;
 
     /// The bits that are one in `mask`, and zeros for the others.
+    #[must_use]
     fn masked(self, mask: Self) -> Self;
 
     /// The address folded to 64 bits, for hashing: every bit of the address takes part.

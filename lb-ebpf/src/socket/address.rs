@@ -1,6 +1,6 @@
 //! The address of a socket call, in its three forms.
 
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 
 use crate::family::{Family, Ipv4, Ipv6, octets, words};
 
@@ -14,6 +14,13 @@ pub trait SocketAddress {
 
     /// Replaces the call's address.
     fn set_address(ctx: &SockAddrContext, address: <Self::Family as Family>::Address);
+
+    /// The address that the socket is bound to; unspecified where it is not.
+    fn bound_address(ctx: &SockAddrContext) -> <Self::Family as Family>::Address;
+
+    /// The address that a datagram leaves from, bound or named with it; unspecified where there is none. For programs of
+    /// `sendmsg` only: the verifier lets no others read it.
+    fn message_source(ctx: &SockAddrContext) -> <Self::Family as Family>::Address;
 
     /// The address in 16 bytes, IPv4 as IPv4-mapped.
     fn wide(address: <Self::Family as Family>::Address) -> [u8; 16];
@@ -51,6 +58,18 @@ impl SocketAddress for Inet4 {
     }
 
     #[inline(always)]
+    fn bound_address(ctx: &SockAddrContext) -> [u8; 4] {
+        // SAFETY: as above; the call's socket is never null.
+        unsafe { core::ptr::read_volatile(&raw const (*socket(ctx)).src_ip4) }.to_ne_bytes()
+    }
+
+    #[inline(always)]
+    fn message_source(ctx: &SockAddrContext) -> [u8; 4] {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const (*ctx.sock_addr).msg_src_ip4) }.to_ne_bytes()
+    }
+
+    #[inline(always)]
     fn wide(address: [u8; 4]) -> [u8; 16] {
         octets([0, 0, MAPPED_PREFIX, u32::from_ne_bytes(address)])
     }
@@ -77,6 +96,23 @@ impl SocketAddress for Inet6 {
         set_word(ctx, 1, b);
         set_word(ctx, 2, c);
         set_word(ctx, 3, d);
+    }
+
+    #[inline(always)]
+    fn bound_address(ctx: &SockAddrContext) -> [u8; 16] {
+        // SAFETY: as in `Inet4`; the index is a constant below 4.
+        let word =
+            |index| unsafe { core::ptr::read_volatile((&raw const (*socket(ctx)).src_ip6).cast::<u32>().add(index)) };
+        octets([word(0), word(1), word(2), word(3)])
+    }
+
+    #[inline(always)]
+    fn message_source(ctx: &SockAddrContext) -> [u8; 16] {
+        // SAFETY: as above; the index is a constant below 4.
+        let word = |index| unsafe {
+            core::ptr::read_volatile((&raw const (*ctx.sock_addr).msg_src_ip6).cast::<u32>().add(index))
+        };
+        octets([word(0), word(1), word(2), word(3)])
     }
 
     #[inline(always)]
@@ -113,6 +149,17 @@ impl SocketAddress for Mapped {
     }
 
     #[inline(always)]
+    fn bound_address(ctx: &SockAddrContext) -> [u8; 4] {
+        // `inet6_bind` notes the IPv4 address of an IPv4-mapped one where IPv4 sockets have it.
+        Inet4::bound_address(ctx)
+    }
+
+    #[inline(always)]
+    fn message_source(ctx: &SockAddrContext) -> [u8; 4] {
+        Inet4::message_source(ctx)
+    }
+
+    #[inline(always)]
     fn wide(address: [u8; 4]) -> [u8; 16] {
         Inet4::wide(address)
     }
@@ -121,6 +168,13 @@ impl SocketAddress for Mapped {
     fn narrow(wide: [u8; 16]) -> [u8; 4] {
         Inet4::narrow(wide)
     }
+}
+
+/// The socket of the call.
+#[inline(always)]
+fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const (*ctx.sock_addr).__bindgen_anon_1.sk) }
 }
 
 #[inline(always)]

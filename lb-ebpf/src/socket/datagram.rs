@@ -1,29 +1,25 @@
 //! Unconnected UDP sockets: every datagram names its peer.
 
 use aya_ebpf::{bindings::BPF_ANY, programs::SockAddrContext};
-use lb_common::{
-    abi::{FrontendKey, PeerDirection, Protocol, Reason, SocketPeer, SocketPeerKey},
-    hash,
-};
+use lb_common::abi::{FrontendKey, PeerDirection, Protocol, Reason, SocketPeer, SocketPeerKey};
 
 use super::{
+    Chosen,
     address::{SocketAddress, port, set_port},
-    stream::cookie,
+    choose, cookie, halves,
 };
-use crate::{balance, count, family::Family, maps::HASH_SEED};
+use crate::{balance, count, family::Family};
 
 type Address<S> = <<S as SocketAddress>::Family as Family>::Address;
 
 #[inline(always)]
-fn key<S: SocketAddress>(
+fn peer_key<S: SocketAddress>(
     cookie: u64,
     address: Address<S>,
     port: u16,
     direction: PeerDirection,
 ) -> SocketPeerKey<Address<S>> {
-    #[expect(clippy::cast_possible_truncation, reason = "two halves")]
-    let cookie = [cookie as u32, (cookie >> 32) as u32];
-    SocketPeerKey { cookie, address, port, direction: direction as u8, pad: 0 }
+    SocketPeerKey { cookie: halves(cookie), address, port, direction: direction as u8, pad: 0 }
 }
 
 /// Sends a datagram for a frontend to one of its backends: the same one as before, while it exists.
@@ -31,26 +27,23 @@ fn key<S: SocketAddress>(
 pub fn send<S: SocketAddress>(ctx: &SockAddrContext) -> Result<(), Reason> {
     let (address, port) = (S::address(ctx), port(ctx));
     let cookie = cookie(ctx);
-    let send = key::<S>(cookie, address, port, PeerDirection::Send);
+    let send = peer_key::<S>(cookie, address, port, PeerDirection::Send);
     // SAFETY: a value that is reused meanwhile belongs to another exchange; its generation belongs to another backend,
     // or it is a backend of another service: one datagram of UDP, which may go astray, in a race of two writers.
     if let Some(peer) = unsafe { S::Family::socket_peers().get(&send).copied() }
-        && S::Family::backends().get(peer.backend).is_some_and(|backend| backend.generation == peer.generation)
+        && balance::current::<S::Family>(peer.backend, peer.generation).is_some()
     {
         S::set_address(ctx, peer.address);
         set_port(ctx, peer.port);
         return Ok(());
     }
-    let frontend_key = FrontendKey::new(address, port, Protocol::Udp as u8);
-    let Some(frontend) = balance::frontend::<S::Family>(address, port, frontend_key.protocol, true)? else {
+    let key = FrontendKey::new(address, port, Protocol::Udp as u8);
+    let Some(Chosen { frontend, picked }) = choose::<S::Family>(ctx, &key, || S::message_source(ctx))? else {
         return Ok(());
     };
-    let hash = hash::socket(cookie, &frontend_key, HASH_SEED.load());
-    let picked = balance::pick::<S::Family>(frontend, true, hash)
-        .inspect_err(|_| count::rejected::<S::Family>(frontend.service))?;
     let (backend, generation) = (picked.index, picked.backend.generation);
     let (to, to_port) = (picked.backend.address, picked.backend.port);
-    let receive = key::<S>(cookie, to, to_port, PeerDirection::Receive);
+    let receive = peer_key::<S>(cookie, to, to_port, PeerDirection::Receive);
     for (key, peer) in [
         (receive, SocketPeer { address, port, pad: 0, backend, generation }),
         (send, SocketPeer { address: to, port: to_port, pad: 0, backend, generation }),
@@ -66,7 +59,7 @@ pub fn send<S: SocketAddress>(ctx: &SockAddrContext) -> Result<(), Reason> {
 /// Shows the frontend as the source of a datagram that one of its backends sent.
 #[inline(always)]
 pub fn receive<S: SocketAddress>(ctx: &SockAddrContext) {
-    let key = key::<S>(cookie(ctx), S::address(ctx), port(ctx), PeerDirection::Receive);
+    let key = peer_key::<S>(cookie(ctx), S::address(ctx), port(ctx), PeerDirection::Receive);
     // SAFETY: as in `send`.
     if let Some(peer) = unsafe { S::Family::socket_peers().get(&key).copied() } {
         S::set_address(ctx, peer.address);

@@ -1,32 +1,23 @@
 //! Connected sockets, TCP and UDP: translated once. The socket remembers what it asked for.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_get_socket_cookie, programs::SockAddrContext};
-use lb_common::{
-    abi::{FrontendKey, Protocol, Reason, SocketFrontend},
-    hash,
-};
+use aya_ebpf::programs::SockAddrContext;
+use lb_common::abi::{FrontendKey, Protocol, Reason, SocketFrontend};
 
 use super::{
+    Chosen,
     address::{SocketAddress, port, set_port},
-    in_node_namespace,
+    choose,
 };
-use crate::{
-    balance, count,
-    maps::{HASH_SEED, SOCKETS},
-};
+use crate::{count, maps::SOCKETS};
 
 /// Sends a `connect` to a frontend to one of its backends.
 #[inline(always)]
 pub fn connect<S: SocketAddress>(ctx: &SockAddrContext, protocol: Protocol) -> Result<(), Reason> {
     let key = FrontendKey::new(S::address(ctx), port(ctx), protocol as u8);
-    let own = in_node_namespace(ctx);
-    let Some(frontend) = balance::frontend::<S::Family>(key.address, key.port, key.protocol, own)? else {
+    let Some(Chosen { frontend, picked }) = choose::<S::Family>(ctx, &key, || S::bound_address(ctx))? else {
         forget::<S>(ctx);
         return Ok(());
     };
-    let hash = hash::socket(cookie(ctx), &key, HASH_SEED.load());
-    let picked = balance::pick::<S::Family>(frontend, true, hash)
-        .inspect_err(|_| count::rejected::<S::Family>(frontend.service))?;
     let mut remembered = SocketFrontend {
         frontend_address: S::wide(key.address),
         backend_address: S::wide(picked.backend.address),
@@ -74,11 +65,4 @@ fn forget<S: SocketAddress>(ctx: &SockAddrContext) {
         // SAFETY: as in `connect`. No peer has port 0.
         unsafe { (*entry).backend_port = 0 };
     }
-}
-
-/// The socket's cookie: a number that no other socket has while the machine runs.
-#[inline(always)]
-pub fn cookie(ctx: &SockAddrContext) -> u64 {
-    // SAFETY: the context is the one that the kernel passed in.
-    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }

@@ -20,7 +20,7 @@ use lb_agent::{
     loader::{LoadOptions, Loaded, TableSizes},
     model::{ObjectKind, Policy, SourceEvent},
 };
-use lb_common::abi::{Address, Backend, Flow, FrontendKey, Hook, Reason, Tuple, maps};
+use lb_common::abi::{Address, Affinity, AffinityKey, Backend, Flow, FrontendKey, Hook, Reason, Tuple, maps};
 
 use super::{Interface, Tables, World, tables::THIS_NODE};
 
@@ -124,6 +124,9 @@ pub struct FlowOf<A> {
 /// The flow table of one family.
 pub type FlowTable<A> = HashMap<MapData, Tuple<A>, Flow<A>>;
 
+/// The affinity table of one family.
+pub type AffinityTable<A> = HashMap<MapData, AffinityKey<A>, Affinity>;
+
 /// Sizes for packet tests: they hold a handful of everything, and empty tables are quicker to make.
 pub const SMALL: TableSizes =
     TableSizes { flows: 1 << 12, frontends: 1 << 10, services: 1 << 10, slots: 1 << 12, backends: 1 << 10 };
@@ -142,6 +145,8 @@ pub struct Dataplane {
     counters: PerCpuArray<MapData, u64>,
     flows4: FlowTable<[u8; 4]>,
     flows6: FlowTable<[u8; 16]>,
+    affinity4: AffinityTable<[u8; 4]>,
+    affinity6: AffinityTable<[u8; 16]>,
     world: World,
 }
 
@@ -152,6 +157,8 @@ impl Dataplane {
         let counters = loaded.take(maps::COUNTERS)?.try_into()?;
         let flows4 = loaded.take(maps::FLOWS4)?.try_into()?;
         let flows6 = loaded.take(maps::FLOWS6)?.try_into()?;
+        let affinity4 = loaded.take(maps::AFFINITY4)?.try_into()?;
+        let affinity6 = loaded.take(maps::AFFINITY6)?.try_into()?;
         let maps = loaded.take_maps()?;
         let settings = Settings {
             node_name: THIS_NODE.into(),
@@ -161,14 +168,15 @@ impl Dataplane {
             policy: Policy::default(),
         };
         let controller = Controller::adopt(&maps, settings)?;
-        Ok(Self { loaded, maps, controller, spoiled: false, counters, flows4, flows6, world })
+        Ok(Self { loaded, maps, controller, spoiled: false, counters, flows4, flows6, affinity4, affinity6, world })
     }
 
     /// Has the agent write tables into the maps. What was there before and is not wanted any more goes.
     pub fn fill(&mut self, tables: &Tables) -> Result<()> {
         self.controller.set_network(tables.network(self.world));
         tables.events().into_iter().for_each(|event| self.controller.apply(event));
-        self.sync()
+        self.sync()?;
+        self.complete(tables)
     }
 
     /// Has the agent take in what a source says, and write what changes.
@@ -236,10 +244,20 @@ impl Dataplane {
         Ok(table.iter().map(|entry| entry.map(|(key, flow)| FlowOf { key, flow })).collect::<Result<_, _>>()?)
     }
 
-    /// Empties the flow tables and sets all counters to zero.
+    /// All affinities of a family.
+    pub fn affinities<A: ClientAddress>(&mut self) -> Result<Vec<(AffinityKey<A>, Affinity)>>
+    where
+        AffinityKey<A>: Pod,
+    {
+        Ok(A::affinity_table(self).iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Empties the tables of flows and affinities and sets all counters to zero.
     pub fn forget(&mut self) -> Result<()> {
         self.forget_flows::<[u8; 4]>()?;
         self.forget_flows::<[u8; 16]>()?;
+        self.forget_affinities::<[u8; 4]>()?;
+        self.forget_affinities::<[u8; 16]>()?;
         let cpus = nr_cpus().map_err(|(file, error)| io::Error::new(error.kind(), format!("{file}: {error}")))?;
         for reason in Reason::ALL {
             let zeros = PerCpuValues::try_from(vec![0; usize::try_from(cpus.get())?])?;
@@ -255,6 +273,16 @@ impl Dataplane {
     {
         for FlowOf { key, .. } in self.flows::<A>()? {
             A::flow_table(self).remove(&key)?;
+        }
+        Ok(())
+    }
+
+    fn forget_affinities<A: ClientAddress>(&mut self) -> Result<()>
+    where
+        AffinityKey<A>: Pod,
+    {
+        for (key, _) in self.affinities::<A>()? {
+            A::affinity_table(self).remove(&key)?;
         }
         Ok(())
     }
@@ -315,5 +343,26 @@ impl MapAddress for [u8; 4] {
 impl MapAddress for [u8; 16] {
     fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
         &mut dataplane.flows6
+    }
+}
+
+/// An address as the affinity tables hold it.
+pub trait ClientAddress: Address + Pod
+where
+    AffinityKey<Self>: Pod,
+{
+    /// The affinity table of the family.
+    fn affinity_table(dataplane: &mut Dataplane) -> &mut AffinityTable<Self>;
+}
+
+impl ClientAddress for [u8; 4] {
+    fn affinity_table(dataplane: &mut Dataplane) -> &mut AffinityTable<Self> {
+        &mut dataplane.affinity4
+    }
+}
+
+impl ClientAddress for [u8; 16] {
+    fn affinity_table(dataplane: &mut Dataplane) -> &mut AffinityTable<Self> {
+        &mut dataplane.affinity6
     }
 }

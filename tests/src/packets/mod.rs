@@ -10,6 +10,7 @@
 
 pub mod dataplane;
 pub mod diff;
+mod direct;
 pub mod packet;
 pub mod properties;
 pub mod row;

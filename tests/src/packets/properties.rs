@@ -3,12 +3,14 @@
 use std::{collections::HashSet, fmt::Write as _};
 
 use anyhow::Result;
+use aya::Pod;
 use bytes::Bytes;
-use lb_common::abi::{Hook, Reason};
+use lb_agent::jiffies::Jiffies;
+use lb_common::abi::{Affinity, AffinityKey, Hook, Reason};
 
 use super::{
     Dataplane, Verdict,
-    dataplane::{Arrival, HOOKS, program_name},
+    dataplane::{Arrival, ClientAddress, HOOKS, program_name},
     diff,
     rows::{Case, at, mixed_tables},
 };
@@ -40,7 +42,7 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
     let mut statistics = Statistics::default();
     dataplane.forget()?;
     dataplane.fill(&mixed_tables())?;
-    let mut no_endpoints_before = 0;
+    let mut refusals_before = 0;
     for number in 0..PACKETS {
         let mut arrival = arrivals[numbers.below(arrivals.len())].clone();
         arrival.packet = mutate(&arrival.packet, &mut numbers);
@@ -59,9 +61,9 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
                 diff::difference(&arrival.packet, &outcome.packet).unwrap_or_default()
             )
         };
-        let no_endpoints = dataplane.counter(Reason::NoEndpoints);
-        let refused = no_endpoints > no_endpoints_before;
-        no_endpoints_before = no_endpoints;
+        let refusals = dataplane.counter(Reason::NoEndpoints) + dataplane.counter(Reason::UndefinedPort);
+        let refused = refusals > refusals_before;
+        refusals_before = refusals;
         let changed = outcome.packet != arrival.packet;
         match outcome.verdict {
             Verdict::Next if !changed => statistics.passed += 1,
@@ -137,18 +139,7 @@ pub fn flows_spread_and_return(dataplane: &mut Dataplane, case: Case) -> Result<
     let mut picks = [Vec::new(), Vec::new()];
     for pick in &mut picks {
         for port in 0..FLOWS {
-            let packet = case.later(at(case.net.pod, 40_000 + port), case.cluster_ip()).bytes();
-            let arrival = Arrival {
-                hook: Hook::PodIngress,
-                interface: super::Interface::Pod,
-                packet: packet.clone(),
-                gso_size: 0,
-            };
-            let outcome = dataplane.run(&arrival, 1)?;
-            assert_eq!(outcome.verdict, Verdict::Next, "flow {port}");
-            assert_ne!(outcome.packet, packet, "flow {port} was not translated");
-            let destination = if case.net.pod.is_ipv4() { 30..34 } else { 38..54 };
-            pick.push(outcome.packet.slice(destination));
+            pick.push(backend_of(dataplane, case, 40_000 + port)?);
         }
         dataplane.forget()?;
     }
@@ -162,6 +153,67 @@ pub fn flows_spread_and_return(dataplane: &mut Dataplane, case: Case) -> Result<
         assert!((88..=168).contains(&share), "{share} of {FLOWS} flows went to {backend:?}");
     }
     Ok(())
+}
+
+/// Seconds of the affinity of [`affinity_expires`].
+const AFFINITY: u32 = 60;
+
+/// A client's new flows go to one endpoint while its affinity lasts, each from the last one on; when it has ended they go
+/// where their hash sends them.
+pub fn affinity_expires(dataplane: &mut Dataplane, case: Case) -> Result<()> {
+    let mut tables = case.two_backends();
+    tables.services = tables.services.into_iter().map(|service| service.affinity(AFFINITY)).collect();
+    let mut picks = |age: u64| -> Result<Vec<Bytes>> {
+        dataplane.forget()?;
+        dataplane.fill(&tables)?;
+        let mut picks = Vec::new();
+        for port in 0..32 {
+            age_affinities(dataplane, age)?;
+            picks.push(backend_of(dataplane, case, 40_000 + port)?);
+        }
+        Ok(picks)
+    };
+    let young = picks(u64::from(AFFINITY) - 5)?;
+    assert_eq!(HashSet::<&Bytes>::from_iter(&young).len(), 1, "each flow was within the time of the one before it");
+    let old = picks(u64::from(AFFINITY) + 5)?;
+    assert_eq!(HashSet::<&Bytes>::from_iter(&old).len(), 2, "no flow was");
+    // The same flows, by their hash alone.
+    tables.services = case.two_backends().services;
+    dataplane.forget()?;
+    dataplane.fill(&tables)?;
+    let hashed = (0..32).map(|port| backend_of(dataplane, case, 40_000 + port)).collect::<Result<Vec<_>>>()?;
+    assert_eq!(old, hashed);
+    Ok(())
+}
+
+/// Makes all affinities look older by some seconds.
+pub fn age_affinities(dataplane: &mut Dataplane, seconds: u64) -> Result<()> {
+    age_affinities_of::<[u8; 4]>(dataplane, seconds)?;
+    age_affinities_of::<[u8; 16]>(dataplane, seconds)
+}
+
+fn age_affinities_of<A: ClientAddress>(dataplane: &mut Dataplane, seconds: u64) -> Result<()>
+where
+    AffinityKey<A>: Pod,
+{
+    let ticks = seconds * Jiffies::now()?.per_second;
+    for (key, affinity) in dataplane.affinities::<A>()? {
+        let older = Affinity { last_used: affinity.last_used - ticks, ..affinity };
+        A::affinity_table(dataplane).insert(&key, &older, 0)?;
+    }
+    Ok(())
+}
+
+/// The address of the backend that a pod's new flow from this port is given.
+fn backend_of(dataplane: &Dataplane, case: Case, port: u16) -> Result<Bytes> {
+    let packet = case.later(at(case.net.pod, port), case.cluster_ip()).bytes();
+    let arrival =
+        Arrival { hook: Hook::PodIngress, interface: super::Interface::Pod, packet: packet.clone(), gso_size: 0 };
+    let outcome = dataplane.run(&arrival, 1)?;
+    assert_eq!(outcome.verdict, Verdict::Next, "flow {port}");
+    assert_ne!(outcome.packet, packet, "flow {port} was not translated");
+    let destination = if case.net.pod.is_ipv4() { 30..34 } else { 38..54 };
+    Ok(outcome.packet.slice(destination))
 }
 
 /// Sizes of the programs, for people.

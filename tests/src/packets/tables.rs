@@ -3,10 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_agent::model::{
-    Change, Endpoint, EndpointSlice, Family as _, Node, NodeNetwork, ObjectKey, ObjectKind, Protocol, Service,
+    Change, Cidr, Endpoint, EndpointSlice, Family, Node, NodeNetwork, ObjectKey, ObjectKind, Protocol, Service,
     ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
-use lb_common::{abi::LocalAddressFlags, ports::Reserved};
+use lb_common::{
+    abi::{ConfigFlags, LocalAddressFlags},
+    ports::Reserved,
+};
 
 use super::{Interface, Net, World};
 
@@ -37,6 +40,20 @@ pub struct TestService {
     pub service: Service,
     /// Its endpoints, one slice for each, so that their ports may differ.
     pub slices: Vec<EndpointSlice>,
+    /// Its `loadBalancerSourceRanges`.
+    pub source_ranges: Vec<Network>,
+}
+
+/// An address and how many of its bits count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub IpAddr, pub u32);
+
+impl Network {
+    /// As the maps are written, if it is of this family.
+    pub fn cidr<A: Family>(&self) -> Option<Cidr<A>> {
+        let Self(address, bits) = *self;
+        Some(Cidr { address: A::from_ip(address)?.masked(A::mask(bits)), bits })
+    }
 }
 
 impl TestService {
@@ -47,7 +64,7 @@ impl TestService {
             ports: vec![ServicePort { name: PORT.into(), protocol, port: frontend.port(), node_port: None }],
             ..Service::default()
         };
-        Self { key: ObjectKey::new("tests", name), service, slices: Vec::new() }
+        Self { key: ObjectKey::new("tests", name), service, slices: Vec::new(), source_ranges: Vec::new() }
     }
 
     /// With a node port.
@@ -75,6 +92,18 @@ impl TestService {
     /// With `internalTrafficPolicy: Local`.
     pub fn internal_local(mut self) -> Self {
         self.service.internal_policy = TrafficPolicy::Local;
+        self
+    }
+
+    /// With `sessionAffinity: ClientIP`.
+    pub fn affinity(mut self, seconds: u32) -> Self {
+        self.service.affinity_seconds = Some(seconds);
+        self
+    }
+
+    /// With `loadBalancerSourceRanges`.
+    pub fn source_range(mut self, address: IpAddr, bits: u32) -> Self {
+        self.source_ranges.push(Network(address, bits));
         self
     }
 
@@ -128,6 +157,14 @@ pub struct Tables {
     pub node_addresses: bool,
     /// Size of the pool of source ports for masquerading, from [`Self::FIRST_SNAT_PORT`] on. One makes them predictable.
     pub snat_ports: u16,
+    /// A network of each family that holds every cluster IP.
+    pub cluster_ips: Vec<Network>,
+    /// The `ServiceCIDR`s.
+    pub service_cidrs: Vec<Network>,
+    /// A network of each family that pods' addresses are in.
+    pub pods: Vec<Network>,
+    /// How pods are told from others: bits of [`ConfigFlags`].
+    pub detect_local: u32,
 }
 
 impl Tables {
@@ -136,7 +173,15 @@ impl Tables {
 
     /// Tables of these Services on a node with addresses and one port to masquerade with.
     pub fn new(services: impl IntoIterator<Item = TestService>) -> Self {
-        Self { services: services.into_iter().collect(), node_addresses: true, snat_ports: 1 }
+        Self {
+            services: services.into_iter().collect(),
+            node_addresses: true,
+            snat_ports: 1,
+            cluster_ips: vec![Network(Net::V4.cluster_ip, 16), Network(Net::V6.cluster_ip, 64)],
+            service_cidrs: Vec::new(),
+            pods: Vec::new(),
+            detect_local: ConfigFlags::PODS_BY_INTERFACE,
+        }
     }
 
     /// The lists that sources would give.

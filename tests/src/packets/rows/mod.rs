@@ -1,12 +1,16 @@
 //! The tables. Each module says what one kind of packet must become.
 
+mod affinity;
+mod cluster_ips;
 mod flows;
 mod forward;
 mod hairpin;
 mod headers;
+mod inside;
 mod lifetimes;
 mod malformed;
 mod refuse;
+mod sources;
 mod stack;
 
 use std::net::{IpAddr, SocketAddr};
@@ -169,6 +173,10 @@ pub fn all() -> Vec<Row> {
         rows.extend(forward::rows(case));
         rows.extend(hairpin::rows(case));
         rows.extend(refuse::rows(case));
+        rows.extend(cluster_ips::rows(case));
+        rows.extend(inside::rows(case));
+        rows.extend(sources::rows(case));
+        rows.extend(affinity::rows(case));
         rows.extend(flows::rows(case));
         rows.extend(lifetimes::rows(case));
         rows.extend(headers::rows(case));

@@ -35,6 +35,17 @@ fn own(packet: Packet, family_is_v4: bool) -> Packet {
     }
 }
 
+/// What refuses the first packet of a flow from a client to a frontend.
+pub(super) fn refusal(case: Case, packet: &Packet, client: SocketAddr, frontend: SocketAddr) -> Packet {
+    match case.protocol {
+        Protocol::Tcp => reset(case, frontend, client, |tcp| {
+            tcp.ack = true;
+            tcp.acknowledgment_number = 0x0102_0305;
+        }),
+        Protocol::Udp => unreachable(case, frontend, client, &packet.bytes()),
+    }
+}
+
 /// A RST as the node builds it.
 fn reset(case: Case, from: SocketAddr, to: SocketAddr, change: impl FnOnce(&mut TcpHeader)) -> Packet {
     let packet = Packet::tcp(from, to).payload(b"").tcp_header(|tcp| {

@@ -198,11 +198,11 @@ fn not_ours(case: Case) -> Vec<Row> {
             .untouched(Hook::PodEgress, case.first(client, pod))
             .untouched(Hook::UplinkEgress, case.first(pod, at(net.stranger, PORT)))
             .flows([]),
-        case.row("another port of a ClusterIP passes", case.one_local())
-            .untouched(Hook::PodIngress, case.first(pod, at(net.cluster_ip, PORT + 1)))
+        case.row("another port of a load balancer's address passes", case.one_local())
+            .untouched(Hook::PodIngress, case.first(pod, at(net.load_balancer, PORT + 1)))
             .flows([]),
-        case.row("another protocol on a Service's port passes", case.one_local())
-            .untouched(Hook::PodIngress, other.first(pod, case.cluster_ip()))
+        case.row("another protocol on an external port passes", case.one_local())
+            .untouched(Hook::PodIngress, other.first(pod, case.load_balancer()))
             .untouched(Hook::UplinkIngress, other.first(client, case.node_port()))
             .flows([]),
         case.row("a node port on an address that is not the node's passes", case.one_local())

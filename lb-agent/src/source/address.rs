@@ -1,14 +1,43 @@
-//! IP addresses as Kubernetes reads them.
+//! IP addresses and networks as Kubernetes reads them.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The longest text that is looked at. An IPv6 address needs 45 characters at most; the rest is room for leading zeros.
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The longest text of an address that is looked at. An IPv6 address needs 45 characters at most; the rest is room for leading zeros.
 const MAX_LENGTH: usize = 128;
 
 /// Parses an IP address as `ParseIPSloppy` of k8s.io/utils/net does: strictly, except that leading zeros are skipped
 /// and what follows them is decimal in IPv4 (`172.30.0.041` is `172.30.0.41`). An IPv4-mapped IPv6 address is an IPv4
 /// address, as it is to Go's `net.IP`.
 pub fn parse_ip_sloppy(text: &str) -> Option<IpAddr> {
+    parse_as_written(text).map(|address| address.to_canonical())
+}
+
+/// Parses a network as `ParseCIDRSloppy` of k8s.io/utils/net does: an address as [`parse_ip_sloppy`] takes it, and the
+/// length of the prefix, in which leading zeros count for nothing either (`203.0.113.000/025` is `203.0.113.0/25`). Bits
+/// behind the prefix are cleared, as in the `IPNet` that Go returns. A network of IPv4-mapped addresses is one of IPv4,
+/// as it is to `IPNet.Contains`.
+pub fn parse_cidr_sloppy(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    if length.is_empty() || length.len() > MAX_LENGTH || !length.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let length = length.trim_start_matches('0');
+    let length = if length.is_empty() { 0 } else { length.parse().ok()? };
+    match IpNet::new(parse_as_written(address)?, length).ok()?.trunc() {
+        IpNet::V6(network) => Some(mapped(network).map_or(IpNet::V6(network), IpNet::V4)),
+        network @ IpNet::V4(_) => Some(network),
+    }
+}
+
+/// The IPv4 network that a network of IPv4-mapped addresses stands for.
+fn mapped(network: Ipv6Net) -> Option<Ipv4Net> {
+    Ipv4Net::new(network.network().to_ipv4_mapped()?, network.prefix_len().checked_sub(96)?).ok()
+}
+
+/// An address whose family is that of its notation: an IPv4-mapped one is still one of IPv6.
+fn parse_as_written(text: &str) -> Option<IpAddr> {
     if text.len() > MAX_LENGTH {
         return None;
     }
@@ -24,10 +53,7 @@ pub fn parse_ip_sloppy(text: &str) -> Option<IpAddr> {
         leading = !character.is_ascii_hexdigit();
         strict.push(character);
     }
-    match strict.parse().ok()? {
-        IpAddr::V6(address) => Some(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)),
-        address @ IpAddr::V4(_) => Some(address),
-    }
+    strict.parse().ok()
 }
 
 /// Why an address cannot be an endpoint or an external IP, if it cannot: the addresses that the API server refuses in
@@ -122,6 +148,56 @@ mod tests {
         assert_eq!(parse_ip_sloppy(&format!("{}10.0.0.1", "0".repeat(MAX_LENGTH))), None);
     }
 
+    #[test]
+    fn networks_with_leading_zeros_are_decimal_and_canonical() {
+        for (text, expected) in [
+            ("10.96.0.0/12", "10.96.0.0/12"),
+            ("203.0.113.000/025", "203.0.113.0/25"),
+            ("010.096.000.000/0000012", "10.96.0.0/12"),
+            ("10.96.1.2/16", "10.96.0.0/16"),
+            ("10.0.0.1/32", "10.0.0.1/32"),
+            ("1.2.3.4/0", "0.0.0.0/0"),
+            ("0.0.0.0/000", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("fd00:0010::0001/064", "fd00:10::/64"),
+            ("2001:DB8::1/128", "2001:db8::1/128"),
+            ("::ffff:10.1.2.3/112", "10.1.0.0/16"),
+            ("::ffff:10.1.2.3/96", "0.0.0.0/0"),
+            ("::ffff:10.1.2.3/80", "::/80"),
+        ] {
+            assert_eq!(parse_cidr_sloppy(text), Some(expected.parse().expect("canonical")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_go_refuses_as_a_network_is_refused() {
+        for text in [
+            "",
+            "/",
+            "10.0.0.0",
+            "10.0.0.0/",
+            "/8",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10.0.0.0/8 ",
+            " 10.0.0.0/8",
+            "10.0.0.0/8/8",
+            "10.0.0.0/0x8",
+            "10.0.0.0/255.0.0.0",
+            "10.0.0/8",
+            "10.0.0.0/256",
+            "::/129",
+            "fe80::%eth0/64",
+            "::ffff:10.0.0.0/129",
+            "primary",
+            "10.0.0.0/٨",
+        ] {
+            assert_eq!(parse_cidr_sloppy(text), None, "{text:?}");
+        }
+        assert_eq!(parse_cidr_sloppy(&format!("10.0.0.0/{}", "0".repeat(MAX_LENGTH + 1))), None);
+    }
+
     proptest::proptest! {
         #[test]
         fn every_address_survives_added_zeros(bits: u128, bits4: u32, zeros in 0usize..4) {
@@ -136,7 +212,13 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in ".*") {
-            let _ = parse_ip_sloppy(&text);
+            let _ = (parse_ip_sloppy(&text), parse_cidr_sloppy(&text));
+        }
+
+        #[test]
+        fn every_network_is_truncated(bits: u32, length in 0u8..=32) {
+            let network = Ipv4Net::new(std::net::Ipv4Addr::from_bits(bits), length).expect("a length");
+            proptest::prop_assert_eq!(parse_cidr_sloppy(&network.to_string()), Some(IpNet::V4(network.trunc())));
         }
     }
 }

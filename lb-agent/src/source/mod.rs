@@ -12,7 +12,7 @@ pub mod manifests;
 
 use std::{fmt, path::PathBuf};
 
-pub use address::parse_ip_sloppy;
+pub use address::{parse_cidr_sloppy, parse_ip_sloppy};
 pub use reduce::{Problem, Reduce, Reduced, reduce, reduce_json};
 
 use crate::model::{ObjectKind, Rejection, SourceEvent};

@@ -21,7 +21,7 @@ use lb_agent::{
     controller::{Controller, Settings},
     dataplane::{ChangeKind, KernelMaps, PortChange, SyncReport, Tuning},
     loader::{self, LoadOptions, Loaded, Pins, Role, TableSizes},
-    model::ObjectKind,
+    model::{ObjectKind, Policy},
     network::{self, Network, Watcher},
     source::{self, SourceMessage, WatchState},
 };
@@ -87,6 +87,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         node_name: Arc::from(node_name.as_str()),
         kinds: BTreeSet::from([ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node]),
         tuning: Tuning { grace: Tuning::DEFAULT_GRACE, first_generation: random() },
+        policy: Policy::default(),
     };
     let controller = Controller::adopt(&maps, settings)?;
     loaded.attach_cgroup(&cgroup)?;

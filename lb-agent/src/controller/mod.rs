@@ -36,7 +36,7 @@ use lb_common::{
 
 use crate::{
     dataplane::{DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
-    model::{DesiredPort, DesiredState, Family, Inputs, NodeNetwork, ObjectKey, ObjectKind, SourceEvent},
+    model::{DesiredPort, DesiredState, Family, Inputs, NodeNetwork, ObjectKey, ObjectKind, Policy, SourceEvent},
 };
 
 /// Pause after the first failure; doubled after each further one in a row.
@@ -56,6 +56,8 @@ pub struct Settings {
     pub kinds: BTreeSet<ObjectKind>,
     /// For both families' reconcilers.
     pub tuning: Tuning,
+    /// What the operator decided; it stays so until the agent starts again.
+    pub policy: Policy,
 }
 
 /// Takes in what sources say, and brings the maps up to date with it.
@@ -63,6 +65,7 @@ pub struct Settings {
 pub struct Controller {
     inputs: Inputs,
     desired: DesiredState,
+    policy: Policy,
     network: Option<NodeNetwork>,
     v4: Reconciler<[u8; 4]>,
     v6: Reconciler<[u8; 16]>,
@@ -80,13 +83,14 @@ impl Controller {
     /// Takes over what the maps hold; new maps are empty, and taking them over is how they are started with, too.
     /// Writes nothing. Services in the maps that no source lists go with the first synchronization.
     pub fn adopt<M: DataplaneMaps>(maps: &M, settings: Settings) -> Result<Self, MapError> {
-        let Settings { node_name, kinds, tuning } = settings;
+        let Settings { node_name, kinds, tuning, policy } = settings;
         let v4 = Reconciler::adopt(FamilyMaps::<[u8; 4]>::capacities(maps), maps.existing()?, tuning);
         let v6 = Reconciler::adopt(FamilyMaps::<[u8; 16]>::capacities(maps), maps.existing()?, tuning);
         Ok(Self {
             dirty: v4.services().chain(v6.services()).cloned().collect(),
             inputs: Inputs::new(kinds),
             desired: DesiredState::new(node_name),
+            policy,
             network: None,
             v4,
             v6,
@@ -224,6 +228,7 @@ impl Controller {
             node_port_max,
             snat_ports,
             snat_port_count,
+            flags: self.policy.detect_local.flags(),
             ..Config::default()
         };
         if config == self.config {

@@ -184,7 +184,8 @@ struct World {
 fn settings(starts: u32) -> Settings {
     let first_generation = starts.wrapping_mul(1 << 20).wrapping_sub(5);
     let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node].into();
-    Settings { node_name: "here".into(), kinds, tuning: Tuning { grace: GRACE, first_generation } }
+    let tuning = Tuning { grace: GRACE, first_generation };
+    Settings { node_name: "here".into(), kinds, tuning, policy: Policy::default() }
 }
 
 impl World {

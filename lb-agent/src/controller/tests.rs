@@ -23,7 +23,8 @@ struct World {
 fn controller(maps: &Fake, first_generation: u32) -> Controller {
     let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice].into();
     let tuning = Tuning { grace: GRACE, first_generation };
-    Controller::adopt(maps, Settings { node_name: "here".into(), kinds, tuning }).expect("a fake reads")
+    Controller::adopt(maps, Settings { node_name: "here".into(), kinds, tuning, policy: Policy::default() })
+        .expect("a fake reads")
 }
 
 impl World {

@@ -16,8 +16,8 @@ use lb_agent::{
     dataplane::Tuning,
     loader::{LoadOptions, Loaded},
     model::{
-        Change, Endpoint, EndpointSlice, Node, NodeNetwork, ObjectKey, ObjectKind, Protocol, Service, ServicePort,
-        SlicePort, SourceEvent,
+        Change, Endpoint, EndpointSlice, Node, NodeNetwork, ObjectKey, ObjectKind, Policy, Protocol, Service,
+        ServicePort, SlicePort, SourceEvent,
     },
 };
 use lb_common::abi::BackendFlags;
@@ -99,6 +99,7 @@ pub fn measure() -> Result<ColdStart> {
         node_name: "node-0".into(),
         kinds: [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node].into(),
         tuning: Tuning { grace: Tuning::DEFAULT_GRACE, first_generation: 1 },
+        policy: Policy::default(),
     };
     let mut controller = Controller::adopt(&maps, settings)?;
     controller.set_network(NodeNetwork::default());

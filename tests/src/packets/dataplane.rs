@@ -18,7 +18,7 @@ use lb_agent::{
     controller::{Controller, Settings},
     dataplane::{FamilyMaps, KernelMaps, Tuning},
     loader::{LoadOptions, Loaded, TableSizes},
-    model::{ObjectKind, SourceEvent},
+    model::{ObjectKind, Policy, SourceEvent},
 };
 use lb_common::abi::{Address, Backend, Flow, FrontendKey, Hook, Reason, Tuple, maps};
 
@@ -158,6 +158,7 @@ impl Dataplane {
             kinds: [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node].into(),
             // Nothing runs on these maps while they are written.
             tuning: Tuning { grace: Duration::ZERO, first_generation: 1 },
+            policy: Policy::default(),
         };
         let controller = Controller::adopt(&maps, settings)?;
         Ok(Self { loaded, maps, controller, spoiled: false, counters, flows4, flows6, world })

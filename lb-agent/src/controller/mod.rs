@@ -18,13 +18,15 @@
 //! Nothing is lost if a synchronization fails: what failed is kept, and [`Controller::next_deadline`] says when to call
 //! again. The same instant serves what was freed and may be reused.
 
+mod reach;
+
 #[cfg(test)]
 mod random_tests;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -36,16 +38,14 @@ use lb_common::{
 
 use crate::{
     dataplane::{DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, Tuning},
-    model::{DesiredPort, DesiredState, Family, Inputs, NodeNetwork, ObjectKey, ObjectKind, Policy, SourceEvent},
+    model::{DesiredNode, DesiredState, Inputs, NodeNetwork, ObjectKey, ObjectKind, Policy, SourceEvent, detect_pods},
 };
+use reach::Reach;
 
 /// Pause after the first failure; doubled after each further one in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause before what failed is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// Lowest and highest node port where there is none: a range that holds nothing.
-const NO_NODE_PORTS: (u16, u16) = (1, 0);
 
 /// What a [`Controller`] is told at its start.
 #[derive(Clone, Debug)]
@@ -142,8 +142,7 @@ impl Controller {
         }
         report.conflicts = self.desired.claim(&self.inputs, &mut changed);
 
-        let mut succeeded = self.set_config(maps, &network, self.node_port_limits(), &mut report);
-        succeeded &= self.apply_node(maps, &network, &mut report);
+        let mut succeeded = self.apply_node(maps, &network, &mut report);
         for service in changed {
             if self.apply_service(maps, &network, &service, now, &mut report) {
                 self.retry.remove(&service);
@@ -153,9 +152,8 @@ impl Controller {
         }
         let made_room4 = self.v4.finish(maps, now, &mut report);
         let made_room6 = self.v6.finish(maps, now, &mut report);
-        let spans = [self.v4.node_port_span(), self.v6.node_port_span()];
-        let span = spans.into_iter().flatten().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
-        succeeded &= self.set_config(maps, &network, span.unwrap_or(NO_NODE_PORTS), &mut report);
+        let reach = Reach::of_maps(&self.v4, &self.v6);
+        succeeded &= self.set_config(maps, &network, reach, &mut report);
 
         succeeded &= self.retry.is_empty() && !self.v4.is_behind() && !self.v6.is_behind();
         self.next_attempt = match self.next_attempt {
@@ -184,12 +182,8 @@ impl Controller {
     ) -> bool {
         let ports4 = self.desired.ports4(&self.inputs, service);
         let ports6 = self.desired.ports6(&self.inputs, service);
-        // Programs look node ports up only between the limits in CONFIG: these must be wide enough first.
-        let current = (self.config.node_port_min, self.config.node_port_max);
-        let limits = node_ports(&ports4)
-            .chain(node_ports(&ports6))
-            .fold(current, |(min, max), port| if min > max { (port, port) } else { (min.min(port), max.max(port)) });
-        if !self.set_config(maps, network, limits, report) {
+        let reach = Reach::of_config(&self.config).and(Reach::of_ports(&ports4, &ports6));
+        if !self.set_config(maps, network, reach, report) {
             return false;
         }
         let done4 = self.v4.apply(maps, service, &ports4, now, report);
@@ -197,40 +191,31 @@ impl Controller {
         done4 && done6
     }
 
+    /// Brings what the programs know of the node up to date, and first of all how far they look.
     fn apply_node<M: DataplaneMaps>(&mut self, maps: &mut M, network: &NodeNetwork, report: &mut SyncReport) -> bool {
-        let addresses = &network.local_addresses;
-        let done4 = self.v4.apply_node(maps, &network.masquerade4, &of_family(addresses), report);
-        let done6 = self.v6.apply_node(maps, &network.masquerade6, &of_family(addresses), report);
-        done4 && done6
-    }
-
-    /// The lowest and the highest node port that `CONFIG` lets through now.
-    fn node_port_limits(&self) -> (u16, u16) {
-        match self.config.abi_version {
-            ABI_VERSION => (self.config.node_port_min, self.config.node_port_max),
-            // Never written.
-            _ => NO_NODE_PORTS,
+        let v4 = DesiredNode::v4(network, &self.policy, &self.inputs);
+        let v6 = DesiredNode::v6(network, &self.policy, &self.inputs);
+        let cidrs = Reach::of_cidrs(v4.service_cidr_cover(), v6.service_cidr_cover());
+        if !self.set_config(maps, network, Reach::of_config(&self.config).and(cidrs), report) {
+            return false;
         }
+        let done4 = self.v4.apply_node(maps, &v4, report);
+        let done6 = self.v6.apply_node(maps, &v6, report);
+        done4 && done6
     }
 
     fn set_config<M: DataplaneMaps>(
         &mut self,
         maps: &mut M,
         network: &NodeNetwork,
-        (node_port_min, node_port_max): (u16, u16),
+        reach: Reach,
         report: &mut SyncReport,
     ) -> bool {
         let snat_ports = ports::pool([network.local_ports, network.node_ports]);
         let snat_port_count = snat_ports.iter().map(|range| u32::from(range.count)).sum();
-        let config = Config {
-            abi_version: ABI_VERSION,
-            node_port_min,
-            node_port_max,
-            snat_ports,
-            snat_port_count,
-            flags: self.policy.detect_local.flags(),
-            ..Config::default()
-        };
+        let mut config = Config { abi_version: ABI_VERSION, snat_ports, snat_port_count, ..Config::default() };
+        reach.write(&mut config);
+        detect_pods(&mut config, &self.policy, &self.inputs);
         if config == self.config {
             return true;
         }
@@ -250,14 +235,4 @@ impl Controller {
     fn writes(&self) -> u64 {
         self.v4.writes() + self.v6.writes()
     }
-}
-
-/// The node ports among the frontends of some service ports.
-fn node_ports<A: Family>(ports: &[DesiredPort<A>]) -> impl Iterator<Item = u16> {
-    let frontends = ports.iter().flat_map(|port| &port.frontends);
-    frontends.filter(|(key, _)| key.address == A::UNSPECIFIED).map(|(key, _)| key.port)
-}
-
-fn of_family<A: Family>(addresses: &BTreeMap<std::net::IpAddr, u32>) -> BTreeMap<A, u32> {
-    addresses.iter().filter_map(|(address, flags)| Some((A::from_ip(*address)?, *flags))).collect()
 }

@@ -6,6 +6,7 @@ mod family;
 mod inputs;
 mod intern;
 mod network;
+mod node;
 mod policy;
 mod topology;
 
@@ -21,6 +22,8 @@ pub use desired::{DesiredBackend, DesiredPort, DesiredState, ServicePortName};
 pub use family::{Cidr, Family, TableNames};
 pub use inputs::Inputs;
 pub use network::NodeNetwork;
+pub use node::DesiredNode;
+pub(crate) use node::detect_pods;
 pub use objects::{
     Change, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service, ServicePort,
     ServiceType, SlicePort, SourceEvent, TrafficPolicy,

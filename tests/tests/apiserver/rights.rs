@@ -5,6 +5,7 @@ use k8s_openapi::api::{
     authentication::v1::TokenRequest,
     core::v1::{Node, Pod, Secret, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use kube::{
@@ -34,6 +35,7 @@ pub(crate) async fn create_roles(client: &Client) {
     let rules = json!([
         { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
         { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
+        { "apiGroups": ["networking.k8s.io"], "resources": ["servicecidrs"], "verbs": ["list", "watch"] },
     ]);
     create::<ClusterRole>(client, json!({ "metadata": { "name": ROLE }, "rules": rules })).await;
 }
@@ -114,6 +116,7 @@ pub(crate) fn reading_services_slices_and_its_own_node_is_all_that_an_agent_need
         let all = ListParams::default();
         Api::<Service>::all(reader.clone()).list(&all).await.expect("list Services");
         Api::<EndpointSlice>::all(reader.clone()).list(&all).await.expect("list slices");
+        Api::<ServiceCIDR>::all(reader.clone()).list(&all).await.expect("list ranges of cluster IPs");
         let node_objects = Api::<Node>::all(reader.clone());
         let own =
             node_objects.list(&ListParams::default().fields("metadata.name=node1")).await.expect("list one's Node");

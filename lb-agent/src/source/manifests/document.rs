@@ -8,6 +8,7 @@
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
 };
 use serde_json::Value;
 use tracing::info;
@@ -110,7 +111,8 @@ impl Reader<'_> {
         if kind.is_empty() {
             return self.problem(document, document.line, "kind is missing");
         }
-        if let (Some(of_list @ ("" | "Service" | "EndpointSlice" | "Node")), None) = (kind.strip_suffix("List"), listed)
+        if let (Some(of_list @ ("" | "Service" | "EndpointSlice" | "Node" | "ServiceCIDR")), None) =
+            (kind.strip_suffix("List"), listed)
         {
             let Value::Array(items) = object["items"].take() else {
                 return self.problem(document, document.line, "items is missing");
@@ -126,6 +128,7 @@ impl Reader<'_> {
             ("v1" | "", "Node") if text(&object["metadata"], "name") == self.node => {
                 self.take::<Node>(document, object, index);
             }
+            ("networking.k8s.io/v1" | "", "ServiceCIDR") => self.take::<ServiceCIDR>(document, object, index),
             ("discovery.k8s.io/v1" | "", "EndpointSlice") => self.take::<EndpointSlice>(document, object, index),
             (version, "EndpointSlice") => {
                 let problem =

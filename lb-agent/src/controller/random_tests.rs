@@ -59,11 +59,15 @@ impl<A: Family> View<A> {
         }
     }
 
-    /// Whether a frontend lets a client in; `None` where there is no frontend.
-    fn admits(&self, key: &FrontendKey<A>, client: A) -> Option<bool> {
-        let (name, flags) = self.frontends.get(key)?;
-        let mut ranges = self.clients.get(name).into_iter().flatten();
-        Some(flags & FrontendFlags::SOURCE_RANGES == 0 || ranges.any(|range| range.contains(client)))
+    /// Whether a frontend lets a client in. Where there is none, what its service port's networks say of the client: an
+    /// address that goes may let in whom the Service lets in by its others.
+    fn admits(&self, key: &FrontendKey<A>, holder: &PortName, client: A) -> Option<bool> {
+        let within = |name| self.clients.get(name).map(|ranges| ranges.iter().any(|range| range.contains(client)));
+        match self.frontends.get(key) {
+            Some((name, flags)) if flags & FrontendFlags::SOURCE_RANGES != 0 => Some(within(name) == Some(true)),
+            Some(_) => Some(true),
+            None => within(holder),
+        }
     }
 }
 
@@ -177,10 +181,10 @@ impl<A: Family> Reader<A> {
             let allowed = [self.old.frontends.get(key), self.new.frontends.get(key)];
             assert!(allowed.contains(&Some(value)), "{key:?} is {value:?}, expected one of {allowed:?}");
         }
-        for key in view.frontends.keys() {
+        for (key, (holder, _)) in &view.frontends {
             for client in CLIENTS.iter().filter_map(|client| A::from_ip(client.parse().expect("an address"))) {
-                let now = view.admits(key, client);
-                let before_and_after = [self.old.admits(key, client), self.new.admits(key, client)];
+                let now = view.admits(key, holder, client);
+                let before_and_after = [self.old.admits(key, holder, client), self.new.admits(key, holder, client)];
                 let mut known = before_and_after.iter().flatten();
                 let all_the_same = known.next().filter(|first| known.all(|other| other == *first));
                 assert!(

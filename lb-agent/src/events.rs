@@ -117,6 +117,7 @@ impl Notice {
         let api_version = match kind {
             ObjectKind::Service | ObjectKind::Node => "v1",
             ObjectKind::EndpointSlice => "discovery.k8s.io/v1",
+            ObjectKind::ServiceCidr => "networking.k8s.io/v1",
         };
         let namespace = (!object.namespace.is_empty()).then(|| object.namespace.to_string());
         let mut note = note.clone();

@@ -99,7 +99,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let maps = loaded.take_maps()?;
     let settings = Settings {
         node_name: Arc::from(node_name.as_str()),
-        kinds: BTreeSet::from([ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node]),
+        kinds: BTreeSet::from(ObjectKind::ALL),
         tuning: Tuning { grace: Tuning::DEFAULT_GRACE, first_generation: random() },
         policy: effective.policy.clone(),
     };

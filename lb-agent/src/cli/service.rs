@@ -90,6 +90,8 @@ where
     let used = view.existing.frontends.iter().map(|(_, frontend)| frontend.service);
     let indices: std::collections::BTreeSet<u32> = named.chain(used).collect();
     let mut frontends = view.existing.frontends.clone();
+    // That a cluster IP is one has an entry of its own, which nobody connects to.
+    frontends.retain(|(_, frontend)| frontend.flags & FrontendFlags::CLUSTER_IP == 0);
     // Node ports, whose address is unspecified, last.
     frontends.sort_by_key(|(key, _)| (key.address == A::UNSPECIFIED, *key));
     indices

@@ -84,7 +84,7 @@ where
     lb_common::abi::Flow<A>: Pod,
 {
     let maps = KernelMaps::open(|map| pins.open(map))?;
-    let Capacities { frontends, services, slots, backends } = FamilyMaps::<A>::capacities(&maps);
+    let Capacities { frontends, services, slots, backends, source_ranges } = FamilyMaps::<A>::capacities(&maps);
     let view = View::<A>::read(pins)?;
     let flows = Flows::<A>::open(|map| pins.open(map))?;
     let names = A::TABLES;
@@ -94,6 +94,7 @@ where
         fill(names.services, view.services.len(), services),
         fill(names.slots, view.existing.slots.len(), slots),
         fill(names.backends, view.backends.len(), backends),
+        fill(names.source_ranges, view.existing.source_ranges.len(), source_ranges),
         fill(names.flows, flows.read()?.len(), flows.capacity()?),
     ]
     .into_iter()

@@ -18,6 +18,8 @@
 //! Nothing is lost if a synchronization fails: what failed is kept, and [`Controller::next_deadline`] says when to call
 //! again. The same instant serves what was freed and may be reused.
 
+mod reach;
+
 #[cfg(test)]
 mod random_tests;
 mod remember;
@@ -33,7 +35,7 @@ use std::{
 };
 
 use lb_common::{
-    abi::{ABI_VERSION, Config, ConfigFlags},
+    abi::{ABI_VERSION, Config},
     ports,
 };
 use remember::Objects;
@@ -41,18 +43,16 @@ use remember::Objects;
 use crate::{
     dataplane::{Capacities, DataplaneMaps, FamilyMaps, MapError, Reconciler, SyncReport, TableFill, Tuning},
     model::{
-        DesiredPort, DesiredState, Family, HealthCheck, HealthChecks, Inputs, NoLocal, NoLocals, NodeNetwork,
-        ObjectKey, ObjectKind, Policy, SourceEvent, TableNames,
+        DesiredNode, DesiredState, Family, HealthCheck, HealthChecks, Inputs, NoLocal, NoLocals, NodeNetwork,
+        ObjectKey, ObjectKind, Policy, SourceEvent, TableNames, detect_pods,
     },
 };
+use reach::Reach;
 
 /// Pause after the first failure; doubled after each further one in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause before what failed is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// Lowest and highest node port where there is none: a range that holds nothing.
-const NO_NODE_PORTS: (u16, u16) = (1, 0);
 
 /// What a [`Controller`] is told at its start.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ pub struct Settings {
     pub kinds: BTreeSet<ObjectKind>,
     /// For both families' reconcilers.
     pub tuning: Tuning,
-    /// What the operator decided for all Services.
+    /// What the operator decided; it stays so until the agent starts again.
     pub policy: Policy,
 }
 
@@ -72,9 +72,8 @@ pub struct Settings {
 pub struct Controller {
     inputs: Inputs,
     desired: DesiredState,
-    network: Option<NodeNetwork>,
-    #[expect(dead_code, reason = "the model does not follow it yet")]
     policy: Policy,
+    network: Option<NodeNetwork>,
     v4: Reconciler<[u8; 4]>,
     v6: Reconciler<[u8; 16]>,
     /// What `CONFIG` holds.
@@ -104,8 +103,8 @@ impl Controller {
             dirty: v4.services().chain(v6.services()).cloned().collect(),
             inputs,
             desired: DesiredState::new(node_name),
-            network: None,
             policy,
+            network: None,
             v4,
             v6,
             config: maps.config()?,
@@ -180,8 +179,7 @@ impl Controller {
         }
         report.conflicts = self.desired.claim(&self.inputs, &mut changed);
 
-        let mut succeeded = self.set_config(maps, &network, self.node_port_limits(), &mut report);
-        succeeded &= self.apply_node(maps, &network, &mut report);
+        let mut succeeded = self.apply_node(maps, &network, &mut report);
         for service in changed {
             if self.apply_service(maps, &network, &service, now, &mut report) {
                 report.health_checks_changed |= self.note_health_check(&service);
@@ -193,9 +191,8 @@ impl Controller {
         }
         let made_room4 = self.v4.finish(maps, now, &mut report);
         let made_room6 = self.v6.finish(maps, now, &mut report);
-        let spans = [self.v4.node_port_span(), self.v6.node_port_span()];
-        let span = spans.into_iter().flatten().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
-        succeeded &= self.set_config(maps, &network, span.unwrap_or(NO_NODE_PORTS), &mut report);
+        let reach = Reach::of_maps(&self.v4, &self.v6);
+        succeeded &= self.set_config(maps, &network, reach, &mut report);
 
         succeeded &= self.retry.is_empty() && !self.v4.is_behind() && !self.v6.is_behind();
         self.next_attempt = match self.next_attempt {
@@ -224,12 +221,8 @@ impl Controller {
     ) -> bool {
         let ports4 = self.desired.ports4(&self.inputs, service);
         let ports6 = self.desired.ports6(&self.inputs, service);
-        // Programs look node ports up only between the limits in CONFIG: these must be wide enough first.
-        let current = (self.config.node_port_min, self.config.node_port_max);
-        let limits = node_ports(&ports4)
-            .chain(node_ports(&ports6))
-            .fold(current, |(min, max), port| if min > max { (port, port) } else { (min.min(port), max.max(port)) });
-        if !self.set_config(maps, network, limits, report) {
+        let reach = Reach::of_config(&self.config).and(Reach::of_ports(&ports4, &ports6));
+        if !self.set_config(maps, network, reach, report) {
             return false;
         }
         self.no_locals.note(service, [NoLocal::of(&ports4), NoLocal::of(&ports6)]);
@@ -247,40 +240,31 @@ impl Controller {
         self.health_checks.note(key, wanted)
     }
 
+    /// Brings what the programs know of the node up to date, and first of all how far they look.
     fn apply_node<M: DataplaneMaps>(&mut self, maps: &mut M, network: &NodeNetwork, report: &mut SyncReport) -> bool {
-        let addresses = &network.local_addresses;
-        let done4 = self.v4.apply_node(maps, &network.masquerade4, &of_family(addresses), report);
-        let done6 = self.v6.apply_node(maps, &network.masquerade6, &of_family(addresses), report);
-        done4 && done6
-    }
-
-    /// The lowest and the highest node port that `CONFIG` lets through now.
-    fn node_port_limits(&self) -> (u16, u16) {
-        match self.config.abi_version {
-            ABI_VERSION => (self.config.node_port_min, self.config.node_port_max),
-            // Never written.
-            _ => NO_NODE_PORTS,
+        let v4 = DesiredNode::v4(network, &self.policy, &self.inputs);
+        let v6 = DesiredNode::v6(network, &self.policy, &self.inputs);
+        let cidrs = Reach::of_cidrs(v4.service_cidr_cover(), v6.service_cidr_cover());
+        if !self.set_config(maps, network, Reach::of_config(&self.config).and(cidrs), report) {
+            return false;
         }
+        let done4 = self.v4.apply_node(maps, &v4, report);
+        let done6 = self.v6.apply_node(maps, &v6, report);
+        done4 && done6
     }
 
     fn set_config<M: DataplaneMaps>(
         &mut self,
         maps: &mut M,
         network: &NodeNetwork,
-        (node_port_min, node_port_max): (u16, u16),
+        reach: Reach,
         report: &mut SyncReport,
     ) -> bool {
         let snat_ports = ports::pool([network.local_ports, network.node_ports]);
         let snat_port_count = snat_ports.iter().map(|range| u32::from(range.count)).sum();
-        let config = Config {
-            abi_version: ABI_VERSION,
-            node_port_min,
-            node_port_max,
-            snat_ports,
-            snat_port_count,
-            flags: ConfigFlags::PODS_BY_INTERFACE,
-            ..Config::default()
-        };
+        let mut config = Config { abi_version: ABI_VERSION, snat_ports, snat_port_count, ..Config::default() };
+        reach.write(&mut config);
+        detect_pods(&mut config, &self.policy, &self.inputs);
         if config == self.config {
             return true;
         }
@@ -302,12 +286,6 @@ impl Controller {
     }
 }
 
-/// The node ports among the frontends of some service ports.
-fn node_ports<A: Family>(ports: &[DesiredPort<A>]) -> impl Iterator<Item = u16> {
-    let frontends = ports.iter().flat_map(|port| &port.frontends);
-    frontends.filter(|(key, _)| key.address == A::UNSPECIFIED).map(|(key, _)| key.port)
-}
-
 fn fill<A: Family>(capacity: Capacities, room: Capacities) -> Vec<TableFill> {
     let TableNames { frontends, services, slots, backends, .. } = A::TABLES;
     let of = |table, capacity: u32, room| TableFill { table, used: capacity.saturating_sub(room), capacity };
@@ -317,8 +295,4 @@ fn fill<A: Family>(capacity: Capacities, room: Capacities) -> Vec<TableFill> {
         of(slots, capacity.slots, room.slots),
         of(backends, capacity.backends, room.backends),
     ]
-}
-
-fn of_family<A: Family>(addresses: &BTreeMap<std::net::IpAddr, u32>) -> BTreeMap<A, u32> {
-    addresses.iter().filter_map(|(address, flags)| Some((A::from_ip(*address)?, *flags))).collect()
 }

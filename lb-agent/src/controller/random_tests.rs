@@ -1,33 +1,74 @@
 //! Random changes, failures, full tables and restarts, with a reader who looks at the maps after every single write.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    rc::Rc,
+};
 
-use lb_common::abi::{Backend, Frontend, FrontendKey, Service as ServiceValue, SlotRange};
+use ipnet::IpNet;
+use lb_common::abi::{Backend, Frontend, FrontendFlags, FrontendKey, Prefix, Service as ServiceValue, SlotRange};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     dataplane::{Capacities, Existing, Fake, Faulty, check},
     model::{
-        Change, Endpoint, EndpointSlice, Node, Policy, Protocol, Service, ServicePort, ServiceType, SlicePort,
-        TrafficPolicy,
+        Change, Cidr, DesiredPort, Endpoint, EndpointSlice, Family, Node, Policy, Protocol, Service, ServicePort,
+        ServiceType, SlicePort, TrafficPolicy,
         testing::{endpoint, key},
     },
 };
 
 const GRACE: Duration = Duration::from_secs(10);
-const ROOMY: Capacities = Capacities { frontends: 100, services: 100, slots: 1000, backends: 100 };
-const TIGHT: Capacities = Capacities { frontends: 14, services: 6, slots: 30, backends: 12 };
+const ROOMY: Capacities = Capacities { frontends: 100, services: 100, slots: 1000, backends: 100, source_ranges: 100 };
+const TIGHT: Capacities = Capacities { frontends: 14, services: 6, slots: 30, backends: 12, source_ranges: 4 };
 
 type PortName = (String, String, String, u8);
 /// Cluster list, local list, flags, affinity.
 type Lists<A> = (Vec<(A, u16)>, Vec<(A, u16)>, u32, u32);
 
+/// Networks that Services may list as their clients'.
+const RANGES: [&str; 7] =
+    ["198.51.100.0/24", "198.51.0.0/16", "198.51.128.0/17", "203.0.113.7/32", "fd02::/64", "0.0.0.0/0", "fd02::7/128"];
+/// Clients within different ones of them, within none, and at load-balancer addresses.
+const CLIENTS: [&str; 8] =
+    ["198.51.100.9", "198.51.7.7", "198.51.200.1", "203.0.113.7", "8.8.8.8", "192.0.2.201", "fd02::7", "fd03::7"];
+
 /// The maps as a reader understands them: without indices.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct View<A: Ord> {
     services: BTreeMap<PortName, Lists<A>>,
     frontends: BTreeMap<FrontendKey<A>, (PortName, u16)>,
+    /// Flags of each endpoint of each service port.
+    backends: BTreeMap<(PortName, A, u16), u16>,
+    /// Networks of clients.
+    clients: BTreeMap<PortName, BTreeSet<Cidr<A>>>,
+    service_cidrs: BTreeSet<Cidr<A>>,
+}
+
+impl<A: Family> View<A> {
+    fn empty() -> Self {
+        Self {
+            services: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            service_cidrs: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a frontend lets a client in. Where there is none, what its service port's networks say of the client: an
+    /// address that goes may let in whom the Service lets in by its others.
+    fn admits(&self, key: &FrontendKey<A>, holder: &PortName, client: A) -> Option<bool> {
+        let within = |name| self.clients.get(name).map(|ranges| ranges.iter().any(|range| range.contains(client)));
+        match self.frontends.get(key) {
+            Some((name, flags)) if flags & FrontendFlags::SOURCE_RANGES != 0 => Some(within(name) == Some(true)),
+            Some(_) => Some(true),
+            None => within(holder),
+        }
+    }
 }
 
 impl<A: Family> View<A> {
@@ -49,14 +90,24 @@ impl<A: Family> View<A> {
         let lists =
             |value: &ServiceValue| (list(value.cluster), list(value.local), value.flags, value.affinity_seconds);
         let frontend = |value: &Frontend| (names[&value.service].clone(), value.flags);
+        let mut clients: BTreeMap<PortName, BTreeSet<Cidr<A>>> = BTreeMap::new();
+        for (service, range) in &existing.source_ranges {
+            clients.entry(names[service].clone()).or_default().insert(*range);
+        }
+        // A backend comes before its service has a name, and goes after.
+        let named = existing.backends.iter().filter(|(_, backend)| names.contains_key(&backend.service));
         Self {
+            clients,
+            backends: named.map(|(_, b)| ((names[&b.service].clone(), b.address, b.port), b.flags)).collect(),
+            service_cidrs: existing.service_cidrs.iter().copied().collect(),
             services: existing.services.iter().map(|(index, _, value)| (names[index].clone(), lists(value))).collect(),
             frontends: existing.frontends.iter().map(|(key, value)| (*key, frontend(value))).collect(),
         }
     }
 
-    fn of_desired(ports: &[DesiredPort<A>]) -> Self {
-        let mut view = Self { services: BTreeMap::new(), frontends: BTreeMap::new() };
+    fn of_desired(ports: &[DesiredPort<A>], inputs: &Inputs) -> Self {
+        let service_cidrs = inputs.service_cidrs().filter_map(Cidr::from_net).collect();
+        let mut view = Self { service_cidrs, ..Self::empty() };
         for port in ports {
             let service = &port.name.service;
             let name: PortName = (
@@ -72,6 +123,10 @@ impl<A: Family> View<A> {
             let list = |positions: &[u32]| positions.iter().map(backend).collect();
             let lists = (list(&port.cluster), list(&port.local), u32::from(port.has_endpoints), port.affinity_seconds);
             view.services.insert(name.clone(), lists);
+            view.backends.extend(port.backends.iter().map(|b| ((name.clone(), b.address, b.port), b.flags)));
+            if !port.source_ranges.is_empty() {
+                view.clients.insert(name.clone(), port.source_ranges.iter().copied().collect());
+            }
             view.frontends.extend(port.frontends.iter().map(|(key, flags)| (*key, (name.clone(), *flags))));
         }
         view
@@ -96,11 +151,10 @@ struct Reader<A: Ord> {
 
 impl<A: Family> Reader<A> {
     fn new(now: Instant) -> Self {
-        let empty = || View { services: BTreeMap::new(), frontends: BTreeMap::new() };
         Self {
             now,
-            old: empty(),
-            new: empty(),
+            old: View::empty(),
+            new: View::empty(),
             strict: false,
             slots: HashMap::new(),
             names: HashMap::new(),
@@ -126,6 +180,18 @@ impl<A: Family> Reader<A> {
         for (key, value) in &view.frontends {
             let allowed = [self.old.frontends.get(key), self.new.frontends.get(key)];
             assert!(allowed.contains(&Some(value)), "{key:?} is {value:?}, expected one of {allowed:?}");
+        }
+        for (key, (holder, _)) in &view.frontends {
+            for client in CLIENTS.iter().filter_map(|client| A::from_ip(client.parse().expect("an address"))) {
+                let now = view.admits(key, holder, client);
+                let before_and_after = [self.old.admits(key, holder, client), self.new.admits(key, holder, client)];
+                let mut known = before_and_after.iter().flatten();
+                let all_the_same = known.next().filter(|first| known.all(|other| other == *first));
+                assert!(
+                    all_the_same.is_none() || all_the_same.copied() == now,
+                    "{client:?} at {key:?}: {now:?}, before and after {before_and_after:?}"
+                );
+            }
         }
         if self.strict {
             let both = self.old.frontends.keys().filter(|key| self.new.frontends.contains_key(key));
@@ -167,6 +233,18 @@ fn in_use<T: PartialEq + std::fmt::Debug>(
     seen.insert(index, (meaning, now));
 }
 
+/// That cluster IPs and their ranges are where the programs look.
+fn assert_in_reach<A: Family>(fake: &Fake, reach: Prefix<A>)
+where
+    Fake: FamilyMaps<A>,
+{
+    let existing: Existing<A> = fake.existing().expect("a fake reads");
+    let entries = existing.frontends.iter().filter(|(_, frontend)| frontend.flags & FrontendFlags::CLUSTER_IP != 0);
+    for cidr in entries.map(|(key, _)| Cidr::of_address(key.address)).chain(existing.service_cidrs) {
+        assert_eq!(Cidr::from_prefix(reach).map(|reach| reach.cover(cidr)), Cidr::from_prefix(reach), "{cidr}");
+    }
+}
+
 struct Readers {
     v4: Reader<[u8; 4]>,
     v6: Reader<[u8; 16]>,
@@ -184,7 +262,7 @@ struct World {
 
 fn settings(starts: u32) -> Settings {
     let first_generation = starts.wrapping_mul(1 << 20).wrapping_sub(5);
-    let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node].into();
+    let kinds = ObjectKind::ALL.into();
     let tuning = Tuning { grace: GRACE, first_generation };
     Settings { node_name: "here".into(), kinds, tuning, policy: Policy::default() }
 }
@@ -199,6 +277,9 @@ impl World {
             let mut readers = observers.borrow_mut();
             readers.v4.look(&fake.existing().expect("a fake reads"));
             readers.v6.look(&fake.existing().expect("a fake reads"));
+            let config = fake.config().expect("a fake reads");
+            assert_in_reach(fake, config.cluster_ips4);
+            assert_in_reach(fake, config.cluster_ips6);
         });
         let mut controller = Controller::adopt(&fake, settings(0)).expect("a fake reads");
         controller.set_network(NodeNetwork::default());
@@ -216,7 +297,7 @@ impl World {
         desired.claim(inputs, &mut all);
         let v4: Vec<_> = all.iter().flat_map(|service| desired.ports4(inputs, service)).collect();
         let v6: Vec<_> = all.iter().flat_map(|service| desired.ports6(inputs, service)).collect();
-        (View::of_desired(&v4), View::of_desired(&v6))
+        (View::of_desired(&v4, inputs), View::of_desired(&v6, inputs))
     }
 
     fn actual(&mut self) -> (View<[u8; 4]>, View<[u8; 16]>) {
@@ -276,6 +357,10 @@ struct Round {
     restart: bool,
 }
 
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a network")
+}
+
 fn policy() -> impl Strategy<Value = TrafficPolicy> {
     prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)]
 }
@@ -288,22 +373,31 @@ fn a_service(number: u8) -> impl Strategy<Value = Service> {
         ServicePort { name: format!("p{name}").into(), protocol, port: 80 + u16::from(name), node_port }
     });
     let ports = proptest::collection::vec(port, 1..3);
-    (service_type, ports, policy(), policy(), any::<bool>(), 0..3_u8, 0..3_u32, 0..3_i64).prop_map(
-        move |(service_type, ports, internal_policy, external_policy, dual, shared, affinity, created)| Service {
-            service_type,
-            cluster_ips: [[10, 96, 0, number].into()]
-                .into_iter()
-                .chain(dual.then(|| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, number].into()))
-                .collect(),
-            external_ips: vec![[192, 0, 2, shared].into()],
-            load_balancer_ips: vec![[192, 0, 2, 200 + shared].into()],
-            ports,
-            internal_policy,
-            external_policy,
-            affinity_seconds: Some(affinity),
-            health_check_node_port: None,
-            uid: None,
-            created,
+    // Everybody seldom.
+    let ranges = prop_oneof![Just(0_u8), 0..32_u8, 0..128_u8];
+    (service_type, ports, policy(), policy(), any::<bool>(), 0..3_u8, 0..3_u32, 0..3_i64, ranges).prop_map(
+        move |(service_type, ports, internal_policy, external_policy, dual, shared, affinity, created, ranges)| {
+            Service {
+                service_type,
+                cluster_ips: [[10, 96, 0, number].into()]
+                    .into_iter()
+                    .chain(dual.then(|| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, number].into()))
+                    .collect(),
+                external_ips: vec![[192, 0, 2, shared].into()],
+                load_balancer_ips: vec![[192, 0, 2, 200 + shared].into()],
+                source_ranges: (0..)
+                    .zip(RANGES)
+                    .filter(|(bit, _)| ranges & 1 << bit != 0)
+                    .map(|(_, range)| net(range))
+                    .collect(),
+                ports,
+                internal_policy,
+                external_policy,
+                affinity_seconds: Some(affinity),
+                health_check_node_port: None,
+                uid: None,
+                created,
+            }
         },
     )
 }
@@ -339,11 +433,18 @@ fn a_change() -> impl Strategy<Value = ((ObjectKind, ObjectKey), Option<Change>)
         let key = key(&format!("e{number}"));
         ((ObjectKind::EndpointSlice, key.clone()), slice.map(|slice| Change::EndpointSlice(key, Some(slice))))
     });
-    let node = prop_oneof![Just("a"), Just("b"), Just("c")].prop_map(|zone| {
-        let node = Node { zone: Some(zone.into()), ..Node::default() };
+    let node = (prop_oneof![Just("a"), Just("b"), Just("c")], any::<bool>()).prop_map(|(zone, inside)| {
+        let internal_ips: [IpAddr; 1] = [[198, 51, if inside { 100 } else { 200 }, 1].into()];
+        let node = Node { zone: Some(zone.into()), internal_ips: internal_ips.into(), ..Node::default() };
         ((ObjectKind::Node, ObjectKey::new("", "here")), Some(Change::Node(Some(node))))
     });
-    prop_oneof![4 => service, 6 => slice, 1 => node]
+    let cidr = (0..2_usize, proptest::option::of(0..3_usize)).prop_map(|(number, cidr)| {
+        let key = ObjectKey::new("", ["a", "b"][number]);
+        let cidrs = cidr.map(|cidr| vec![net(["10.96.0.0/16", "10.98.0.0/24", "fd00::/108"][cidr])]);
+        let change = cidrs.map(|cidrs| Change::ServiceCidr(key.clone(), Some(cidrs)));
+        ((ObjectKind::ServiceCidr, key), change)
+    });
+    prop_oneof![8 => service, 12 => slice, 2 => node, 1 => cidr]
 }
 
 fn rounds() -> impl Strategy<Value = Vec<Round>> {
@@ -361,8 +462,7 @@ fn play(capacities: Capacities, rounds: Vec<Round>, seed: u32) {
         for (key, change) in changes {
             let event = match (&change, &key) {
                 (Some(change), _) => change.clone(),
-                (None, (ObjectKind::Service, key)) => Change::Service(key.clone(), None),
-                (None, (_, key)) => Change::EndpointSlice(key.clone(), None),
+                (None, (kind, key)) => Change::gone(*kind, key.clone()),
             };
             world.controller.apply(SourceEvent::Changed(event));
             match change {
@@ -384,7 +484,7 @@ fn play(capacities: Capacities, rounds: Vec<Round>, seed: u32) {
         world.sync(0);
         assert_eq!(world.maps.inner().take_writes(), BTreeMap::new(), "a restart on what is desired writes nothing");
     }
-    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::ServiceCidr] {
         world.controller.apply(SourceEvent::Replaced { kind, objects: Vec::new(), rejected: Vec::new() });
     }
     world.sync(0);

@@ -11,12 +11,13 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use lb_common::abi::FrontendFlags;
 
 use crate::{
     dataplane::{AdoptedEndpoint, AdoptedPort, Reconciler},
     model::{
-        Endpoint, EndpointSlice, Family, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort,
+        Cidr, Endpoint, EndpointSlice, Family, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort,
         TrafficPolicy,
     },
 };
@@ -48,6 +49,9 @@ pub(super) fn objects(v4: &Reconciler<[u8; 4]>, v6: &Reconciler<[u8; 16]>, node_
 struct Parts {
     cluster_ips: BTreeSet<IpAddr>,
     external_ips: BTreeSet<IpAddr>,
+    /// Those that only some clients may use.
+    restricted_ips: BTreeSet<IpAddr>,
+    source_ranges: BTreeSet<IpNet>,
     internal_is_local: bool,
     external_is_local: bool,
     affinity_seconds: u32,
@@ -57,7 +61,16 @@ struct Parts {
 
 impl Parts {
     fn service(self) -> Service {
-        let Self { cluster_ips, external_ips, internal_is_local, external_is_local, affinity_seconds, ports } = self;
+        let Self {
+            cluster_ips,
+            external_ips,
+            restricted_ips,
+            source_ranges,
+            internal_is_local,
+            external_is_local,
+            affinity_seconds,
+            ports,
+        } = self;
         let policy = |is_local| if is_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
         let has_node_port = ports.values().any(|(_, node_port)| node_port.is_some());
         let port = |((name, protocol), (port, node_port))| {
@@ -66,11 +79,16 @@ impl Parts {
             Some(ServicePort { name, protocol, port: port?, node_port })
         };
         Service {
-            service_type: if has_node_port { ServiceType::NodePort } else { ServiceType::ClusterIp },
+            service_type: match () {
+                () if !restricted_ips.is_empty() => ServiceType::LoadBalancer,
+                () if has_node_port => ServiceType::NodePort,
+                () => ServiceType::ClusterIp,
+            },
             cluster_ips: cluster_ips.into_iter().collect(),
-            // Those of a load balancer are treated the same.
+            // Those of a load balancer that anyone may use are treated the same.
             external_ips: external_ips.into_iter().collect(),
-            load_balancer_ips: Vec::new(),
+            load_balancer_ips: restricted_ips.into_iter().collect(),
+            source_ranges: source_ranges.into_iter().collect(),
             ports: ports.into_iter().filter_map(port).collect(),
             internal_policy: policy(internal_is_local),
             external_policy: policy(external_is_local),
@@ -88,12 +106,17 @@ fn add<A: Family>(
     adopted: AdoptedPort<A>,
     node_name: &Arc<str>,
 ) {
-    let AdoptedPort { name, frontends, affinity_seconds, endpoints } = adopted;
+    let AdoptedPort { name, frontends, clients, affinity_seconds, endpoints } = adopted;
     let parts = services.entry(name.service.clone()).or_default();
     parts.affinity_seconds = affinity_seconds;
+    parts.source_ranges.extend(clients.into_iter().filter_map(Cidr::to_net));
     let (port, node_port) = parts.ports.entry((Arc::clone(&name.port), name.protocol)).or_default();
     for (key, flags) in frontends {
         let is_local = flags & FrontendFlags::LOCAL != 0;
+        if flags & FrontendFlags::CLUSTER_IP != 0 {
+            // It follows from the cluster IP, which the frontends below tell.
+            continue;
+        }
         if flags & FrontendFlags::NODE_PORT != 0 {
             *node_port = Some(key.port);
             parts.external_is_local = is_local;
@@ -101,7 +124,9 @@ fn add<A: Family>(
         }
         *port = Some(key.port);
         if flags & FrontendFlags::EXTERNAL != 0 {
-            parts.external_ips.insert(key.address.to_ip());
+            let restricted = flags & FrontendFlags::SOURCE_RANGES != 0;
+            let ips = if restricted { &mut parts.restricted_ips } else { &mut parts.external_ips };
+            ips.insert(key.address.to_ip());
             parts.external_is_local = is_local;
         } else {
             parts.cluster_ips.insert(key.address.to_ip());

@@ -23,6 +23,7 @@ fn rich() -> (Service, Vec<(&'static str, EndpointSlice)>) {
         cluster_ips: vec![IpAddr::from([10, 96, 0, 9]), "fd00::9".parse().expect("an address")],
         external_ips: vec![IpAddr::from([192, 0, 2, 9])],
         load_balancer_ips: vec![IpAddr::from([192, 0, 2, 10])],
+        source_ranges: vec!["198.51.100.0/24".parse().expect("a network")],
         ports: vec![
             ServicePort { node_port: Some(30_080), ..port("http", 80) },
             ServicePort { node_port: Some(30_053), protocol: Protocol::Udp, ..port("dns", 53) },

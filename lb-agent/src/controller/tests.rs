@@ -1,12 +1,15 @@
+use std::collections::BTreeMap;
+
 use lb_common::abi::{
-    Backend, BackendFlags, Frontend, FrontendKey, Service as ServiceValue, ServiceName, SlotRange, maps,
+    Backend, BackendFlags, Frontend, FrontendKey, LocalAddressFlags, Service as ServiceValue, ServiceName, SlotRange,
+    maps,
 };
 
 use super::*;
 use crate::{
     dataplane::{Capacities, Existing, Fake, check},
     model::{
-        Change, EndpointSlice, Node, Policy, Service, ServicePort, ServiceType,
+        Change, Cidr, EndpointSlice, Node, Policy, Service, ServicePort, ServiceType,
         testing::{endpoint, key, port, service, slice},
     },
 };
@@ -73,7 +76,9 @@ impl World {
     }
 
     pub(super) fn dump(&self) -> Vec<String> {
-        self.maps.to_string().lines().map(Into::into).collect()
+        let lines = self.maps.to_string();
+        let frontends = lines.lines().filter(|line| line.contains(" -> ") && !line.contains("CLUSTER_IP"));
+        frontends.map(Into::into).collect()
     }
 
     /// A new agent that is told nothing yet but what the node's network is.
@@ -131,18 +136,19 @@ fn one_service_from_lists_to_maps_and_the_report_names_it() {
     assert_eq!(changes, ["default/web:http/TCP IPv4 added: 1 frontends, 2 endpoints, 0 on this node"]);
     assert_eq!(
         world.dump(),
-        ["10.96.0.1:80/6 flags 0 -> #0 default/web:http/6 cluster [10.0.0.1:8080 10.0.0.2:8080] local []"]
+        ["10.96.0.1:80/TCP -> #0 default/web:http/TCP cluster [10.0.0.1:8080 10.0.0.2:8080] local []"]
     );
     let writes = [
         (maps::BACKENDS4, 4),
-        (maps::FRONTENDS4, 1),
+        (maps::CONFIG, 1),
+        (maps::FRONTENDS4, 2),
         (maps::SERVICES4, 1),
         (maps::SERVICE_NAMES4, 1),
         (maps::SERVICE_STATS4, 1),
         (maps::SLOTS4, 2),
     ];
     assert_eq!(world.maps.take_writes(), BTreeMap::from(writes));
-    assert_eq!(report.writes, 10);
+    assert_eq!(report.writes, 12);
 
     world.service("web", None);
     let report = world.sync_all();
@@ -164,7 +170,7 @@ fn nothing_is_written_before_everything_is_known() {
     world.controller.apply(listed(ObjectKind::EndpointSlice));
     assert!(world.controller.is_complete());
     world.sync_all();
-    assert_eq!(world.dump(), ["10.96.0.1:80/6 flags 0 -> #0 default/web:http/6 cluster [] local [] no endpoints"]);
+    assert_eq!(world.dump(), ["10.96.0.1:80/TCP -> #0 default/web:http/TCP cluster [] local [] no endpoints"]);
 }
 
 #[test]
@@ -225,8 +231,8 @@ fn what_makes_no_sense_is_not_adopted_but_replaced_and_removed() {
     let named = |name| ServiceName::new("default", name, "http", 6).expect("short");
     let range = |first, count| SlotRange { first, count };
     let with = |cluster| ServiceValue { cluster, ..ServiceValue::default() };
-    let backend =
-        Backend { generation: 9, address: [10, 0, 0, 1], port: 8080, flags: BackendFlags::SELECTABLE, service: 10 };
+    let flags = BackendFlags::SELECTABLE | BackendFlags::IN_CLUSTER;
+    let backend = Backend { generation: 9, address: [10, 0, 0, 1], port: 8080, flags, service: 10 };
     let write = |maps: &mut Fake| -> Result<(), MapError> {
         // Sound; the same endpoint again; of a service that makes no sense; of one without a name; beyond the table.
         for (index, service) in (3..).zip([10, 10, 11, 15, u32::MAX]) {
@@ -239,6 +245,10 @@ fn what_makes_no_sense_is_not_adopted_but_replaced_and_removed() {
         for (index, (name, cluster)) in (10..).zip(services) {
             FamilyMaps::<[u8; 4]>::set_service(maps, index, with(cluster))?;
             FamilyMaps::<[u8; 4]>::set_service_name(maps, index, &named(name))?;
+        }
+        // Clients of a sound one that asks for none, of one that makes no sense, of none, beyond the table.
+        for service in [10, 11, 77, u32::MAX] {
+            maps.set_source_range(service, Cidr::of_address([198, 51, 100, 1]))?;
         }
         for (host, service) in (1..).zip([10, 11, 12, 13, 14, 99, u32::MAX]) {
             maps.set_frontend(&key4(host), Frontend { service, owner: 1, flags: 0 })?;
@@ -262,7 +272,7 @@ fn what_makes_no_sense_is_not_adopted_but_replaced_and_removed() {
     let anew = |generation, service| Backend { generation, service, ..backend };
     assert_eq!(existing.backends, [(0, anew(101, 0)), (1, anew(102, 1)), (3, backend)]);
     let line = |host, index, name| {
-        format!("10.96.0.{host}:80/6 flags 0 -> #{index} default/{name}:http/6 cluster [10.0.0.1:8080] local []")
+        format!("10.96.0.{host}:80/TCP -> #{index} default/{name}:http/TCP cluster [10.0.0.1:8080] local []")
     };
     assert_eq!(world.dump(), [line(1, 10, "a"), line(2, 0, "b"), line(3, 1, "c")]);
     assert_eq!(existing.services[2].2.cluster, range(0, 1), "a was adopted");
@@ -281,18 +291,27 @@ fn what_makes_no_sense_is_not_adopted_but_replaced_and_removed() {
 
 #[test]
 fn a_full_table_costs_only_the_service_that_does_not_fit_until_there_is_room() {
-    let roomy = Capacities { frontends: 100, services: 100, slots: 100, backends: 100 };
+    let roomy = Capacities { frontends: 100, services: 100, slots: 100, backends: 100, source_ranges: 100 };
     let cases = [
-        (Capacities { frontends: 2, ..roomy }, maps::FRONTENDS4),
+        (Capacities { frontends: 4, ..roomy }, maps::FRONTENDS4),
         (Capacities { services: 2, ..roomy }, maps::SERVICES4),
         (Capacities { slots: 4, ..roomy }, maps::SLOTS4),
         (Capacities { backends: 4, ..roomy }, maps::BACKENDS4),
+        (Capacities { source_ranges: 2, ..roomy }, maps::SOURCE_RANGES4),
     ];
     for (capacities, table) in cases {
         let mut world = World::new(Fake::new(capacities));
         for (host, name) in (1..).zip(["a", "b", "c", "empty"]) {
-            if name != "empty" || capacities.frontends > 2 && capacities.services > 2 {
-                world.service(name, Some(service(&format!("10.96.0.{host}"))));
+            if name != "empty" || capacities.frontends > 4 && capacities.services > 2 {
+                let restricted = Service {
+                    service_type: ServiceType::LoadBalancer,
+                    load_balancer_ips: vec![[203, 0, 113, host].into()],
+                    source_ranges: vec!["198.51.100.0/24".parse().expect("a network")],
+                    ..service(&format!("10.96.0.{host}"))
+                };
+                let open = service(&format!("10.96.0.{host}"));
+                let one = if table == maps::SOURCE_RANGES4 && name != "empty" { restricted } else { open };
+                world.service(name, Some(one));
             }
             if name != "empty" {
                 world.slice(name, &[&format!("10.0.{host}.1"), &format!("10.0.{host}.2")]);
@@ -324,7 +343,8 @@ fn a_full_table_costs_only_the_service_that_does_not_fit_until_there_is_room() {
 
 #[test]
 fn a_backend_index_rests_for_the_grace_period_and_comes_back_with_another_generation() {
-    let mut world = World::new(Fake::new(Capacities { frontends: 9, services: 9, slots: 9, backends: 1 }));
+    let mut world =
+        World::new(Fake::new(Capacities { frontends: 9, services: 9, slots: 9, backends: 1, source_ranges: 1 }));
     world.service("web", Some(service("10.96.0.1")));
     world.slice("web", &["10.0.0.1"]);
     world.sync_all();
@@ -421,14 +441,19 @@ fn the_node_s_own_network_is_followed() {
     let mut network = NodeNetwork {
         masquerade4: [(0, [192, 0, 2, 1]), (5, [198, 51, 100, 1])].into(),
         masquerade6: [(0, [0xfd; 16])].into(),
-        local_addresses: [([127, 0, 0, 1].into(), 1), ([192, 0, 2, 1].into(), 0), ([0xfd; 16].into(), 0)].into(),
+        local_addresses: [
+            ([127, 0, 0, 1].into(), LocalAddressFlags::LOOPBACK),
+            ([192, 0, 2, 1].into(), 0),
+            ([0xfd; 16].into(), 0),
+        ]
+        .into(),
         ..NodeNetwork::default()
     };
     world.controller.set_network(network.clone());
     assert_eq!(world.sync_all().writes, 6);
     let existing = world.existing();
     assert_eq!(existing.node_addresses, [(0, [192, 0, 2, 1]), (5, [198, 51, 100, 1])]);
-    assert_eq!(existing.local_addresses, [([127, 0, 0, 1], 1), ([192, 0, 2, 1], 0)]);
+    assert_eq!(existing.local_addresses, [([127, 0, 0, 1], 3), ([192, 0, 2, 1], LocalAddressFlags::NODE_PORTS)]);
 
     network.masquerade4.remove(&5);
     world.controller.set_network(network);
@@ -449,5 +474,9 @@ fn a_node_that_leaves_its_zone_changes_only_what_has_hints() {
     world.sync_all();
     assert!(world.dump()[0].contains("cluster [10.0.0.2:8080]"), "{}", world.maps);
     let flags = world.existing().backends.iter().map(|(_, backend)| backend.flags).collect::<Vec<_>>();
-    assert_eq!(flags, [0, BackendFlags::SELECTABLE], "the other keeps its flows and gets no new ones");
+    assert_eq!(
+        flags,
+        [0, BackendFlags::SELECTABLE | BackendFlags::IN_CLUSTER],
+        "the other keeps its flows and gets no new ones"
+    );
 }

@@ -3,7 +3,10 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{abi::SlotRange, hash};
+use lb_common::{
+    abi::{BackendFlags, FrontendFlags, SlotRange},
+    hash,
+};
 
 use super::Existing;
 use crate::model::Family;
@@ -33,6 +36,36 @@ pub enum Violation {
         /// The frontend's protocol.
         protocol: u8,
     },
+    /// A frontend without a port is no cluster IP's, or a cluster IP's entry has one.
+    #[error("frontend {address} port {port} protocol {protocol} is a cluster IP's entry only half")]
+    HalfClusterIp {
+        /// The frontend's address.
+        address: IpAddr,
+        /// The frontend's port.
+        port: u16,
+        /// The frontend's protocol.
+        protocol: u8,
+    },
+    /// A frontend lets in some clients only, and there are none.
+    #[error(
+        "frontend {address} port {port} protocol {protocol} lets nobody in: service {service} has no source ranges"
+    )]
+    NobodyAllowed {
+        /// The frontend's address.
+        address: IpAddr,
+        /// The frontend's port.
+        port: u16,
+        /// The frontend's protocol.
+        protocol: u8,
+        /// Index in `SERVICES*`.
+        service: u32,
+    },
+    /// Clients may use what does not exist: whoever gets the index next would let them in.
+    #[error("service {service} has source ranges and does not exist")]
+    StraySourceRange {
+        /// Index in `SERVICES*`.
+        service: u32,
+    },
     /// Two indices have the same name.
     #[error("services {first} and {second} have the same name")]
     SameName {
@@ -59,6 +92,16 @@ pub enum Violation {
         /// Index in `BACKENDS*`; `None` if the slot does not exist.
         backend: Option<u32>,
     },
+    /// A backend does not say that it is in a list that it is in.
+    #[error("slot {slot} of service {service} names backend {backend}, which is not marked for its list")]
+    UnmarkedBackend {
+        /// Index in `SLOTS*`.
+        slot: u32,
+        /// Index in `SERVICES*`.
+        service: u32,
+        /// Index in `BACKENDS*`.
+        backend: u32,
+    },
     /// Two elements stand for one endpoint of one service.
     #[error("backends {first} and {second} are the same endpoint of one service")]
     SameEndpoint {
@@ -73,6 +116,7 @@ pub enum Violation {
 pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
     let mut violations = Vec::new();
     let services: BTreeSet<u32> = existing.services.iter().map(|(index, ..)| *index).collect();
+    let restricted: BTreeSet<u32> = existing.source_ranges.iter().map(|(index, _)| *index).collect();
     for (key, frontend) in &existing.frontends {
         let (address, port, protocol) = (key.address.to_ip(), key.port, key.protocol);
         if !services.contains(&frontend.service) {
@@ -81,7 +125,16 @@ pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
         if frontend.owner != hash::frontend_owner(key) {
             violations.push(Violation::WrongOwner { address, port, protocol });
         }
+        let is_cluster_ip = frontend.flags & FrontendFlags::CLUSTER_IP != 0;
+        if is_cluster_ip != (port == 0) || is_cluster_ip && protocol != 0 {
+            violations.push(Violation::HalfClusterIp { address, port, protocol });
+        }
+        if frontend.flags & FrontendFlags::SOURCE_RANGES != 0 && !restricted.contains(&frontend.service) {
+            violations.push(Violation::NobodyAllowed { address, port, protocol, service: frontend.service });
+        }
     }
+    let stray = restricted.difference(&services);
+    violations.extend(stray.map(|service| Violation::StraySourceRange { service: *service }));
 
     let mut endpoints = HashMap::new();
     for (second, backend) in &existing.backends {
@@ -92,14 +145,15 @@ pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
 
     let slots: HashMap<u32, u32> = existing.slots.iter().copied().collect();
     let in_use = existing.backends.iter().filter(|(_, backend)| backend.generation != 0);
-    let owners: HashMap<u32, u32> = in_use.map(|(index, backend)| (*index, backend.service)).collect();
+    let owners: HashMap<u32, (u32, u16)> =
+        in_use.map(|(index, backend)| (*index, (backend.service, backend.flags))).collect();
     let mut names = HashMap::new();
     let mut ranges: BTreeMap<u32, u32> = BTreeMap::new();
     for (service, name, value) in &existing.services {
         if let Some(first) = names.insert((name.parts(), name.protocol), *service) {
             violations.push(Violation::SameName { first, second: *service });
         }
-        for range in [value.cluster, value.local] {
+        for (range, mark) in [(value.cluster, BackendFlags::IN_CLUSTER), (value.local, BackendFlags::IN_LOCAL)] {
             if let Some(slot) = overlap(&ranges, range) {
                 violations.push(Violation::SharedSlot { slot, service: *service });
             } else if range.count > 0 {
@@ -107,8 +161,13 @@ pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
             }
             for slot in range.first..range.first.saturating_add(range.count) {
                 let backend = slots.get(&slot).copied();
-                if backend.and_then(|index| owners.get(&index)) != Some(service) {
-                    violations.push(Violation::UnusableBackend { slot, service: *service, backend });
+                match backend.and_then(|index| Some((index, owners.get(&index)?))) {
+                    Some((backend, (owner, flags))) if owner == service => {
+                        if flags & mark == 0 {
+                            violations.push(Violation::UnmarkedBackend { slot, service: *service, backend });
+                        }
+                    }
+                    _ => violations.push(Violation::UnusableBackend { slot, service: *service, backend }),
                 }
             }
         }
@@ -128,6 +187,7 @@ mod tests {
     use lb_common::abi::{Backend, Frontend, FrontendKey, Service, ServiceName};
 
     use super::*;
+    use crate::model::Cidr;
 
     #[test]
     fn every_contradiction_is_found() {
@@ -141,7 +201,7 @@ mod tests {
             frontends: vec![(key, Frontend { service: 7, owner, flags: 0 })],
             services: vec![(7, name("a"), service(range(0, 2), range(2, 1)))],
             slots: vec![(0, 1), (1, 2), (2, 1)],
-            backends: vec![(1, backend([10, 0, 0, 1], 5, 2)), (2, backend([10, 0, 0, 2], 6, 3))],
+            backends: vec![(1, backend([10, 0, 0, 1], 5, 14)), (2, backend([10, 0, 0, 2], 6, 7))],
             ..Existing::default()
         };
         assert_eq!(check(&sound), []);
@@ -178,6 +238,22 @@ mod tests {
                 Violation::SameEndpoint { first: 1, second: 2 },
                 Violation::UnusableBackend { slot: 0, service: 7, backend: Some(1) },
                 Violation::UnusableBackend { slot: 2, service: 7, backend: None },
+            ]
+        );
+
+        let mut broken = sound.clone();
+        broken.backends[0].1.flags = BackendFlags::SELECTABLE | BackendFlags::IN_CLUSTER;
+        assert_eq!(check(&broken), [Violation::UnmarkedBackend { slot: 2, service: 7, backend: 1 }]);
+
+        let mut broken = sound.clone();
+        broken.frontends[0].1.flags = FrontendFlags::SOURCE_RANGES | FrontendFlags::CLUSTER_IP;
+        broken.source_ranges = vec![(8, Cidr::of_address([10, 0, 0, 1]))];
+        assert_eq!(
+            check(&broken),
+            [
+                Violation::HalfClusterIp { address, port, protocol },
+                Violation::NobodyAllowed { address, port, protocol, service: 7 },
+                Violation::StraySourceRange { service: 8 },
             ]
         );
 

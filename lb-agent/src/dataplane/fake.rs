@@ -4,7 +4,10 @@ use std::{
     net::SocketAddr,
 };
 
-use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, SlotRange, maps};
+use lb_common::abi::{
+    Backend, BackendFlags, Config, ConfigFlags, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags, Prefix,
+    Protocol, Service, ServiceName, SlotRange, maps,
+};
 use nix::libc::E2BIG;
 
 use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
@@ -42,7 +45,13 @@ pub struct Tables<A> {
 impl<A> Default for Tables<A> {
     fn default() -> Self {
         Self {
-            capacities: Capacities { frontends: 1 << 17, services: 1 << 16, slots: 1 << 20, backends: 1 << 18 },
+            capacities: Capacities {
+                frontends: 1 << 17,
+                services: 1 << 16,
+                slots: 1 << 20,
+                backends: 1 << 18,
+                source_ranges: 1 << 16,
+            },
             frontends: BTreeMap::new(),
             services: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -223,8 +232,11 @@ where
     }
 
     fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
-        let write = |tables: &mut Tables<A>| tables.source_ranges.insert((service, clients));
-        self.write(A::TABLES.source_ranges, true, write)
+        let tables = self.tables();
+        let range = (service, clients);
+        let fits = tables.source_ranges.contains(&range)
+            || tables.source_ranges.len() < tables.capacities.source_ranges as usize;
+        self.write(A::TABLES.source_ranges, fits, |tables: &mut Tables<A>| tables.source_ranges.insert(range))
     }
 
     fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
@@ -255,35 +267,84 @@ impl DataplaneMaps for Fake {
     }
 }
 
-/// What a reader finds, one line a frontend: IPv4 first, ascending. A dangling index is shown as one.
+/// What a reader finds: one line a frontend, then the node's own addresses and the ranges of cluster IPs, IPv4 first, and
+/// last the configuration. A dangling index is shown as one.
 impl fmt::Display for Fake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.v4.fmt(f)?;
-        self.v6.fmt(f)
+        self.v6.fmt(f)?;
+        self.v4.write_node(f)?;
+        self.v6.write_node(f)?;
+        let Config { node_port_min, node_port_max, flags, cluster_ips4, cluster_ips6, pods4, pods6, .. } = self.config;
+        let flags =
+            named(flags, &[(ConfigFlags::PODS_BY_INTERFACE, "interface"), (ConfigFlags::PODS_BY_ADDRESS, "address")]);
+        writeln!(f, "config: pods by [{flags}] {} {}", prefix(pods4), prefix(pods6))?;
+        writeln!(f, "config: node ports {node_port_min}-{node_port_max}")?;
+        writeln!(f, "config: cluster IPs {} {}", prefix(cluster_ips4), prefix(cluster_ips6))
     }
 }
 
 impl<A: Family> fmt::Display for Tables<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (key, frontend) in &self.frontends {
-            let address = SocketAddr::new(key.address.to_ip(), key.port);
-            write!(f, "{address}/{} flags {} -> #{} ", key.protocol, frontend.flags, frontend.service)?;
-            match self.names.get(&frontend.service) {
-                Some(name) => {
-                    let (namespace, service, port) = name.parts();
-                    write!(f, "{namespace}/{service}:{port}/{}", name.protocol)?;
-                }
-                None => write!(f, "(no such service)")?,
+            let index = frontend.service;
+            let name = self.names.get(&index).map_or_else(|| "(no such service)".to_owned(), name);
+            if frontend.flags & FrontendFlags::CLUSTER_IP != 0 {
+                writeln!(f, "{} CLUSTER_IP -> #{index} {name}", key.address.to_ip())?;
+                continue;
             }
-            let service = self.services.get(&frontend.service).copied().unwrap_or_default();
-            let any = if service.flags == 0 { " no endpoints" } else { "" };
-            writeln!(f, " cluster [{}] local [{}]{any}", self.list(service.cluster), self.list(service.local))?;
+            let address = SocketAddr::new(key.address.to_ip(), key.port);
+            let flags = named(
+                frontend.flags.into(),
+                &[
+                    (FrontendFlags::LOCAL.into(), "LOCAL"),
+                    (FrontendFlags::EXTERNAL.into(), "EXTERNAL"),
+                    (FrontendFlags::NODE_PORT.into(), "NODE_PORT"),
+                    (FrontendFlags::SOURCE_RANGES.into(), "SOURCE_RANGES"),
+                ],
+            );
+            let flags = if flags.is_empty() { flags } else { format!(" {flags}") };
+            write!(f, "{address}/{}{flags} -> #{index} {name}", protocol(key.protocol))?;
+            self.write_service(f, index)?;
         }
         Ok(())
     }
 }
 
 impl<A: Family> Tables<A> {
+    /// The rest of a frontend's line.
+    fn write_service(&self, f: &mut fmt::Formatter<'_>, index: u32) -> fmt::Result {
+        let service = self.services.get(&index).copied().unwrap_or_default();
+        write!(f, " cluster [{}] local [{}]", self.list(service.cluster), self.list(service.local))?;
+        let closed = self.backends.values().filter(|backend| {
+            backend.service == index && backend.generation != 0 && backend.flags & BackendFlags::SELECTABLE == 0
+        });
+        let closed: Vec<_> = closed.map(|b| SocketAddr::new(b.address.to_ip(), b.port).to_string()).collect();
+        if !closed.is_empty() {
+            write!(f, " no new flows [{}]", closed.join(" "))?;
+        }
+        if service.affinity_seconds > 0 {
+            write!(f, " affinity {} s", service.affinity_seconds)?;
+        }
+        let ranges: Vec<_> =
+            self.source_ranges.iter().filter(|(of, _)| *of == index).map(|(_, range)| range.to_string()).collect();
+        if !ranges.is_empty() {
+            write!(f, " clients [{}]", ranges.join(" "))?;
+        }
+        writeln!(f, "{}", if service.flags == 0 { " no endpoints" } else { "" })
+    }
+
+    fn write_node(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (address, flags) in &self.local_addresses {
+            let flags = named(
+                *flags,
+                &[(LocalAddressFlags::NODE_PORTS, "NODE_PORTS"), (LocalAddressFlags::LOOPBACK, "LOOPBACK")],
+            );
+            writeln!(f, "{}", format!("node: {} {flags}", address.to_ip()).trim_end())?;
+        }
+        self.service_cidrs.iter().try_for_each(|cidr| writeln!(f, "service CIDR: {cidr}"))
+    }
+
     fn list(&self, range: SlotRange) -> String {
         let backend = |slot| {
             let index = self.slots.get(&slot)?;
@@ -293,4 +354,30 @@ impl<A: Family> Tables<A> {
         let slots = range.first..range.first.saturating_add(range.count);
         slots.map(|slot| backend(slot).unwrap_or_else(|| format!("(slot {slot})"))).collect::<Vec<_>>().join(" ")
     }
+}
+
+fn name(name: &ServiceName) -> String {
+    let (namespace, service, port) = name.parts();
+    let separator = if port.is_empty() { "" } else { ":" };
+    format!("{namespace}/{service}{separator}{port}/{}", protocol(name.protocol))
+}
+
+fn protocol(number: u8) -> String {
+    match Protocol::from_number(number) {
+        Some(Protocol::Tcp) => "TCP".to_owned(),
+        Some(Protocol::Udp) => "UDP".to_owned(),
+        None => number.to_string(),
+    }
+}
+
+fn prefix<A: Family>(prefix: Prefix<A>) -> String {
+    Cidr::from_prefix(prefix).map_or_else(|| "-".to_owned(), |cidr| cidr.to_string())
+}
+
+/// The names of the bits that are set; of those without one, the number.
+fn named(bits: u32, names: &[(u32, &str)]) -> String {
+    let known: u32 = names.iter().map(|(bit, _)| bit).sum();
+    let unknown = Some(bits & !known).filter(|rest| *rest != 0).map(|rest| format!("{rest:#x}"));
+    let names = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned());
+    names.chain(unknown).collect::<Vec<_>>().join(" ")
 }

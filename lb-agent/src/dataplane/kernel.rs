@@ -76,11 +76,13 @@ where
         let services = ArrayMap::open(open, names.services)?;
         let slots = ArrayMap::open(open, names.slots)?;
         let backends = ArrayMap::open(open, names.backends)?;
+        let source_ranges = PrefixTable::open(open, names.source_ranges)?;
         let capacities = Capacities {
             frontends: frontends.capacity()?,
             services: services.map.len(),
             slots: slots.map.len(),
             backends: backends.map.len(),
+            source_ranges: source_ranges.capacity()?,
         };
         Ok(Self {
             frontends,
@@ -91,7 +93,7 @@ where
             backends,
             node_addresses: HashTable::open(open, names.node_addresses)?,
             local_addresses: HashTable::open(open, names.local_addresses)?,
-            source_ranges: PrefixTable::open(open, names.source_ranges)?,
+            source_ranges,
             service_cidrs: PrefixTable::open(open, names.service_cidrs)?,
             capacities,
         })

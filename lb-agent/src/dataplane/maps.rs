@@ -15,6 +15,8 @@ pub struct Capacities {
     pub slots: u32,
     /// `BACKENDS*`.
     pub backends: u32,
+    /// `SOURCE_RANGES*`.
+    pub source_ranges: u32,
 }
 
 /// What was done to a map when it failed.

@@ -128,6 +128,12 @@ impl<K: Pod, V: Pod> PrefixTable<K, V> {
         Ok(Self { map, name })
     }
 
+    /// How many elements it can hold.
+    pub(super) fn capacity(&self) -> Result<u32, LoaderError> {
+        let info = self.map.map().info().map_err(|source| LoaderError::Map { map: self.name, source })?;
+        Ok(info.max_entries())
+    }
+
     /// Every prefix: how many of its first bits count, and its data.
     pub(super) fn read_all(&self) -> Result<Vec<(u32, K)>, MapError> {
         let keys = self.map.keys().map(|key| key.map(|key| (key.prefix_len(), key.data())));

@@ -15,6 +15,11 @@ impl<K: Copy + Ord, V: Copy + Eq> Tracker<K, V> {
         Self { actual: actual.into_iter().collect() }
     }
 
+    /// What the table holds.
+    pub(super) fn keys(&self) -> impl Iterator<Item = K> {
+        self.actual.keys().copied()
+    }
+
     /// Makes the table what is `desired`, through `write`: `None` removes. Additions first. Returns the number of
     /// writes.
     pub(super) fn sync(

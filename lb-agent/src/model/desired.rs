@@ -9,7 +9,7 @@ use std::{
 use lb_common::abi::{BackendFlags, FrontendFlags, FrontendKey};
 
 use super::{
-    Conflict, Family, Inputs,
+    Cidr, Conflict, Family, Inputs,
     claims::{Claimant, Claims, protocol_name},
     objects::{Endpoint, ObjectKey, Protocol, Service, ServicePort, ServiceType, TrafficPolicy},
     topology::{Candidate, Place, categorize},
@@ -62,6 +62,9 @@ pub struct DesiredPort<A> {
     pub has_endpoints: bool,
     /// Session affinity timeout in seconds; 0 = none.
     pub affinity_seconds: u32,
+    /// Networks of the clients that may use its frontends with [`FrontendFlags::SOURCE_RANGES`], ascending. Empty where
+    /// it has none of these.
+    pub source_ranges: Vec<Cidr<A>>,
 }
 
 /// What every service port should be, computed from [`Inputs`] one Service at a time.
@@ -113,13 +116,20 @@ impl DesiredState {
         let Some(service) = inputs.service(key) else { return Vec::new() };
         let zone = inputs.node().and_then(|node| node.zone.as_deref());
         let place = Place { node: &self.node_name, zone };
+        let ranges = source_ranges(service, inputs);
         served_ports::<A>(key, service)
             .into_iter()
-            .map(|(name, port)| {
-                let mut frontends = frontends(service, port);
+            .enumerate()
+            .map(|(position, (name, port))| {
+                let mut frontends = frontends(service, port, position == 0);
                 frontends.retain(|(frontend, _)| claims.holds(frontend, &name));
                 let candidates = candidates(inputs, &name, place);
-                desired_port(name, frontends, &candidates, service.affinity_seconds.unwrap_or(0), place)
+                let restricted = frontends.iter().any(|(_, flags)| flags & FrontendFlags::SOURCE_RANGES != 0);
+                DesiredPort {
+                    affinity_seconds: service.affinity_seconds.unwrap_or(0),
+                    source_ranges: if restricted { ranges.clone() } else { Vec::new() },
+                    ..desired_port(name, frontends, &candidates, place)
+                }
             })
             .collect()
     }
@@ -149,17 +159,45 @@ fn wanted<A: Family>(key: &ObjectKey, service: &Service) -> Vec<(FrontendKey<A>,
     let ports = served_ports::<A>(key, service);
     ports
         .into_iter()
-        .flat_map(|(name, port)| {
+        .enumerate()
+        .flat_map(|(position, (name, port))| {
             let claimant = move |(key, flags)| {
                 (key, Claimant { external: flags & FrontendFlags::EXTERNAL != 0, created, name: name.clone() })
             };
-            frontends::<A>(service, port).into_iter().map(claimant)
+            frontends::<A>(service, port, position == 0).into_iter().map(claimant)
         })
         .collect()
 }
 
-/// The frontends of a port with their flags, ascending, each once.
-fn frontends<A: Family>(service: &Service, port: &ServicePort) -> Vec<(FrontendKey<A>, u16)> {
+/// The networks of the clients that may use a Service's load-balancer addresses, ascending; empty where anyone may: no
+/// network of the family is listed, or one that holds everybody (`newBaseServiceInfo` of `pkg/proxy/serviceport.go`).
+///
+/// Where the node itself is among the clients, so are the Service's load-balancer addresses: they are often addresses of
+/// the node as well, and then the source of what it sends to them (`allowFromNode` in `pkg/proxy/nftables/proxier.go`).
+fn source_ranges<A: Family>(service: &Service, inputs: &Inputs) -> Vec<Cidr<A>> {
+    let mut ranges: Vec<Cidr<A>> = service.source_ranges.iter().filter_map(|net| Cidr::from_net(*net)).collect();
+    if ranges.iter().any(|range| range.bits == 0) {
+        return Vec::new();
+    }
+    let node_ip = inputs.node().and_then(|node| node.internal_ips.iter().find_map(|ip| A::from_ip(*ip)));
+    if node_ip.is_some_and(|ip| ranges.iter().any(|range| range.contains(ip))) {
+        let own = service.load_balancer_ips.iter().filter_map(|ip| A::from_ip(*ip));
+        ranges.extend(own.map(Cidr::of_address));
+    }
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges
+}
+
+/// Whether only some clients may use a Service's load-balancer addresses of a family.
+fn is_restricted<A: Family>(service: &Service) -> bool {
+    let mut ranges = service.source_ranges.iter().filter_map(|net| Cidr::<A>::from_net(*net)).peekable();
+    ranges.peek().is_some() && ranges.all(|range| range.bits > 0)
+}
+
+/// The frontends of a port with their flags, ascending, each once. The Service's first port has the entry of its cluster
+/// IP as well.
+fn frontends<A: Family>(service: &Service, port: &ServicePort, first: bool) -> Vec<(FrontendKey<A>, u16)> {
     let local_if = |policy| if policy == TrafficPolicy::Local { FrontendFlags::LOCAL } else { 0 };
     let internal = local_if(service.internal_policy);
     let external = FrontendFlags::EXTERNAL | local_if(service.external_policy);
@@ -168,17 +206,27 @@ fn frontends<A: Family>(service: &Service, port: &ServicePort) -> Vec<(FrontendK
     let has_node_port = load_balancer || service.service_type == ServiceType::NodePort;
 
     let mut found = BTreeMap::new();
-    let mut add = |ips: &[IpAddr], flags| {
+    let mut add = |ips: &[IpAddr], flags: u16| {
         // The unspecified address stands for node ports: nobody else may enter it.
         for address in ips.iter().filter(|ip| !ip.is_unspecified()).filter_map(|ip| A::from_ip(*ip)) {
-            // A cluster IP that is listed as an external IP as well stays what it is.
-            found.entry(FrontendKey::new(address, port.port, protocol)).or_insert(flags);
+            let known = found.entry(FrontendKey::new(address, port.port, protocol)).or_insert(flags);
+            // A cluster IP that is listed as an external IP as well stays what it is. An external IP that is a
+            // load-balancer address as well is as restricted as this, as in the nftables mode of kube-proxy, whose
+            // firewall goes by the address; its iptables mode lets everybody in by the external IP.
+            if *known & FrontendFlags::EXTERNAL != 0 {
+                *known |= flags;
+            }
         }
     };
     add(&service.cluster_ips, internal);
     add(&service.external_ips, external);
     if load_balancer {
-        add(&service.load_balancer_ips, external);
+        let restricted = if is_restricted::<A>(service) { FrontendFlags::SOURCE_RANGES } else { 0 };
+        add(&service.load_balancer_ips, external | restricted);
+    }
+    if first {
+        let cluster_ips = service.cluster_ips.iter().filter_map(|ip| A::from_ip(*ip));
+        found.extend(cluster_ips.map(|address| (FrontendKey::new(address, 0, 0), FrontendFlags::CLUSTER_IP)));
     }
     if let Some(node_port) = port.node_port.filter(|_| has_node_port) {
         found.insert(FrontendKey::new(A::UNSPECIFIED, node_port, protocol), external | FrontendFlags::NODE_PORT);
@@ -211,16 +259,15 @@ fn desired_port<A: Family>(
     name: ServicePortName,
     frontends: Vec<(FrontendKey<A>, u16)>,
     candidates: &[Candidate<'_, A>],
-    affinity_seconds: u32,
     place: Place<'_>,
 ) -> DesiredPort<A> {
     let chosen = categorize(candidates, place);
     // Both lists are filled, so that a change of policy never meets an empty one; but only an endpoint in a list that
     // some frontend uses takes new flows (`UsesClusterEndpoints` and `UsesLocalEndpoints` of
     // `pkg/proxy/serviceport.go`).
-    let uses_local = frontends.iter().any(|(_, flags)| flags & FrontendFlags::LOCAL != 0);
-    let uses_cluster =
-        frontends.iter().any(|(_, flags)| flags & FrontendFlags::LOCAL == 0 || flags & FrontendFlags::EXTERNAL != 0);
+    let mut flags = frontends.iter().map(|(_, flags)| *flags).filter(|flags| flags & FrontendFlags::CLUSTER_IP == 0);
+    let uses_local = flags.clone().any(|flags| flags & FrontendFlags::LOCAL != 0);
+    let uses_cluster = flags.any(|flags| flags & FrontendFlags::LOCAL == 0 || flags & FrontendFlags::EXTERNAL != 0);
     let used = |uses, list: &[u32]| if uses { list.to_vec() } else { Vec::new() };
     let taking: BTreeSet<u32> =
         used(uses_cluster, &chosen.cluster).into_iter().chain(used(uses_local, &chosen.local)).collect();
@@ -231,8 +278,13 @@ fn desired_port<A: Family>(
     for (position, candidate) in (0..).zip(candidates) {
         positions.push(u32::try_from(backends.len()).unwrap_or(u32::MAX));
         if listed.contains(&position) || name.protocol == Protocol::Tcp || candidate.endpoint.serving {
-            let flags = if taking.contains(&position) { BackendFlags::SELECTABLE } else { 0 };
-            let flags = if candidate.local { flags | BackendFlags::LOCAL } else { flags };
+            let flags = [
+                (candidate.local, BackendFlags::LOCAL),
+                (taking.contains(&position), BackendFlags::SELECTABLE),
+                (chosen.cluster.binary_search(&position).is_ok(), BackendFlags::IN_CLUSTER),
+                (chosen.local.binary_search(&position).is_ok(), BackendFlags::IN_LOCAL),
+            ];
+            let flags = flags.into_iter().filter(|(is, _)| *is).map(|(_, flag)| flag).sum();
             backends.push(DesiredBackend { address: candidate.address, port: candidate.port, flags });
         }
     }
@@ -244,6 +296,7 @@ fn desired_port<A: Family>(
         cluster: place_all(chosen.cluster),
         local: place_all(chosen.local),
         has_endpoints: chosen.has_any,
-        affinity_seconds,
+        affinity_seconds: 0,
+        source_ranges: Vec::new(),
     }
 }

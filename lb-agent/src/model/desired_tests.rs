@@ -47,6 +47,7 @@ fn describe<A: Family>(port: &DesiredPort<A>) -> String {
     let frontends: Vec<String> = port
         .frontends
         .iter()
+        .filter(|(key, _)| key.port != 0)
         .map(|(key, bits)| format!("{}#{}{}", key.address.to_ip(), key.port, with(&flags(*bits))))
         .collect();
     let backend = |backend: &DesiredBackend<A>| format!("{}#{}", backend.address.to_ip(), backend.port);

@@ -1,7 +1,9 @@
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
+
+use ipnet::IpNet;
 
 use super::{
     intern::Interner,
@@ -25,6 +27,7 @@ pub struct Inputs {
     node: Option<Node>,
     /// What made the slices of each Service change since it was taken last.
     triggers: HashMap<ObjectKey, Vec<ChangeTrigger>>,
+    service_cidrs: BTreeMap<ObjectKey, Vec<IpNet>>,
     names: Interner,
     remembered: Remembered,
 }
@@ -42,6 +45,7 @@ impl Inputs {
             slices_of: HashMap::new(),
             node: None,
             triggers: HashMap::new(),
+            service_cidrs: BTreeMap::new(),
             names: Interner::default(),
             remembered: Remembered::default(),
         }
@@ -100,7 +104,14 @@ impl Inputs {
             ObjectKind::Service => self.services.len(),
             ObjectKind::EndpointSlice => self.slices.len(),
             ObjectKind::Node => self.node.iter().count(),
+            ObjectKind::ServiceCidr => self.service_cidrs.len(),
         }
+    }
+
+    /// The networks of all `ServiceCIDR`s, whatever their conditions, as kube-proxy takes them (`ServiceCIDRConfig` in
+    /// `pkg/proxy/config/config.go`).
+    pub fn service_cidrs(&self) -> impl Iterator<Item = IpNet> {
+        self.service_cidrs.values().flatten().copied()
     }
 
     /// Takes in an event and returns the Services whose desired state it may have changed: exactly one for a Service
@@ -142,7 +153,7 @@ impl Inputs {
                 self.remembered.reject(unknown);
                 dirty.extend(self.remembered.forget_slices());
             }
-            ObjectKind::Node => {}
+            ObjectKind::Node | ObjectKind::ServiceCidr => {}
         }
     }
 
@@ -151,7 +162,7 @@ impl Inputs {
     fn missing_from(&self, kind: ObjectKind, objects: &[Change], rejected: &[ObjectKey]) -> Vec<Change> {
         let mut listed: HashSet<&ObjectKey> = rejected.iter().collect();
         listed.extend(objects.iter().filter_map(|change| match change {
-            Change::Service(key, _) | Change::EndpointSlice(key, _) => Some(key),
+            Change::Service(key, _) | Change::EndpointSlice(key, _) | Change::ServiceCidr(key, _) => Some(key),
             Change::Node(_) => None,
         }));
         match kind {
@@ -167,6 +178,10 @@ impl Inputs {
             }
             ObjectKind::Node if objects.is_empty() && rejected.is_empty() => vec![Change::Node(None)],
             ObjectKind::Node => Vec::new(),
+            ObjectKind::ServiceCidr => {
+                let gone = self.service_cidrs.keys().filter(|key| !listed.contains(key));
+                gone.map(|key| Change::ServiceCidr(key.clone(), None)).collect()
+            }
         }
     }
 
@@ -175,6 +190,8 @@ impl Inputs {
             Change::Service(key, service) => self.change_service(key, service, dirty),
             Change::EndpointSlice(key, slice) => self.change_slice(key, slice, dirty),
             Change::Node(node) => self.change_node(node, dirty),
+            Change::ServiceCidr(key, Some(cidrs)) => drop(self.service_cidrs.insert(key, cidrs)),
+            Change::ServiceCidr(key, None) => drop(self.service_cidrs.remove(&key)),
         }
     }
 
@@ -245,13 +262,19 @@ impl Inputs {
         slice.endpoints.shrink_to_fit();
     }
 
-    /// Of a Node only the zone counts, and only for Services whose endpoints have zone hints. A zone changes so seldom
-    /// that looking through all slices for hints is cheaper than keeping track of them.
+    /// Of a Node only two things count: its zone, for Services whose endpoints have zone hints, and its addresses, for
+    /// those that only some clients may use. Both change so seldom that looking through everything is cheaper than
+    /// keeping track.
     fn change_node(&mut self, node: Option<Node>, dirty: &mut BTreeSet<ObjectKey>) {
         let zone = |node: &Option<Node>| node.as_ref().and_then(|node| node.zone.as_ref().map(Arc::clone));
         if zone(&self.node) != zone(&node) {
             let hinted = self.slices.values().filter(|slice| slice.endpoints.iter().any(|e| !e.zone_hints.is_empty()));
             dirty.extend(hinted.map(|slice| slice.service.clone()));
+        }
+        let addresses = |node: &Option<Node>| node.as_ref().map(|node| node.internal_ips.clone()).unwrap_or_default();
+        if addresses(&self.node) != addresses(&node) {
+            let restricted = self.services.iter().filter(|(_, service)| !service.source_ranges.is_empty());
+            dirty.extend(restricted.map(|(key, _)| key.clone()));
         }
         self.node = node;
     }

@@ -8,6 +8,7 @@ mod inputs;
 mod intern;
 mod network;
 mod no_local;
+mod node;
 mod policy;
 mod remembered;
 mod topology;
@@ -28,6 +29,8 @@ pub use inputs::Inputs;
 pub use network::NodeNetwork;
 pub use no_local::NoLocal;
 pub(crate) use no_local::NoLocals;
+pub use node::DesiredNode;
+pub(crate) use node::detect_pods;
 pub use objects::{
     Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service,
     ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,

@@ -9,7 +9,8 @@ pub struct NodeNetwork {
     pub masquerade4: BTreeMap<u32, [u8; 4]>,
     /// As `masquerade4`, IPv6.
     pub masquerade6: BTreeMap<u32, [u8; 16]>,
-    /// The node's addresses with their [`LocalAddressFlags`](lb_common::abi::LocalAddressFlags).
+    /// All of the node's addresses, with [`LocalAddressFlags::LOOPBACK`](lb_common::abi::LocalAddressFlags::LOOPBACK)
+    /// where they are such. On which of them node ports answer is [`Policy`](super::Policy)'s to say.
     pub local_addresses: BTreeMap<IpAddr, u32>,
     /// `net.ipv4.ip_local_port_range`: ports that the kernel gives to local sockets.
     pub local_ports: Reserved,

@@ -2,11 +2,12 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 
 pub use lb_common::abi::Protocol;
 
-/// Namespace and name of an object. A Node has no namespace: it is empty.
+/// Namespace and name of an object. A Node and a `ServiceCIDR` have no namespace: it is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// Namespace.
@@ -37,15 +38,21 @@ pub enum ObjectKind {
     EndpointSlice,
     /// `v1` Node, this node's own.
     Node,
+    /// `networking.k8s.io/v1` `ServiceCIDR`.
+    ServiceCidr,
 }
 
 impl ObjectKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr];
+
     /// The kind as manifests spell it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
         }
     }
 }
@@ -86,6 +93,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` with `ipMode` absent or `VIP`.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`, of both families.
+    pub source_ranges: Vec<IpNet>,
     /// `spec.ports`, of protocols that are balanced.
     pub ports: Vec<ServicePort>,
     /// `spec.internalTrafficPolicy`.
@@ -175,6 +184,8 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// `status.addresses` of type `InternalIP`, the first of each family is the node's primary address.
     pub internal_ips: Vec<IpAddr>,
+    /// `spec.podCIDRs`: networks of the pods of this node.
+    pub pod_cidrs: Vec<IpNet>,
     /// `metadata.deletionTimestamp` is set.
     pub deleting: bool,
     /// Keys of `spec.taints`.
@@ -190,6 +201,8 @@ pub enum Change {
     EndpointSlice(ObjectKey, Option<EndpointSlice>),
     /// This node.
     Node(Option<Node>),
+    /// A `ServiceCIDR`: networks that cluster IPs are given out from.
+    ServiceCidr(ObjectKey, Option<Vec<IpNet>>),
 }
 
 impl Change {
@@ -199,6 +212,7 @@ impl Change {
             ObjectKind::Service => Self::Service(key, None),
             ObjectKind::EndpointSlice => Self::EndpointSlice(key, None),
             ObjectKind::Node => Self::Node(None),
+            ObjectKind::ServiceCidr => Self::ServiceCidr(key, None),
         }
     }
 
@@ -208,6 +222,7 @@ impl Change {
             Self::Service(_, state) => state.is_some(),
             Self::EndpointSlice(_, state) => state.is_some(),
             Self::Node(state) => state.is_some(),
+            Self::ServiceCidr(_, state) => state.is_some(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! the maps hold.
 
 use ipnet::IpNet;
+use lb_common::abi::ConfigFlags;
 
 /// The node's policy. Where it came from, a file or flags, does not matter here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,4 +52,15 @@ pub enum DetectLocal {
     NodeCidr,
     /// Not at all: pods are treated like clients outside. `ClusterCIDR` without a CIDR.
     Nothing,
+}
+
+impl DetectLocal {
+    /// Bits of [`ConfigFlags`].
+    pub(crate) const fn flags(&self) -> u32 {
+        match self {
+            Self::Interface => ConfigFlags::PODS_BY_INTERFACE,
+            Self::ClusterCidr(_) | Self::NodeCidr => ConfigFlags::PODS_BY_ADDRESS,
+            Self::Nothing => 0,
+        }
+    }
 }

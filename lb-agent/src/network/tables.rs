@@ -160,14 +160,10 @@ impl Tables {
         sources
     }
 
-    /// Every global address, as kube-proxy answers node ports without `--nodeport-addresses`, and both loopback
-    /// addresses for the node itself.
+    /// Every global address, and both loopback addresses for the node itself.
     fn local_addresses(&self) -> BTreeMap<IpAddr, u32> {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let global = self.addresses.iter().filter(|address| address.global && !address.ip.is_loopback());
-        global
-            .map(|address| (address.ip, LocalAddressFlags::NODE_PORTS))
-            .chain(loopback.map(|ip| (ip, LocalAddressFlags::NODE_PORTS | LocalAddressFlags::LOOPBACK)))
-            .collect()
+        global.map(|address| (address.ip, 0)).chain(loopback.map(|ip| (ip, LocalAddressFlags::LOOPBACK))).collect()
     }
 }

@@ -107,14 +107,12 @@ fn the_nodes_own_address_masquerades_where_it_is() {
 }
 
 #[test]
-fn node_ports_answer_on_global_addresses_and_for_the_node_itself_on_loopback() {
+fn the_nodes_own_addresses_are_the_global_ones_and_loopback() {
     let node = node().network(None, &[], PORTS).node;
     let expected =
         ["192.0.2.9", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "172.16.0.1", "10.244.0.1", "198.51.100.1"];
-    let (answers, loopback) =
-        (LocalAddressFlags::NODE_PORTS, LocalAddressFlags::NODE_PORTS | LocalAddressFlags::LOOPBACK);
-    let loopback = ["127.0.0.1", "::1"].map(|address| (ip(address), loopback));
-    let expected = expected.map(|address| (ip(address), answers)).into_iter().chain(loopback);
+    let loopback = ["127.0.0.1", "::1"].map(|address| (ip(address), LocalAddressFlags::LOOPBACK));
+    let expected = expected.map(|address| (ip(address), 0)).into_iter().chain(loopback);
     assert_eq!(node.local_addresses, expected.collect());
 }
 

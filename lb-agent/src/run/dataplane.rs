@@ -167,6 +167,7 @@ impl Dataplane {
             SourceEvent::Changed(Change::Service(..)) => (ObjectKind::Service, 1),
             SourceEvent::Changed(Change::EndpointSlice(..)) => (ObjectKind::EndpointSlice, 1),
             SourceEvent::Changed(Change::Node(_)) => (ObjectKind::Node, 1),
+            SourceEvent::Changed(Change::ServiceCidr(..)) => (ObjectKind::ServiceCidr, 1),
             SourceEvent::Replaced { kind, objects, .. } => (*kind, objects.len() as u64),
         };
         self.controller.apply(event);
@@ -176,6 +177,7 @@ impl Dataplane {
         match kind {
             ObjectKind::Service => self.metrics.queued(Pending { services: changed, slices: 0 }, now),
             ObjectKind::EndpointSlice => self.metrics.queued(Pending { services: 0, slices: changed }, now),
+            ObjectKind::ServiceCidr => {}
             ObjectKind::Node => {
                 let internal = inputs.node().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
                 self.channels.internal.send_if_modified(|known| {

@@ -6,6 +6,7 @@ use k8s_openapi::api::{
     core::v1::{Node, Pod, Secret, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
     events::v1::Event,
+    networking::v1::ServiceCIDR,
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use kube::{
@@ -36,6 +37,7 @@ pub(crate) async fn create_roles(client: &Client) {
         { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
         { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
         { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"] },
+        { "apiGroups": ["networking.k8s.io"], "resources": ["servicecidrs"], "verbs": ["list", "watch"] },
     ]);
     create::<ClusterRole>(client, json!({ "metadata": { "name": ROLE }, "rules": rules })).await;
 }
@@ -118,6 +120,7 @@ pub(crate) fn reading_services_slices_and_its_own_node_and_creating_events_is_al
         let all = ListParams::default();
         Api::<Service>::all(reader.clone()).list(&all).await.expect("list Services");
         Api::<EndpointSlice>::all(reader.clone()).list(&all).await.expect("list slices");
+        Api::<ServiceCIDR>::all(reader.clone()).list(&all).await.expect("list ranges of cluster IPs");
         let node_objects = Api::<Node>::all(reader.clone());
         let own =
             node_objects.list(&ListParams::default().fields("metadata.name=node1")).await.expect("list one's Node");

@@ -1,13 +1,13 @@
 //! Taking over what a former agent left in the maps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lb_common::abi::{Service, ServiceName, SlotRange};
 
 use super::{Applied, Garbage, Reconciler, Tuning};
 use crate::{
     dataplane::{Capacities, Existing, tracker::Tracker},
-    model::{Family, ObjectKey, Protocol, ServicePortName},
+    model::{Cidr, Family, ObjectKey, Protocol, ServicePortName},
 };
 
 impl<A: Family> Reconciler<A> {
@@ -28,12 +28,18 @@ impl<A: Family> Reconciler<A> {
             backends,
             node_addresses,
             local_addresses,
-            source_ranges: _,
-            service_cidrs: _,
+            source_ranges,
+            service_cidrs,
         } = existing;
         let mut this = Self::empty(capacities, tuning);
         this.node_addresses = Tracker::new(node_addresses);
         this.local_addresses = Tracker::new(local_addresses);
+        this.service_cidrs = Tracker::new(service_cidrs.into_iter().map(|cidr| (cidr, ())));
+        this.clients = source_ranges.len();
+        let mut clients_of: BTreeMap<u32, BTreeSet<Cidr<A>>> = BTreeMap::new();
+        for (index, clients) in source_ranges {
+            clients_of.entry(index).or_default().insert(clients);
+        }
         let mut backends_of: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (index, backend) in backends {
             if this.backends.adopt(index, backend) {
@@ -48,6 +54,7 @@ impl<A: Family> Reconciler<A> {
                 Some(name) => {
                     if let Some(applied) = this.applied.get_mut(&name) {
                         applied.backends = backends_of.remove(&index).unwrap_or_default();
+                        applied.clients = clients_of.remove(&index).unwrap_or_default();
                         applied.backends.sort_by_key(|backend| (this.backends.endpoint(*backend), *backend));
                     }
                     adopted.insert(index, name);
@@ -55,15 +62,18 @@ impl<A: Family> Reconciler<A> {
                 None => rejected.push((index, value)),
             }
         }
-        // Until the last frontend and the last backend that name it are gone, an index is in use, whatever is there.
+        // Until the last frontend, backend and network that name it are gone, an index is in use, whatever is there.
         let by_frontends = frontends.iter().map(|(_, value)| value.service);
-        let named = by_frontends.chain(backends_of.keys().copied()).map(|index| (index, Service::default()));
+        let by_contents = backends_of.keys().chain(clients_of.keys()).copied();
+        let named = by_frontends.chain(by_contents).map(|index| (index, Service::default()));
         let named: BTreeMap<u32, Service> = named.chain(rejected).collect();
         for (index, value) in named.into_iter().filter(|(index, _)| !adopted.contains_key(index)) {
             let slots = [value.cluster, value.local].map(|range| this.slots.reserve_free_parts(range)).concat();
             let backends = backends_of.remove(&index).unwrap_or_default();
+            let clients = clients_of.remove(&index).unwrap_or_default();
+            let clients = clients.into_iter().map(|clients| (index, clients)).collect();
             let index = this.indices.reserve(SlotRange { first: index, count: 1 }).then_some(index);
-            this.garbage.push(Garbage { index, slots, backends });
+            this.garbage.push(Garbage { index, slots, backends, clients });
         }
         let mut frontends_of: BTreeMap<&ServicePortName, Vec<_>> = BTreeMap::new();
         for (key, value) in frontends {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use lb_common::abi::{BackendFlags, FrontendKey};
 
 use super::Reconciler;
-use crate::model::{Family, ServicePortName};
+use crate::model::{Cidr, Family, ServicePortName};
 
 /// A service port in the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct AdoptedPort<A> {
     pub name: ServicePortName,
     /// Its frontends with their [`FrontendFlags`](lb_common::abi::FrontendFlags), ascending.
     pub frontends: Vec<(FrontendKey<A>, u16)>,
+    /// Networks of the clients that may use its frontends with `SOURCE_RANGES`.
+    pub clients: Vec<Cidr<A>>,
     /// Session affinity timeout in seconds; 0 = none.
     pub affinity_seconds: u32,
     /// Its endpoints, ascending by address and port.
@@ -51,6 +53,7 @@ impl<A: Family> Reconciler<A> {
             AdoptedPort {
                 name: name.clone(),
                 frontends: applied.frontends.iter().filter_map(flags).collect(),
+                clients: applied.clients.iter().copied().collect(),
                 affinity_seconds: applied.value.affinity_seconds,
                 endpoints: applied.backends.iter().map(endpoint).collect(),
             }

@@ -68,7 +68,7 @@ impl<A: Family> Reconciler<A> {
             Applied::new(self.indices.allocate_one().ok_or(full)?)
         };
         let result = self.write_port(maps, desired, &mut applied, now);
-        if !applied.named && applied.backends.is_empty() {
+        if !applied.named && applied.backends.is_empty() && applied.clients.is_empty() {
             // Nothing of it is in the maps.
             self.indices.release_one(applied.index);
         } else {
@@ -102,9 +102,10 @@ impl<A: Family> Reconciler<A> {
         };
         let dropped = self.drop_frontends(desired, applied);
         // An error of one does not keep the other from being done.
-        let entered = self.write_frontends(maps, desired, applied.index);
+        let admitted = self.admit(maps, desired, applied);
+        let entered = admitted.and_then(|()| Ok(self.write_frontends(maps, desired, applied.index)?));
         let trimmed = self.trim(maps, desired, &backends, applied, now);
-        entered.and(trimmed)?;
+        entered.and(trimmed.map_err(Into::into))?;
         Ok(dropped)
     }
 
@@ -116,6 +117,9 @@ impl<A: Family> Reconciler<A> {
         let new_frontends = desired.frontends.iter().filter(|(key, _)| !self.frontends.contains_key(key)).count();
         if self.frontends.len() + new_frontends > self.frontend_capacity {
             return full(tables.frontends);
+        }
+        if !self.clients_fit(desired, applied) {
+            return full(tables.source_ranges);
         }
         let found: Vec<Option<u32>> =
             desired.backends.iter().map(|backend| self.backends.find(&applied.backends, backend)).collect();

@@ -3,6 +3,7 @@
 mod adopt;
 mod adopted;
 mod apply;
+mod clients;
 mod remove;
 
 use std::{
@@ -17,7 +18,7 @@ use super::{
     Capacities, ChangeKind, FamilyMaps, MapError, PortChange, SyncReport, backends::Backends, ranges::Ranges,
     tracker::Tracker,
 };
-use crate::model::{Family, ObjectKey, ServicePortName};
+use crate::model::{Cidr, DesiredNode, Family, ObjectKey, ServicePortName};
 
 /// What a [`Reconciler`] is told at its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +38,16 @@ impl Tuning {
 /// Makes the maps of one family what is desired, one service port at a time.
 ///
 /// The order of writes, for each service port: new backends, new slots, its element of `SERVICES*`, its name (of a
-/// new index, so that an index with a name always has content), its frontends, backends that have left. When all are
-/// through, removals: frontends, names, backends. What is freed is reused after the grace period.
+/// new index, so that an index with a name always has content), networks of clients that are new, its frontends, backends
+/// that have left. When all are through, removals: frontends, networks of clients, names, backends. What is freed is
+/// reused after the grace period.
 ///
 /// So each write leaves the maps in a state that a reader may see:
 ///
 /// - **One write changes the endpoints of a service port**: that of its element of `SERVICES*`. Slots are never
 ///   rewritten in place. A changed list gets a new range, which no reader knows of until that write.
+/// - **No client is let in who may not be, before and after, nor kept out who may.** Networks of clients are there before
+///   a frontend asks for them, and as long as one does. A changed list is both lists for a moment.
 /// - A frontend that changes hands is overwritten, not removed and entered again.
 /// - **Nothing is forgotten.** Every field below says what the maps hold, and is changed when a write has succeeded. A
 ///   service port that fails stays as it was, keeps its index and the backends that were entered for it, and goes on
@@ -52,6 +56,7 @@ impl Tuning {
 pub struct Reconciler<A> {
     grace: Duration,
     frontend_capacity: usize,
+    client_capacity: usize,
     indices: Ranges,
     slots: Ranges,
     backends: Backends<A>,
@@ -59,18 +64,25 @@ pub struct Reconciler<A> {
     applied: BTreeMap<ServicePortName, Applied<A>>,
     /// Those of `applied` that are no longer wanted. Their frontends are in `removals`.
     doomed: BTreeSet<ServicePortName>,
+    /// Those of `applied` that have networks of clients that are no longer wanted.
+    excess: BTreeSet<ServicePortName>,
+    /// How many elements `SOURCE_RANGES*` holds.
+    clients: usize,
     /// What `FRONTENDS*` holds.
     frontends: HashMap<FrontendKey<A>, Frontend>,
     /// Those of `frontends` that nobody wants.
     removals: BTreeSet<FrontendKey<A>>,
     /// Node ports among `frontends`, with how many frontends each is.
     node_ports: BTreeMap<u16, u32>,
+    /// Cluster IPs among `frontends`.
+    cluster_ips: BTreeSet<A>,
     /// What a former agent left behind that makes no sense, by index in `SERVICES*`.
-    garbage: Vec<Garbage>,
+    garbage: Vec<Garbage<A>>,
     /// What was freed, in the order of the instants at which it may be reused.
     quarantine: VecDeque<(Instant, Freed)>,
     node_addresses: Tracker<u32, A>,
     local_addresses: Tracker<A, u32>,
+    service_cidrs: Tracker<Cidr<A>, ()>,
     writes: u64,
 }
 
@@ -91,26 +103,33 @@ struct Applied<A> {
     backends: Vec<u32>,
     /// The frontends that it wants, ascending. `Reconciler::frontends` says which of them it has.
     frontends: Box<[FrontendKey<A>]>,
+    /// Its elements of `SOURCE_RANGES*`.
+    clients: BTreeSet<Cidr<A>>,
+    /// Those that it wants, ascending.
+    wanted_clients: Box<[Cidr<A>]>,
 }
 
 impl<A> Applied<A> {
     /// A service port that has nothing but its index.
     fn new(index: u32) -> Self {
         let value = Service::default();
-        let (cluster, local, frontends) = Default::default();
-        Self { index, named: false, value, cluster, local, backends: Vec::new(), frontends }
+        let (cluster, local, frontends, wanted_clients) = Default::default();
+        let (backends, clients) = (Vec::new(), BTreeSet::new());
+        Self { index, named: false, value, cluster, local, backends, frontends, clients, wanted_clients }
     }
 }
 
 /// A meaningless service: its element or its name does not make sense, or it has backends or frontends but no name.
 #[derive(Debug)]
-struct Garbage {
+struct Garbage<A> {
     /// Its index in `SERVICES*`; `None` if that is beyond the table.
     index: Option<u32>,
     /// What of its slots belongs to nobody else.
     slots: Vec<SlotRange>,
     /// Its elements of `BACKENDS*`.
     backends: Vec<u32>,
+    /// Its elements of `SOURCE_RANGES*`, with the index that they have there.
+    clients: Vec<(u32, Cidr<A>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -126,18 +145,23 @@ impl<A: Family> Reconciler<A> {
         Self {
             grace: tuning.grace,
             frontend_capacity: capacities.frontends as usize,
+            client_capacity: capacities.source_ranges as usize,
             indices: Ranges::new(capacities.services),
             slots: Ranges::new(capacities.slots),
             backends: Backends::new(capacities.backends, tuning.first_generation),
             applied: BTreeMap::new(),
             doomed: BTreeSet::new(),
+            excess: BTreeSet::new(),
+            clients: 0,
             frontends: HashMap::new(),
             removals: BTreeSet::new(),
             node_ports: BTreeMap::new(),
+            cluster_ips: BTreeSet::new(),
             garbage: Vec::new(),
             quarantine: VecDeque::new(),
             node_addresses: Tracker::new([]),
             local_addresses: Tracker::new([]),
+            service_cidrs: Tracker::new([]),
             writes: 0,
         }
     }
@@ -160,7 +184,15 @@ impl<A: Family> Reconciler<A> {
             services: self.indices.free(),
             slots: self.slots.free(),
             backends: self.backends.room(),
+            source_ranges: u32::try_from(self.client_capacity.saturating_sub(self.clients)).unwrap_or(u32::MAX),
         }
+    }
+
+    /// The smallest network that holds every cluster IP and every range of them in the maps.
+    pub fn cluster_ip_cover(&self) -> Option<Cidr<A>> {
+        // What holds the least and the greatest holds all between them.
+        let ends = self.cluster_ips.first().into_iter().chain(self.cluster_ips.last());
+        ends.map(|address| Cidr::of_address(*address)).chain(self.service_cidrs.keys()).reduce(Cidr::cover)
     }
 
     /// When the next freed element may be reused.
@@ -170,7 +202,7 @@ impl<A: Family> Reconciler<A> {
 
     /// Whether removals failed that [`Self::finish`] must try again.
     pub fn is_behind(&self) -> bool {
-        !self.removals.is_empty() || !self.doomed.is_empty() || !self.garbage.is_empty()
+        !self.removals.is_empty() || !self.doomed.is_empty() || !self.excess.is_empty() || !self.garbage.is_empty()
     }
 
     /// Makes available again what was freed a grace period ago. Returns whether there was any.
@@ -189,19 +221,39 @@ impl<A: Family> Reconciler<A> {
 
     /// Takes note of an entry of `FRONTENDS*`.
     fn note_frontend(&mut self, key: FrontendKey<A>, value: Frontend) {
-        if self.frontends.insert(key, value).is_none() && key.address == A::UNSPECIFIED {
+        if self.frontends.insert(key, value).is_some() {
+            return;
+        }
+        if key.address == A::UNSPECIFIED {
             *self.node_ports.entry(key.port).or_default() += 1;
+        } else if key.port == 0 {
+            self.cluster_ips.insert(key.address);
         }
     }
 
-    /// Makes `NODE_ADDRESSES*` and `LOCAL_ADDRS*` what is desired.
+    /// Takes note that an entry of `FRONTENDS*` is gone.
+    fn forget_frontend(&mut self, key: &FrontendKey<A>) {
+        self.frontends.remove(key);
+        if key.address != A::UNSPECIFIED {
+            if key.port == 0 {
+                self.cluster_ips.remove(&key.address);
+            }
+        } else if let Some(count) = self.node_ports.get_mut(&key.port) {
+            *count -= 1;
+            if *count == 0 {
+                self.node_ports.remove(&key.port);
+            }
+        }
+    }
+
+    /// Makes `NODE_ADDRESSES*`, `LOCAL_ADDRS*` and `SERVICE_CIDRS*` what is desired.
     pub fn apply_node<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
-        masquerade: &BTreeMap<u32, A>,
-        local_addresses: &BTreeMap<A, u32>,
+        desired: &DesiredNode<A>,
         report: &mut SyncReport,
     ) -> bool {
+        let DesiredNode { masquerade, local_addresses, service_cidrs } = desired;
         let mut errors = Vec::new();
         let write = |interface, address| match address {
             Some(address) => maps.set_node_address(interface, address),
@@ -213,6 +265,11 @@ impl<A: Family> Reconciler<A> {
             None => maps.remove_local_address(address),
         };
         self.writes += self.local_addresses.sync(local_addresses, write, &mut errors);
+        let write = |cidr, present: Option<()>| match present {
+            Some(()) => maps.set_service_cidr(cidr),
+            None => maps.remove_service_cidr(cidr),
+        };
+        self.writes += self.service_cidrs.sync(service_cidrs, write, &mut errors);
         let succeeded = errors.is_empty();
         report.add_errors(errors);
         succeeded
@@ -261,7 +318,7 @@ fn change<A: Family>(name: ServicePortName, kind: ChangeKind, applied: Option<&A
         name,
         family: A::NAME,
         kind,
-        frontends: size(|applied| applied.frontends.len()),
+        frontends: size(|applied| applied.frontends.iter().filter(|key| key.port != 0).count()),
         cluster: size(|applied| applied.cluster.len()),
         local: size(|applied| applied.local.len()),
     }
@@ -272,7 +329,8 @@ impl<A: Family> Reconciler<A> {
     /// That nothing is in use and nothing was lost.
     pub(crate) fn assert_all_free(&self, capacities: Capacities) {
         assert!(self.applied.is_empty() && self.frontends.is_empty() && !self.is_behind());
-        assert!(self.node_ports.is_empty() && self.quarantine.is_empty());
+        assert!(self.node_ports.is_empty() && self.cluster_ips.is_empty() && self.quarantine.is_empty());
+        assert_eq!(self.clients, 0);
         assert_eq!(self.indices, Ranges::new(capacities.services));
         assert_eq!(self.slots, Ranges::new(capacities.slots));
         assert_eq!(self.backends.room(), capacities.backends);

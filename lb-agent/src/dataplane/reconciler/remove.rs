@@ -36,6 +36,7 @@ impl<A: Family> Reconciler<A> {
         let mut errors = Vec::new();
         let frontends_before = self.frontends.len();
         self.remove_frontends(maps, &mut errors);
+        self.remove_excess(maps, &mut errors);
         // A service goes after its last frontend.
         let in_use: BTreeSet<u32> =
             self.removals.iter().filter_map(|key| self.frontends.get(key)).map(|frontend| frontend.service).collect();
@@ -53,15 +54,7 @@ impl<A: Family> Reconciler<A> {
                 continue;
             }
             self.writes += 1;
-            self.frontends.remove(&key);
-            if key.address == A::UNSPECIFIED
-                && let Some(count) = self.node_ports.get_mut(&key.port)
-            {
-                *count -= 1;
-                if *count == 0 {
-                    self.node_ports.remove(&key.port);
-                }
-            }
+            self.forget_frontend(&key);
         }
     }
 
@@ -97,14 +90,15 @@ impl<A: Family> Reconciler<A> {
         }
     }
 
-    /// Removes a service port that no frontend leads to: its name, then its backends, which no slot of a service with a
-    /// name has then.
+    /// Removes a service port that no frontend leads to: its networks of clients, its name, then its backends, which no
+    /// slot of a service with a name has then.
     fn remove_service<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
         applied: &mut Applied<A>,
         now: Instant,
     ) -> Result<(), MapError> {
+        self.expel(maps, applied, &[])?;
         if applied.named {
             maps.remove_service_name(applied.index)?;
             self.writes += 1;
@@ -138,9 +132,15 @@ impl<A: Family> Reconciler<A> {
     fn remove_one<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
-        garbage: &mut Garbage,
+        garbage: &mut Garbage<A>,
         now: Instant,
     ) -> Result<(), MapError> {
+        while let Some((index, range)) = garbage.clients.last() {
+            maps.remove_source_range(*index, *range)?;
+            self.writes += 1;
+            self.clients -= 1;
+            garbage.clients.pop();
+        }
         if let Some(index) = garbage.index {
             maps.remove_service_name(index)?;
             self.writes += 1;

@@ -1,5 +1,5 @@
-//! The Kubernetes API as a source: Services, `EndpointSlice`s and this node's own Node, each watched as kube-proxy's
-//! informers watch them.
+//! The Kubernetes API as a source: Services, `EndpointSlice`s, `ServiceCIDR`s and this node's own Node, each watched as
+//! kube-proxy's informers watch them.
 //!
 //! ```text
 //! kube's watcher ──> Arrived (reduced while it is parsed) ──> watch ──> channel
@@ -20,6 +20,7 @@ pub use client::{ConnectError, connect};
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
 };
 use kube::{Api, Client, runtime::watcher};
 use tokio::sync::mpsc;
@@ -42,7 +43,8 @@ pub async fn run(client: Client, node: &str, sender: mpsc::Sender<SourceMessage>
         tokio::join!(
             Box::pin(watch::watch::<Service>(Api::all(client.clone()), services, &sender)),
             Box::pin(watch::watch::<EndpointSlice>(Api::all(client.clone()), slices, &sender)),
-            Box::pin(watch::watch::<Node>(Api::all(client), own_node, &sender)),
+            Box::pin(watch::watch::<Node>(Api::all(client.clone()), own_node, &sender)),
+            Box::pin(watch::watch::<ServiceCIDR>(Api::all(client), watcher::Config::default(), &sender)),
         )
     };
     tokio::select! {

@@ -47,10 +47,17 @@ struct FakeApi {
     requests: Arc<Mutex<Vec<String>>>,
     /// Requests for other kinds.
     others: Arc<Mutex<Vec<String>>>,
+    /// How `ServiceCIDR`s are refused, if they are.
+    no_cidrs: Arc<Mutex<Option<StatusCode>>>,
 }
 
 impl FakeApi {
     fn answer(&self, uri: &Uri) -> Response {
+        if let Some(code) = *self.no_cidrs.lock().expect("held")
+            && uri.path() == "/apis/networking.k8s.io/v1/servicecidrs"
+        {
+            return (code, "404 page not found").into_response();
+        }
         if uri.path() != "/api/v1/services" {
             self.others.lock().expect("held").push(uri.to_string());
             return watch(vec![end_of_list(1)]).into_response();
@@ -151,6 +158,31 @@ fn describe(change: &Change) -> String {
         Change::Service(key, Some(service)) => format!("{key}:{}", service.ports[0].port),
         Change::Service(key, None) => format!("{key} gone"),
         other => panic!("not a Service: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_without_service_cidrs_keeps_nobody_waiting_and_may_give_them_later() {
+    for code in [StatusCode::NOT_FOUND, StatusCode::FORBIDDEN] {
+        let mut run = Run::start([]);
+        *run.api.no_cidrs.lock().expect("held") = Some(code);
+        let mut told = Vec::new();
+        while told.len() < 4 {
+            let message = timeout(VIRTUAL_HOUR, run.messages.recv()).await.expect("within an hour").expect("it runs");
+            match message {
+                SourceMessage::State(WatchState { watch: Watch::Api(ObjectKind::ServiceCidr), problem }) => {
+                    // A watch that works as soon as it is asked for nothing that is missing.
+                    *run.api.no_cidrs.lock().expect("held") = None;
+                    told.push(problem.map_or("works", |_| "broken"));
+                }
+                SourceMessage::Event(SourceEvent::Replaced { kind: ObjectKind::ServiceCidr, objects, rejected }) => {
+                    assert!(objects.is_empty() && rejected.is_empty());
+                    told.push("nothing");
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(told, ["broken", "nothing", "works", "nothing"], "{code}");
     }
 }
 

@@ -54,6 +54,7 @@ pub(super) async fn watch<K: Reduce>(
         sender,
         list: None,
         listed: false,
+        complete: false,
         told: None,
         rejections: HashMap::new(),
         kind: std::marker::PhantomData,
@@ -97,6 +98,8 @@ struct OneKind<'a, K> {
     list: Option<List>,
     /// Whether a list was complete since the stream began.
     listed: bool,
+    /// Whether a list was told, ever.
+    complete: bool,
     /// What was told about the watch last.
     told: Option<WatchState>,
     /// What was told about each object that is not wholly taken.
@@ -132,6 +135,10 @@ impl<K: Reduce> OneKind<'_, K> {
                         return Ok(Restart::Paged);
                     }
                     self.state(Some(cut(&with_causes(&error)))).await?;
+                    if K::OPTIONAL && !self.complete && is_withheld(&error) {
+                        info!(kind = K::KIND.name(), "the API server does not give these: going on without");
+                        self.replaced(List::default()).await?;
+                    }
                     // The backoff has no end.
                     sleep(backoff.next().unwrap_or(STREAM_SILENCE)).await;
                     if self.listed && refuses_to_resume(&error) {
@@ -164,11 +171,11 @@ impl<K: Reduce> OneKind<'_, K> {
                 self.reject(key, rejections).await?;
             }
             Event::InitDone => {
-                let List { objects, rejected, faulty } = self.list.take().unwrap_or_default();
-                self.rejections.retain(|key, _| faulty.contains(key));
+                let list = self.list.take().unwrap_or_default();
+                self.rejections.retain(|key, _| list.faulty.contains(key));
                 self.listed = true;
                 self.state(None).await?;
-                self.send(SourceMessage::Event(SourceEvent::Replaced { kind: K::KIND, objects, rejected })).await?;
+                self.replaced(list).await?;
             }
             Event::Apply(object) => {
                 let Reduced { key, change, rejections } = object.reduced;
@@ -187,6 +194,12 @@ impl<K: Reduce> OneKind<'_, K> {
             }
         }
         Ok(())
+    }
+
+    /// Tells a list.
+    async fn replaced(&mut self, List { objects, rejected, faulty: _ }: List) -> Result<(), Closed> {
+        self.complete = true;
+        self.send(SourceMessage::Event(SourceEvent::Replaced { kind: K::KIND, objects, rejected })).await
     }
 
     /// Tells the state of the watch, if it is not the one that was told last.
@@ -234,6 +247,11 @@ fn answered(error: &watcher::Error) -> Option<u16> {
 /// Whether the API server refused `sendInitialEvents`: it answers 422, as client-go expects too, or 400.
 fn refuses_streaming(error: &watcher::Error) -> bool {
     matches!(answered(error), Some(400 | 422))
+}
+
+/// Whether the API server has no objects of the kind (404) or gives us none (403).
+fn is_withheld(error: &watcher::Error) -> bool {
+    matches!(answered(error), Some(403 | 404))
 }
 
 /// Whether asking again to resume at the same place is of no use: the server answered, and neither with overload

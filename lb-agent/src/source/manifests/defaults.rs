@@ -19,7 +19,7 @@ pub(super) struct Missing {
 pub(super) fn give_defaults(kind: ObjectKind, object: &mut Value) -> Vec<Missing> {
     let Value::Object(members) = object else { return Vec::new() };
     let Some(Value::Object(metadata)) = members.get_mut("metadata") else { return Vec::new() };
-    if kind == ObjectKind::Node {
+    if matches!(kind, ObjectKind::Node | ObjectKind::ServiceCidr) {
         metadata.remove("namespace");
         return Vec::new();
     }

@@ -8,6 +8,7 @@
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
 };
 use serde_json::Value;
 use tracing::info;
@@ -114,7 +115,8 @@ impl Reader<'_> {
         if kind.is_empty() {
             return self.problem(document, document.line, "kind is missing");
         }
-        if let (Some(of_list @ ("" | "Service" | "EndpointSlice" | "Node")), None) = (kind.strip_suffix("List"), listed)
+        if let (Some(of_list @ ("" | "Service" | "EndpointSlice" | "Node" | "ServiceCIDR")), None) =
+            (kind.strip_suffix("List"), listed)
         {
             let Value::Array(items) = object["items"].take() else {
                 return self.problem(document, document.line, "items is missing");
@@ -128,6 +130,7 @@ impl Reader<'_> {
         match classify(&version, &kind) {
             Kind::Used(ObjectKind::Service) => self.take::<Service>(document, object, index),
             Kind::Used(ObjectKind::EndpointSlice) => self.take::<EndpointSlice>(document, object, index),
+            Kind::Used(ObjectKind::ServiceCidr) => self.take::<ServiceCIDR>(document, object, index),
             Kind::Used(ObjectKind::Node) if text(&object["metadata"], "name") == self.node => {
                 self.take::<Node>(document, object, index);
             }

@@ -19,8 +19,12 @@ pub(super) enum Kind {
 }
 
 /// The kinds that are used, with the versions that they must have.
-const USED: [(ObjectKind, &str); 3] =
-    [(ObjectKind::Service, "v1"), (ObjectKind::EndpointSlice, "discovery.k8s.io/v1"), (ObjectKind::Node, "v1")];
+const USED: [(ObjectKind, &str); 4] = [
+    (ObjectKind::Service, "v1"),
+    (ObjectKind::EndpointSlice, "discovery.k8s.io/v1"),
+    (ObjectKind::Node, "v1"),
+    (ObjectKind::ServiceCidr, "networking.k8s.io/v1"),
+];
 
 /// All kinds of `v1` (`pkg/apis/core/register.go` of Kubernetes), and a kubeconfig, which calls itself one.
 const CORE: [&str; 17] = [
@@ -118,6 +122,7 @@ mod tests {
             ("v1", "Node", ObjectKind::Node),
             ("discovery.k8s.io/v1", "EndpointSlice", ObjectKind::EndpointSlice),
             ("", "EndpointSlice", ObjectKind::EndpointSlice),
+            ("networking.k8s.io/v1", "ServiceCIDR", ObjectKind::ServiceCidr),
         ] {
             assert_eq!(classify(version, kind), Kind::Used(expected), "{version} {kind}");
         }
@@ -133,7 +138,6 @@ mod tests {
             ("apps/v1", "Deployment"),
             ("batch/v1", "Job"),
             ("networking.k8s.io/v1", "Ingress"),
-            ("networking.k8s.io/v1", "ServiceCIDR"),
             ("rbac.authorization.k8s.io/v1", "Role"),
             ("node.k8s.io/v1", "RuntimeClass"),
             ("kustomize.config.k8s.io/v1beta1", "Kustomization"),

@@ -24,7 +24,7 @@ pub(super) fn contradiction(kind: ObjectKind, object: &Value) -> Result<(), Prob
     match kind {
         ObjectKind::Service if is_served(object) => cluster_ips(&object["spec"]),
         ObjectKind::EndpointSlice => slice_ports(&object["ports"]),
-        ObjectKind::Service | ObjectKind::Node => Ok(()),
+        ObjectKind::Service | ObjectKind::Node | ObjectKind::ServiceCidr => Ok(()),
     }
 }
 

@@ -146,7 +146,7 @@ impl Store {
     /// The messages of the first complete read: rejections, then all objects of each kind.
     pub(super) fn everything(&self, batch: &Batch) -> Vec<SourceMessage> {
         let mut messages = self.rejections(batch);
-        for kind in [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node] {
+        for kind in ObjectKind::ALL {
             let of_kind = || self.objects.iter().filter(move |((of, _), _)| *of == kind);
             let objects = of_kind().filter_map(|(identity, _)| self.state(identity)).collect();
             let rejected = of_kind()

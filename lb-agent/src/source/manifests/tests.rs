@@ -106,6 +106,7 @@ impl Followed {
             &format!("all Service: {services} rejected: "),
             "all EndpointSlice:  rejected: ",
             "all Node:  rejected: ",
+            "all ServiceCIDR:  rejected: ",
         ])
         .await;
     }
@@ -119,7 +120,10 @@ fn describe(change: &Change) -> String {
         }
         Change::EndpointSlice(key, Some(slice)) => format!("{key} of {} has {}", slice.service, slice.endpoints.len()),
         Change::Node(Some(node)) => format!("node in {}", node.zone.as_deref().unwrap_or("no zone")),
-        Change::Service(key, None) | Change::EndpointSlice(key, None) => format!("{key} gone"),
+        Change::ServiceCidr(key, Some(cidrs)) => format!("{key} of {} networks", cidrs.len()),
+        Change::Service(key, None) | Change::EndpointSlice(key, None) | Change::ServiceCidr(key, None) => {
+            format!("{key} gone")
+        }
         Change::Node(None) => "node gone".to_owned(),
     }
 }
@@ -151,6 +155,7 @@ async fn the_first_read_tells_every_kind_whole() {
             "all Service: default/db:5432 default/web:80 rejected: default/bad",
             "all EndpointSlice: default/web-1 of default/web has 1 rejected: ",
             "all Node: node in near rejected: ",
+            "all ServiceCIDR:  rejected: ",
         ])
         .await;
     followed.expect_silence().await;
@@ -327,6 +332,7 @@ async fn an_object_in_two_files_is_the_first_ones() {
             "all Service: default/web:80 rejected: ",
             "all EndpointSlice:  rejected: ",
             "all Node:  rejected: ",
+            "all ServiceCIDR:  rejected: ",
         ])
         .await;
     // A file that takes it over with a broken document takes its last good state over.

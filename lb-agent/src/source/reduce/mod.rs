@@ -15,6 +15,7 @@
 mod endpoint_slice;
 mod node;
 mod service;
+mod service_cidr;
 
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,8 @@ pub struct Reduced {
 pub trait Reduce: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + 'static {
     /// The kind.
     const KIND: ObjectKind;
+    /// Whether an API server may do without: older ones do not have the kind, or its rights were never given to us.
+    const OPTIONAL: bool = false;
 
     /// The object's new state, or what makes it unusable. Parts that are left out are pushed to `left_out`.
     fn change(&self, key: &ObjectKey, left_out: &mut Vec<Problem>) -> Result<Change, Problem>;
@@ -129,7 +132,7 @@ fn named<K: Reduce>(key: &ObjectKey) -> Result<(), Problem> {
     let (in_namespace, longest) = match K::KIND {
         ObjectKind::Service => (true, MAX_LABEL),
         ObjectKind::EndpointSlice => (true, MAX_SUBDOMAIN),
-        ObjectKind::Node => (false, MAX_SUBDOMAIN),
+        ObjectKind::Node | ObjectKind::ServiceCidr => (false, MAX_SUBDOMAIN),
     };
     check_name("metadata.name", &key.name, longest)?;
     if in_namespace { check_name("metadata.namespace", &key.namespace, MAX_LABEL) } else { Ok(()) }
@@ -165,6 +168,10 @@ fn protocol(name: Option<&str>) -> Option<Protocol> {
         Some("UDP") => Some(Protocol::Udp),
         Some(_) => None,
     }
+}
+
+fn not_a_network(field: String, text: &str) -> Problem {
+    Problem::new(field, format!("is {}, expected a network such as 192.0.2.0/24", quote(text)))
 }
 
 /// A port's name, empty where absent.

@@ -2,12 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Problem, Reduce, leave_out, not_a_port, port_name, port_number, protocol, quote};
+use super::{Problem, Reduce, leave_out, not_a_network, not_a_port, port_name, port_number, protocol, quote};
 use crate::{
     model::{Change, ObjectKey, ObjectKind, Service, ServicePort, ServiceType, TrafficPolicy},
-    source::address::{parse_ip_sloppy, special},
+    source::address::{parse_cidr_sloppy, parse_ip_sloppy, special},
 };
 
 /// A Service with this label, whatever its value, belongs to another proxy.
@@ -47,6 +48,7 @@ fn service(service: &api::Service, left_out: &mut Vec<Problem>) -> Result<Servic
         cluster_ips: cluster_ips(spec)?,
         external_ips: external_ips(spec)?,
         load_balancer_ips: load_balancer_ips(service.status.as_ref(), left_out),
+        source_ranges: source_ranges(spec)?,
         ports: ports(spec, left_out)?,
         internal_policy: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref())?,
         external_policy,
@@ -125,6 +127,19 @@ fn load_balancer_ips(status: Option<&api::ServiceStatus>, left_out: &mut Vec<Pro
         }
     }
     addresses
+}
+
+/// Who may use the load-balancer addresses. White space around them is allowed by mistake of the API server's validation.
+/// One that is no network is refused there; kube-proxy would ignore it, which could leave the Service open to everybody.
+/// The annotation `service.beta.kubernetes.io/load-balancer-source-ranges` is for cloud controllers: kube-proxy does not
+/// read it.
+fn source_ranges(spec: &api::ServiceSpec) -> Result<Vec<IpNet>, Problem> {
+    let texts = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    let network = |(index, text): (usize, &String)| {
+        let network = parse_cidr_sloppy(text.trim());
+        network.ok_or_else(|| not_a_network(format!("spec.loadBalancerSourceRanges[{index}]"), text))
+    };
+    texts.iter().enumerate().map(network).collect()
 }
 
 fn ports(spec: &api::ServiceSpec, left_out: &mut Vec<Problem>) -> Result<Vec<ServicePort>, Problem> {

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use ipnet::IpNet;
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use serde_json::{Value, json};
 
 use super::{Reduce, Reduced, reduce};
@@ -48,6 +49,10 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a network")
+}
+
 fn taken_service(object: Value) -> Service {
     let reduced = reduced::<core::Service>(object);
     assert_eq!(reduced.rejections, []);
@@ -79,6 +84,7 @@ fn a_service_keeps_every_field_in_use() {
             "clusterIP": "10.96.0.10",
             "clusterIPs": ["10.96.0.010", "fd00::0010"],
             "externalIPs": ["203.0.113.007", "2001:db8::7"],
+            "loadBalancerSourceRanges": ["203.0.113.000/025 ", "2001:db8::/064"],
             "internalTrafficPolicy": "Local",
             "externalTrafficPolicy": "Local",
             "sessionAffinity": "ClientIP",
@@ -104,6 +110,7 @@ fn a_service_keeps_every_field_in_use() {
             cluster_ips: vec![ip("10.96.0.10"), ip("fd00::10")],
             external_ips: vec![ip("203.0.113.7"), ip("2001:db8::7")],
             load_balancer_ips: vec![ip("198.51.100.1"), ip("198.51.100.2")],
+            source_ranges: vec![net("203.0.113.0/25"), net("2001:db8::/64")],
             ports: vec![port("http", Protocol::Tcp, 80, Some(30080)), port("dns", Protocol::Udp, 53, None)],
             internal_policy: TrafficPolicy::Local,
             external_policy: TrafficPolicy::Local,
@@ -407,7 +414,7 @@ fn a_node_keeps_every_field_in_use() {
             "labels": { "topology.kubernetes.io/zone": "z1" },
             "deletionTimestamp": "2026-01-01T00:00:00Z",
         },
-        "spec": { "taints": [{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }] },
+        "spec": { "podCIDRs": ["10.244.01.0/24", "fd00:244::/64", "?"], "taints": [{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }] },
         "status": { "addresses": [
             { "type": "Hostname", "address": "node-a" },
             { "type": "InternalIP", "address": "192.0.2.010" },
@@ -420,10 +427,38 @@ fn a_node_keeps_every_field_in_use() {
     let expected = Node {
         zone: Some("z1".into()),
         internal_ips: vec![ip("192.0.2.10"), ip("2001:db8::a")],
+        pod_cidrs: vec![net("10.244.1.0/24"), net("fd00:244::/64")],
         deleting: true,
         taints: vec!["ToBeDeletedByClusterAutoscaler".into()],
     };
     assert_eq!(reduced.change, Some(Change::Node(Some(expected))));
-    assert_eq!(reduced.rejections.len(), 1);
-    assert_eq!(reduced.rejections[0].field, "status.addresses[3].address");
+    let fields: Vec<_> = reduced.rejections.iter().map(|rejection| rejection.field.as_str()).collect();
+    assert_eq!(fields, ["status.addresses[3].address", "spec.podCIDRs[2]"]);
+}
+
+#[test]
+fn ranges_of_cluster_ips_are_read_whatever_their_conditions() {
+    let object = json!({
+        "metadata": { "name": "kubernetes", "deletionTimestamp": "2026-01-01T00:00:00Z" },
+        "spec": { "cidrs": ["10.096.0.0/16", "fd00:96::/112"] },
+        "status": { "conditions": [{ "type": "Ready", "status": "False", "reason": "", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" }] },
+    });
+    let expected =
+        Change::ServiceCidr(ObjectKey::new("", "kubernetes"), Some(vec![net("10.96.0.0/16"), net("fd00:96::/112")]));
+    assert_eq!(reduced::<networking::ServiceCIDR>(object).change, Some(expected));
+    let object = json!({ "metadata": { "name": "a" }, "spec": { "cidrs": ["10.96.0.0/16", "10.96.0.0"] } });
+    let (field, message) = rejected::<networking::ServiceCIDR>(object);
+    assert_eq!(field, "spec.cidrs[1]");
+    assert!(message.ends_with("is \"10.96.0.0\", expected a network such as 192.0.2.0/24"), "{message}");
+}
+
+#[test]
+fn a_source_range_that_is_no_network_is_no_reason_to_let_everybody_in() {
+    let ranges = json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24", "everybody"] });
+    assert_eq!(rejected::<core::Service>(service_with(ranges)).0, "spec.loadBalancerSourceRanges[1]");
+    let mut annotated = service_with(json!({}));
+    annotated["metadata"]["annotations"] =
+        json!({ "service.beta.kubernetes.io/load-balancer-source-ranges": "192.0.2.0/24" });
+    assert_eq!(taken_service(annotated).source_ranges, [], "kube-proxy does not read it");
 }

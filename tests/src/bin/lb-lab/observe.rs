@@ -11,7 +11,7 @@ use lb_agent::{
     dataplane::{Existing, FamilyMaps, KernelMaps},
     loader::Pins,
 };
-use lb_common::abi::{Address, Protocol, Reason, maps::COUNTERS};
+use lb_common::abi::{Address, FrontendFlags, Protocol, Reason, maps::COUNTERS};
 use lb_tests::lab::Node;
 
 /// A port of a Service, as the maps of both families hold it.
@@ -62,7 +62,8 @@ fn add<A: Address + Into<IpAddr>>(
         };
         let entry: &mut ServicePort =
             services.entry((format!("{namespace}/{service_name}"), port.to_owned(), protocol)).or_default();
-        for (key, _) in existing.frontends.iter().filter(|(_, frontend)| frontend.service == *index) {
+        let own = existing.frontends.iter().filter(|(_, frontend)| frontend.service == *index);
+        for (key, _) in own.filter(|(_, frontend)| frontend.flags & FrontendFlags::CLUSTER_IP == 0) {
             if key.address == A::UNSPECIFIED {
                 entry.node_port = Some(key.port);
             } else {

@@ -1,7 +1,5 @@
 //! The walk of a packet through a TC or XDP program.
 
-use aya_ebpf::EbpfContext;
-use aya_log_ebpf::info;
 use lb_common::{
     abi::{
         AffinityKey, BackendFlags, ConfigFlags, Disposition, FlowAction, FlowDirection, Frontend, Interface,
@@ -21,7 +19,7 @@ use crate::{
     packet::{self, Link, Packet},
     refuse,
     rewrite::rewrite,
-    snat,
+    snat, trace,
 };
 
 /// A packet that comes from a pod or reaches the node: known flows are translated, new ones are given a backend.
@@ -114,17 +112,26 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
     if hand_over::<F>(packet).is_none() {
         return conclude(Err(Reason::TablesInconsistent));
     }
-    match choose::<C, P, F>(ctx) {
+    match choose::<P, F>() {
         Choice::NotOurs => Verdict::Next,
-        Choice::Backend => connect::<C, P, F>(ctx),
-        Choice::Refuse => refuse::<C, F>(ctx),
-        Choice::Drop => Verdict::Drop,
+        Choice::Backend => {
+            trace::flow::<C, F>(ctx);
+            connect::<C, P, F>(ctx)
+        }
+        Choice::Refuse => {
+            trace::rejection::<C, F>(ctx);
+            refuse::<C, F>(ctx)
+        }
+        Choice::Drop => {
+            trace::rejection::<C, F>(ctx);
+            Verdict::Drop
+        }
     }
 }
 
 /// This CPU's place for what the functions below work on.
 #[inline(always)]
-fn work<F: Family>() -> Result<&'static mut Work<F::Address>, Reason> {
+pub fn work<F: Family>() -> Result<&'static mut Work<F::Address>, Reason> {
     // SAFETY: this CPU's element, which one function uses after the other; hooks of one CPU do not interrupt each other.
     F::scratch().get_ptr_mut(0).map(|work| unsafe { &mut *work }).ok_or(Reason::TablesInconsistent)
 }
@@ -175,30 +182,25 @@ enum Choice {
 
 /// Finds the frontend and picks a backend for a packet of no known flow. Most such packets are none of our business.
 #[inline(never)]
-fn choose<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Choice {
-    let work = match work::<F>() {
-        Ok(work) => work,
-        Err(reason) => return rejected(reason),
-    };
+fn choose<P: Entrance, F: Family>() -> Choice {
+    let Ok(work) = work::<F>() else { return Choice::NotOurs };
     let tuple = &work.packet.tuple;
     let frontend = match balance::frontend::<F>(tuple.dst, tuple.dst_port, work.packet.protocol() as u8, false) {
         Ok(Some(frontend)) => frontend,
         Ok(None) => return Choice::NotOurs,
-        Err(reason) => return rejected(reason),
+        Err(reason) => return rejected(work, reason),
     };
     work.service = frontend.service;
     work.hash = hash::flow(tuple, HASH_SEED.load());
     match backend::<P, F>(frontend, tuple, work.hash) {
         Ok(picked) => {
             count::new_flow::<F>(frontend.service);
-            trace(ctx, "new flow", tuple.src_port, tuple.dst_port, picked.index);
             work.picked = picked;
             Choice::Backend
         }
         Err(reason) => {
             count::rejected::<F>(frontend.service);
-            trace(ctx, "rejected", tuple.src_port, tuple.dst_port, reason as u32);
-            rejected(reason)
+            rejected(work, reason)
         }
     }
 }
@@ -222,7 +224,8 @@ fn backend<P: Entrance, F: Family>(
 }
 
 #[inline(always)]
-fn rejected(reason: Reason) -> Choice {
+fn rejected<A>(work: &mut Work<A>, reason: Reason) -> Choice {
+    work.reason = reason as u32;
     count::reason(reason);
     match reason.disposition() {
         Disposition::Pass => Choice::NotOurs,
@@ -312,11 +315,4 @@ fn node_address<F: Family>(interface: u32) -> Result<F::Address, Reason> {
     // SAFETY: elements change only when the node's addresses do; one that was reused meanwhile is such an address, too.
     let own = unsafe { addresses.get(&Interface { interface }).or_else(|| addresses.get(&Interface { interface: 0 })) };
     own.map(|own| own.address).ok_or(Reason::NoNodeAddress)
-}
-
-/// One line for the operator who asked for a packet trace (`lb-agent run --trace-packets`). `AYA_LOG_LEVEL` is a
-/// constant of the loaded object: at 0, the default, the verifier removes this.
-#[inline(always)]
-fn trace<C: EbpfContext>(ctx: &C, what: &str, src_port: u16, dst_port: u16, number: u32) {
-    info!(ctx, "{} from port {} to port {}: {}", what, src_port, dst_port, number);
 }

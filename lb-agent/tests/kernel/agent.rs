@@ -221,8 +221,8 @@ fn a_refused_connection_from_outside_is_counted_and_traced() {
         let client = outside.run("bash", "-c :</dev/tcp/10.0.0.1/30080");
         assert!(String::from_utf8_lossy(&client.stderr).contains("refused"), "{client:?}");
         assert!(refused(1), "{}", show(sandbox, &["status"]));
-        until(sandbox, "a line of the trace", || log(sandbox).contains("rejected"));
-        assert!(log(sandbox).contains("to port 30080"), "{}", log(sandbox));
+        until(sandbox, "a line of the trace", || log(sandbox).contains("no_endpoints"));
+        assert!(log(sandbox).contains("to 10.0.0.1 port 30080"), "{}", log(sandbox));
     });
 }
 

@@ -26,8 +26,8 @@ use crate::{
 #[inline(always)]
 pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason> {
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => request::<C, P, Ipv4>(ctx, l3),
-        Link::Ipv6(l3) => request::<C, P, Ipv6>(ctx, l3),
+        Link::Ipv4(l3) => parsed::<C, Ipv4>(ctx, l3, request::<C, P, Ipv4>),
+        Link::Ipv6(l3) => parsed::<C, Ipv6>(ctx, l3, request::<C, P, Ipv6>),
         Link::Other => Ok(Verdict::Next),
     }
 }
@@ -36,9 +36,24 @@ pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason
 #[inline(always)]
 pub fn egress<C: PacketContext, P: Place>(ctx: &C) -> Result<Verdict, Reason> {
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => reply::<C, P, Ipv4>(ctx, l3),
-        Link::Ipv6(l3) => reply::<C, P, Ipv6>(ctx, l3),
+        Link::Ipv4(l3) => parsed::<C, Ipv4>(ctx, l3, reply::<C, P, Ipv4>),
+        Link::Ipv6(l3) => parsed::<C, Ipv6>(ctx, l3, reply::<C, P, Ipv6>),
         Link::Other => Ok(Verdict::Next),
+    }
+}
+
+/// What `walk` says of a packet whose IP header is at `l3`; what is neither TCP nor UDP passes.
+#[inline(always)]
+fn parsed<C: PacketContext, F: Family>(
+    ctx: &C,
+    l3: usize,
+    walk: impl FnOnce(&C, &Packet<F::Address>) -> Result<Verdict, Reason>,
+) -> Result<Verdict, Reason> {
+    // Not `let … else` of a reference: it copies the packet before it looks whether there is one, and Linux 6.1 lets no
+    // program read stack that was never written.
+    match F::parse(ctx, l3)? {
+        Some(packet) => walk(ctx, &packet),
+        None => Ok(Verdict::Next),
     }
 }
 
@@ -59,8 +74,7 @@ pub fn conclude(result: Result<Verdict, Reason>) -> Verdict {
 }
 
 #[inline(always)]
-fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, l3: usize) -> Result<Verdict, Reason> {
-    let Some(packet) = &F::parse(ctx, l3)? else { return Ok(Verdict::Next) };
+fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
     match flow::lookup::<F>(&packet.tuple) {
         Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_stale::<F>(packet) => {
             translate::<C, F>(ctx, packet, &known)
@@ -73,8 +87,7 @@ fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, l3: usize) -> Resu
 }
 
 #[inline(always)]
-fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, l3: usize) -> Result<Verdict, Reason> {
-    let Some(packet) = &F::parse(ctx, l3)? else { return Ok(Verdict::Next) };
+fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
     match flow::lookup::<F>(&packet.tuple) {
         Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_foreign::<F>(packet) => {
             translate::<C, F>(ctx, packet, &known)

@@ -4,6 +4,7 @@ use aya_ebpf::{
     bindings::{bpf_fib_lookup, bpf_redir_neigh},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
+use aya_log_ebpf::macro_support::{Argument, IpFormatter};
 use lb_common::{
     abi::{
         Address, Affinity, AffinityKey, Allowed, Backend, Config, Flow, Frontend, FrontendKey, Interface, LocalAddress,
@@ -25,7 +26,7 @@ use crate::{
 /// An IP family and what differs between the two.
 pub trait Family: Copy {
     /// An address of the family.
-    type Address: Address;
+    type Address: Address + Argument + IpFormatter;
 
     /// Whether this is IPv6.
     const V6: bool;

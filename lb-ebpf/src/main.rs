@@ -12,6 +12,7 @@
 //! | `snat` | source ports for masquerading |
 //! | `forward` | the way out of the node |
 //! | `refuse` | RST, ICMP and `ICMPv6` port unreachable |
+//! | `trace` | lines for the operator who asked for them |
 //! | `socket` | the cgroup socket hooks |
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
@@ -57,6 +58,8 @@ mod rewrite;
 mod snat;
 #[cfg(target_arch = "bpf")]
 mod socket;
+#[cfg(target_arch = "bpf")]
+mod trace;
 
 /// `cargo build --workspace` compiles this package for the host, too, where it is empty.
 #[cfg(not(target_arch = "bpf"))]

@@ -110,6 +110,8 @@ pub struct Work<A> {
     pub service: u32,
     /// The flow's hash.
     pub hash: u32,
+    /// Number of the [`Reason`] why it is refused or dropped.
+    pub reason: u32,
     /// The backend.
     pub picked: Picked<A>,
     /// The value for the request's tuple.

@@ -1,7 +1,5 @@
 //! The walk of a packet through a TC or XDP program.
 
-use aya_ebpf::EbpfContext;
-use aya_log_ebpf::info;
 use lb_common::{
     abi::{
         AffinityKey, BackendFlags, ConfigFlags, Disposition, FlowAction, FlowDirection, Frontend, Interface,
@@ -21,15 +19,15 @@ use crate::{
     packet::{self, Link, Packet},
     refuse,
     rewrite::rewrite,
-    snat,
+    snat, trace,
 };
 
 /// A packet that comes from a pod or reaches the node: known flows are translated, new ones are given a backend.
 #[inline(always)]
 pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason> {
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => request::<C, P, Ipv4>(ctx, l3),
-        Link::Ipv6(l3) => request::<C, P, Ipv6>(ctx, l3),
+        Link::Ipv4(l3) => parsed::<C, Ipv4>(ctx, l3, request::<C, P, Ipv4>),
+        Link::Ipv6(l3) => parsed::<C, Ipv6>(ctx, l3, request::<C, P, Ipv6>),
         Link::Other => Ok(Verdict::Next),
     }
 }
@@ -38,9 +36,24 @@ pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason
 #[inline(always)]
 pub fn egress<C: PacketContext, P: Place>(ctx: &C) -> Result<Verdict, Reason> {
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => reply::<C, P, Ipv4>(ctx, l3),
-        Link::Ipv6(l3) => reply::<C, P, Ipv6>(ctx, l3),
+        Link::Ipv4(l3) => parsed::<C, Ipv4>(ctx, l3, reply::<C, P, Ipv4>),
+        Link::Ipv6(l3) => parsed::<C, Ipv6>(ctx, l3, reply::<C, P, Ipv6>),
         Link::Other => Ok(Verdict::Next),
+    }
+}
+
+/// What `walk` says of a packet whose IP header is at `l3`; what is neither TCP nor UDP passes.
+#[inline(always)]
+fn parsed<C: PacketContext, F: Family>(
+    ctx: &C,
+    l3: usize,
+    walk: impl FnOnce(&C, &Packet<F::Address>) -> Result<Verdict, Reason>,
+) -> Result<Verdict, Reason> {
+    // Not `let … else` of a reference: it copies the packet before it looks whether there is one, and Linux 6.1 lets no
+    // program read stack that was never written.
+    match F::parse(ctx, l3)? {
+        Some(packet) => walk(ctx, &packet),
+        None => Ok(Verdict::Next),
     }
 }
 
@@ -61,8 +74,7 @@ pub fn conclude(result: Result<Verdict, Reason>) -> Verdict {
 }
 
 #[inline(always)]
-fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, l3: usize) -> Result<Verdict, Reason> {
-    let Some(packet) = &F::parse(ctx, l3)? else { return Ok(Verdict::Next) };
+fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
     match flow::lookup::<F>(&packet.tuple) {
         Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_stale::<F>(packet) => {
             translate::<C, F>(ctx, packet, &known)
@@ -75,8 +87,7 @@ fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, l3: usize) -> Resu
 }
 
 #[inline(always)]
-fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, l3: usize) -> Result<Verdict, Reason> {
-    let Some(packet) = &F::parse(ctx, l3)? else { return Ok(Verdict::Next) };
+fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
     match flow::lookup::<F>(&packet.tuple) {
         Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_foreign::<F>(packet) => {
             translate::<C, F>(ctx, packet, &known)
@@ -114,17 +125,26 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
     if hand_over::<F>(packet).is_none() {
         return conclude(Err(Reason::TablesInconsistent));
     }
-    match choose::<C, P, F>(ctx) {
+    match choose::<P, F>() {
         Choice::NotOurs => Verdict::Next,
-        Choice::Backend => connect::<C, P, F>(ctx),
-        Choice::Refuse => refuse::<C, F>(ctx),
-        Choice::Drop => Verdict::Drop,
+        Choice::Backend => {
+            trace::flow::<C, F>(ctx);
+            connect::<C, P, F>(ctx)
+        }
+        Choice::Refuse => {
+            trace::rejection::<C, F>(ctx);
+            refuse::<C, F>(ctx)
+        }
+        Choice::Drop => {
+            trace::rejection::<C, F>(ctx);
+            Verdict::Drop
+        }
     }
 }
 
 /// This CPU's place for what the functions below work on.
 #[inline(always)]
-fn work<F: Family>() -> Result<&'static mut Work<F::Address>, Reason> {
+pub fn work<F: Family>() -> Result<&'static mut Work<F::Address>, Reason> {
     // SAFETY: this CPU's element, which one function uses after the other; hooks of one CPU do not interrupt each other.
     F::scratch().get_ptr_mut(0).map(|work| unsafe { &mut *work }).ok_or(Reason::TablesInconsistent)
 }
@@ -175,30 +195,25 @@ enum Choice {
 
 /// Finds the frontend and picks a backend for a packet of no known flow. Most such packets are none of our business.
 #[inline(never)]
-fn choose<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Choice {
-    let work = match work::<F>() {
-        Ok(work) => work,
-        Err(reason) => return rejected(reason),
-    };
+fn choose<P: Entrance, F: Family>() -> Choice {
+    let Ok(work) = work::<F>() else { return Choice::NotOurs };
     let tuple = &work.packet.tuple;
     let frontend = match balance::frontend::<F>(tuple.dst, tuple.dst_port, work.packet.protocol() as u8, false) {
         Ok(Some(frontend)) => frontend,
         Ok(None) => return Choice::NotOurs,
-        Err(reason) => return rejected(reason),
+        Err(reason) => return rejected(work, reason),
     };
     work.service = frontend.service;
     work.hash = hash::flow(tuple, HASH_SEED.load());
     match backend::<P, F>(frontend, tuple, work.hash) {
         Ok(picked) => {
             count::new_flow::<F>(frontend.service);
-            trace(ctx, "new flow", tuple.src_port, tuple.dst_port, picked.index);
             work.picked = picked;
             Choice::Backend
         }
         Err(reason) => {
             count::rejected::<F>(frontend.service);
-            trace(ctx, "rejected", tuple.src_port, tuple.dst_port, reason as u32);
-            rejected(reason)
+            rejected(work, reason)
         }
     }
 }
@@ -222,7 +237,8 @@ fn backend<P: Entrance, F: Family>(
 }
 
 #[inline(always)]
-fn rejected(reason: Reason) -> Choice {
+fn rejected<A>(work: &mut Work<A>, reason: Reason) -> Choice {
+    work.reason = reason as u32;
     count::reason(reason);
     match reason.disposition() {
         Disposition::Pass => Choice::NotOurs,
@@ -312,11 +328,4 @@ fn node_address<F: Family>(interface: u32) -> Result<F::Address, Reason> {
     // SAFETY: elements change only when the node's addresses do; one that was reused meanwhile is such an address, too.
     let own = unsafe { addresses.get(&Interface { interface }).or_else(|| addresses.get(&Interface { interface: 0 })) };
     own.map(|own| own.address).ok_or(Reason::NoNodeAddress)
-}
-
-/// One line for the operator who asked for a packet trace (`lb-agent run --trace-packets`). `AYA_LOG_LEVEL` is a
-/// constant of the loaded object: at 0, the default, the verifier removes this.
-#[inline(always)]
-fn trace<C: EbpfContext>(ctx: &C, what: &str, src_port: u16, dst_port: u16, number: u32) {
-    info!(ctx, "{} from port {} to port {}: {}", what, src_port, dst_port, number);
 }

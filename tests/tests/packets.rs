@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use lb_agent::loader::{LoadOptions, Loaded};
 use lb_tests::packets::{Dataplane, World, dataplane::SMALL, properties, rows};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -76,6 +77,12 @@ fn main() -> ExitCode {
         println!("{}", properties::sizes(dataplane)?);
         Ok(())
     })];
+    // Nothing is attached, so nobody reads the lines.
+    trials.push(Trial::test("the verifier takes every program with the packet trace", move || {
+        Loaded::load(&LoadOptions { sizes: SMALL, trace: true, ..LoadOptions::default() })
+            .map_err(|e| failed(e.into()))?;
+        Ok(())
+    }));
     for case in rows::CASES {
         let name = format!("{} {}: flows spread, and return to their backends", case.net.name, case.protocol_name());
         trials.push(pool.trial(world, name, move |dataplane| properties::flows_spread_and_return(dataplane, case)));

@@ -291,11 +291,11 @@ fn a_refused_connection_from_outside_is_counted_and_traced() {
             "lb_scrape_up 1",
             r#"lb_not_balanced_total{reason="no_endpoints",disposition="refuse"} 1"#,
             r#"lb_service_flows_rejected_total{namespace="default",service="web",port="http",protocol="TCP",ip_family="IPv4"} 1"#,
-            r#"lb_map_entries{map="FRONTENDS4"} 2"#,
+            r#"lb_map_entries{map="FRONTENDS4"} 3"#,
             r#"lb_map_entries{map="SERVICES4"} 1"#,
             r#"lb_map_capacity{map="SERVICES4"} 1024"#,
             r#"lb_map_entries{map="FLOWS4"} 0"#,
-            r#"lb_map_entries{map="NODEPORT_ADDRS4"} 2"#,
+            r#"lb_map_entries{map="LOCAL_ADDRS4"} 2"#,
             r#"lb_watch_up{watch="directory"} 1"#,
             r#"lb_objects{kind="Service"} 1"#,
             r#"lb_devices_attached{role="uplink"} 1"#,
@@ -304,8 +304,8 @@ fn a_refused_connection_from_outside_is_counted_and_traced() {
             assert!(metrics.lines().any(|shown| shown == line), "no {line} in\n{metrics}");
         }
         assert!(get("127.0.0.1:10249", "/proxyMode").ends_with("\r\n\r\nlb"));
-        until(sandbox, "a line of the trace", || log(sandbox).contains("rejected"));
-        assert!(log(sandbox).contains("to port 30080"), "{}", log(sandbox));
+        until(sandbox, "a line of the trace", || log(sandbox).contains("no_endpoints"));
+        assert!(log(sandbox).contains("to 10.0.0.1 port 30080"), "{}", log(sandbox));
     });
 }
 

@@ -9,8 +9,10 @@ pub const FRONTENDS: u32 = 1 << 17;
 pub const SERVICES: u32 = 1 << 17;
 /// `SLOTS*`.
 pub const SLOTS: u32 = 1 << 20;
-/// `BACKENDS*`: one for each endpoint of each port of a Service.
-pub const BACKENDS: u32 = 1 << 18;
+/// `BACKENDS*`: one for each endpoint of each port of a Service, and the former one beside the new one while endpoints are
+/// replaced: 10,000 Services of 10 endpoints and 2 ports need 200,000, and twice that when all change at once. 8 MiB for
+/// IPv4, 16 for IPv6 (an array rounds its elements up to 8 bytes).
+pub const BACKENDS: u32 = 1 << 19;
 /// `SOCKET_PEERS*`: two entries for each exchange of an unconnected UDP socket.
 pub const SOCKET_PEERS: u32 = 1 << 16;
 /// `AFFINITY*`: one for each client of each service port with affinity.

@@ -68,8 +68,9 @@ pub struct Arm {
 
 /// Where addresses of Services are: those that the API server gives out, those of load balancers, and external IPs.
 /// From elsewhere they are routed to node1, as a router that knows them would.
-const SERVICES: [(Family, &str); 6] = [
+const SERVICES: [(Family, &str); 7] = [
     (Family::V4, "10.96.0.0/16"),
+    (Family::V4, "10.97.0.0/16"),
     (Family::V4, "203.0.113.0/24"),
     (Family::V4, "198.18.0.0/24"),
     (Family::V6, "fd00:10:96::/112"),
@@ -124,6 +125,14 @@ impl Arm {
                 Proxy::Lb(Agent::start_configured(node, kubeconfig, &agent_arguments(&node.directory(), changed)))
             }
         });
+    }
+
+    /// Gives the node more addresses, or takes them (`add` or `del`).
+    pub fn node_addresses(&self, verb: &str, addresses: &[String]) {
+        for address in addresses {
+            let nodad = if verb == "add" && address.contains(':') { " nodad" } else { "" };
+            self.lab.nodes[0].host.ip(format!("addr {verb} {address} dev {UPLINK}{nodad}\n"));
+        }
     }
 
     /// Panics if its proxy has ended by itself.

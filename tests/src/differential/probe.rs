@@ -9,7 +9,9 @@
 //!
 //! **When nothing answers.** The hosts are a few microseconds away from each other, so an answer takes as long as the
 //! machine takes to schedule them: [`PATIENCE`] is a hundred times the median on two loaded cores. Where proxies then
-//! seem to differ, everything is asked again with [`MORE_PATIENCE`], beyond the first retransmission of a SYN.
+//! seem to differ, or a SYN was not answered, it is asked again with [`MORE_PATIENCE`], beyond the first retransmission of a
+//! SYN: an ICMP error that arrives while `connect` still holds the socket is not heard (`tcp_v4_err` in
+//! net/ipv4/tcp_ipv4.c), and what refuses a client on its own host or one link away is as fast as that.
 
 use std::{
     io,
@@ -50,8 +52,9 @@ const MISSED: f64 = 1e-6;
 pub const PATIENCE: Duration = Duration::from_millis(400);
 /// How long it may take when proxies seem to differ: the first retransmission of a SYN comes after 1 s (RFC 6298, 2.1).
 pub const MORE_PATIENCE: Duration = Duration::from_millis(1500);
-/// How many tries of a client are under way at once.
-const AT_ONCE: usize = 12;
+/// How many tries of a client are under way at once: few enough for an answer within [`PATIENCE`] if all are answered;
+/// in the second look, where mostly silence is awaited, more.
+const AT_ONCE: [usize; 2] = [32, 256];
 /// How many tries of a cell are made at once, and at least.
 const ROUND: usize = 4;
 /// Local ports of clients: the kernel's default range for them (ip(7), `ip_local_port_range`), which both proxies keep
@@ -134,7 +137,7 @@ pub fn ask_all(
     let host = kind.host(lab);
     let (own, node) = (host.addresses(), lab.nodes[0].host.addresses());
     host.spawn(move || {
-        let client = Client { own: own.into(), node: node.into(), ports, limit: Semaphore::new(AT_ONCE), patience };
+        let client = Client { own: own.into(), node: node.into(), ports, limit: Semaphore::new(AT_ONCE[usize::from(patience > PATIENCE)]), patience };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(join_all(targets.iter().map(|target| client.observe(target))))
     })

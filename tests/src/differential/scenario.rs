@@ -17,7 +17,7 @@
 //! Objects are written as the API server takes them; a Service's `status` goes to its subresource. They are in the
 //! namespace `default` where they name none. The objects of a step are applied over those that are there.
 
-use std::{fmt, net::IpAddr, path::Path};
+use std::{fmt, fs, net::IpAddr, path::Path};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -49,6 +49,11 @@ pub struct Header {
     /// Fields of a `KubeProxyConfiguration` (v1alpha1) that both proxies are started with, over the lab's own.
     #[serde(default)]
     pub proxy: serde_json::Map<String, Value>,
+    /// A file beside this one whose objects and steps are used, before those of this one.
+    pub like: Option<String>,
+    /// More addresses of the node, with their prefix lengths.
+    #[serde(default, rename = "nodeAddresses")]
+    pub node_addresses: Vec<String>,
     /// Who asks; everyone where none is named.
     #[serde(default)]
     pub clients: Vec<ClientKind>,
@@ -155,11 +160,15 @@ impl fmt::Display for Named {
 }
 
 impl Scenario {
-    /// Reads a file.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        Self::parse(&name, &text)
+    /// The text of a file, with that of the file that it is [like](Header::like).
+    pub fn read(path: &Path) -> Result<String, String> {
+        let read = |path: &Path| fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+        let text = read(path)?;
+        let Some(other) = Self::parse(&path.to_string_lossy(), &text)?.header.like else { return Ok(text) };
+        let other = read(&path.with_file_name(other).with_extension("yaml"))?;
+        let (header, steps) = text.split_once("\n---\n").unwrap_or((&text, ""));
+        let (_, other_steps) = other.split_once("\n---\n").unwrap_or((&other, ""));
+        Ok([header, other_steps, steps].join("\n---\n"))
     }
 
     /// Reads the text of a file of this name.
@@ -174,7 +183,8 @@ impl Scenario {
         let header = documents.next().filter(|document| document["kind"] == "Scenario");
         let header: Header = read(header.ok_or("the first document is not of kind Scenario")?)?;
         let mut steps = vec![Step { about: "at the beginning".to_owned(), ..Step::default() }];
-        for document in documents {
+        // An empty document is what is left between two separators.
+        for document in documents.filter(|document| !document.is_null()) {
             if document["kind"] == "Step" {
                 let StepHeader { about, delete, .. } = read(document)?;
                 let delete = delete.iter().map(|text| Named::parse(text)).collect::<Result<_, _>>()?;

@@ -24,7 +24,7 @@ use super::{
     api::{self, ApiHost},
     arm::{self, Arm, Implementation},
     divergence::{self, Finding},
-    observation::{Observation, differences},
+    observation::{Observation, Verdict, differences},
     probe::{ClientKind, MORE_PATIENCE, PATIENCE, ask_all},
     relay,
     report::Report,
@@ -76,6 +76,7 @@ impl Session {
     pub fn run(&mut self, scenario: &Scenario) -> Report {
         let mut report = Report::default();
         let start = Instant::now();
+        self.arms.iter().for_each(|arm| arm.node_addresses("add", &scenario.header.node_addresses));
         let mut applied = BTreeSet::new();
         if let Err(error) = self.steps(scenario, &mut applied, &mut report) {
             report.failures.push(error);
@@ -83,6 +84,7 @@ impl Session {
         if let Err(error) = self.remove(applied) {
             report.failures.push(error);
         }
+        self.arms.iter().for_each(|arm| arm.node_addresses("del", &scenario.header.node_addresses));
         report.seconds = start.elapsed().as_secs_f64();
         report
     }
@@ -107,8 +109,13 @@ impl Session {
             applied.remove(named);
         }
         for object in &step.apply {
-            applied.insert(Named::of(object)?);
-            self.api.apply(object)?;
+            let named = Named::of(object)?;
+            if named.kind == "Node" {
+                self.api.apply(&self.node(&named, &object["metadata"]["labels"])?)?;
+            } else {
+                self.api.apply(object)?;
+            }
+            applied.insert(named);
         }
         Ok(())
     }
@@ -118,16 +125,24 @@ impl Session {
         let (slices, others): (Vec<_>, Vec<_>) = applied.into_iter().partition(|named| named.kind == "EndpointSlice");
         for named in others.into_iter().chain(slices) {
             if named.kind == "Node" {
-                for (number, node) in (1..).zip(&self.arms[0].lab.nodes) {
-                    if node.host.name() == named.name {
-                        self.api.apply(&api::node_object(number, &named.name, node.host.addresses()))?;
-                    }
-                }
+                self.api.apply(&self.node(&named, &Value::Null)?)?;
             } else {
                 self.api.delete(&named)?;
             }
         }
         Ok(())
+    }
+
+    /// A Node as it was registered, with other labels: the rest of it cannot be changed, or a scenario has no use for it.
+    fn node(&self, named: &Named, labels: &Value) -> Result<Value, String> {
+        let nodes = &self.arms[0].lab.nodes;
+        let found = (1..).zip(nodes).find(|(_, node)| node.host.name() == named.name);
+        let (number, node) = found.ok_or_else(|| format!("there is no {named}"))?;
+        let mut object = api::node_object(number, &named.name, node.host.addresses());
+        if !labels.is_null() {
+            object["metadata"]["labels"] = labels.clone();
+        }
+        Ok(object)
     }
 
     /// Changes the sentinel, and waits until every proxy serves it as it is now.
@@ -264,10 +279,14 @@ impl Cell {
             .collect()
     }
 
-    /// Whether there is no reason to look again: what differs is explained, and kube-proxy's modes agree.
+    /// Whether there is no reason to look again: what differs is explained, kube-proxy's modes agree, and what was not
+    /// answered were not SYNs, whose refusal may go unheard the first time.
     fn is_plain(&self) -> bool {
         let [nftables, iptables, _] = &self.seen;
-        differences(nftables, iptables, self.target.has_affinity).is_empty()
+        let is_silent = |observation: &Observation| observation.others.contains(&Verdict::Dropped);
+        let may_be_unheard = self.target.transport == Transport::Tcp && self.seen.iter().any(is_silent);
+        !may_be_unheard
+            && differences(nftables, iptables, self.target.has_affinity).is_empty()
             && self.findings().iter().all(|finding| divergence::explanations(finding).len() == 1)
     }
 

@@ -15,6 +15,8 @@ pub enum FrontendKind {
     ClusterIp,
     /// Its node port at the node's own address.
     NodePort,
+    /// Its node port at another address of the node.
+    SecondNodePort,
     /// Its node port at `127.0.0.1` or `::1`.
     LocalhostNodePort,
     /// An ingress address of its load balancer.

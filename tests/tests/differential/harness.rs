@@ -85,8 +85,8 @@ pub(crate) fn main() -> ExitCode {
 
 impl Shared {
     fn run_file(&self, path: &Path) -> Result<Completion, Failed> {
-        let scenario = Scenario::read(path)?;
-        let text = fs::read_to_string(path)?;
+        let text = Scenario::read(path)?;
+        let scenario = Scenario::parse(&path.file_stem().unwrap_or_default().to_string_lossy(), &text)?;
         match self.run(&scenario.name, &text) {
             Ok(report) => self.judge(&scenario, &report),
             Err(NoReport::Broken(how)) => Err(how.into()),

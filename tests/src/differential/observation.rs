@@ -152,11 +152,16 @@ pub fn differences(first: &Observation, second: &Observation, has_affinity: bool
     if kinds != other_kinds {
         return vec![Aspect::Verdict(kinds, other_kinds)];
     }
+    // Where tries are left unanswered, the set was not searched to its end.
+    let is_broken = kinds.contains(&Kind::Dropped);
     let mut found = Vec::new();
     let missing = |here: &Observation, there: &Observation| -> BTreeSet<Endpoint> {
         here.reached.keys().filter(|endpoint| !there.reached.contains_key(endpoint)).cloned().collect()
     };
     let (only_first, only_second) = (missing(first, second), missing(second, first));
+    if is_broken {
+        return found;
+    }
     if has_affinity {
         if first.reached.len() != second.reached.len() {
             found.push(Aspect::Stickiness(first.reached.len(), second.reached.len()));

@@ -34,10 +34,10 @@ use nix::{
 };
 use serde::Deserialize;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest},
-    net::{TcpSocket, UdpSocket},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpSocket,
     sync::Semaphore,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -52,10 +52,17 @@ const MISSED: f64 = 1e-6;
 pub const PATIENCE: Duration = Duration::from_millis(400);
 /// How long it may take when proxies seem to differ: the first retransmission of a SYN comes after 1 s (RFC 6298, 2.1).
 pub const MORE_PATIENCE: Duration = Duration::from_millis(1500);
-/// How many tries of a client are under way at once: few enough for an answer within [`PATIENCE`] if all are answered;
-/// in the second look, where mostly silence is awaited, more.
-const AT_ONCE: [usize; 2] = [32, 256];
-/// How many tries of a cell are made at once, and at least.
+/// How many first tries of a client are under way at once; in the second look, where mostly silence is awaited, more.
+const FIRST_AT_ONCE: [usize; 2] = [16, 256];
+/// How many later tries of a client are under way at once: few enough for an answer within [`PATIENCE`], since they are
+/// made where somebody answers.
+const LATER_AT_ONCE: usize = 4;
+/// How many tries of a cell are made at first. Where nobody answers, it stays with them; in the second look they are
+/// enough to see that one of two endpoints answers, with an error of 1 in 256.
+const FIRST: [usize; 2] = [2, 8];
+/// With how many tries it stays where some are answered and some are not: that is broken, however many endpoints it is.
+const MIXED: usize = 16;
+/// How many more are made at once.
 const ROUND: usize = 4;
 /// Local ports of clients: the kernel's default range for them (ip(7), `ip_local_port_range`), which both proxies keep
 /// their own ports and node ports out of.
@@ -101,7 +108,7 @@ impl ClientKind {
 /// How many tries it takes to see each of `endpoints` with an error of at most [`MISSED`].
 pub fn tries(endpoints: usize) -> usize {
     let n = f64::from(u32::try_from(endpoints.max(1)).expect("few endpoints"));
-    (ROUND..).find(|tries| missed(n, *tries) <= MISSED).expect("some number does")
+    (1..).find(|tries| missed(n, *tries) <= MISSED).expect("some number does")
 }
 
 fn missed(n: f64, tries: usize) -> f64 {
@@ -137,7 +144,10 @@ pub fn ask_all(
     let host = kind.host(lab);
     let (own, node) = (host.addresses(), lab.nodes[0].host.addresses());
     host.spawn(move || {
-        let client = Client { own: own.into(), node: node.into(), ports, limit: Semaphore::new(AT_ONCE[usize::from(patience > PATIENCE)]), patience };
+        let look = usize::from(patience > PATIENCE);
+        let first = Semaphore::new(FIRST_AT_ONCE[look]);
+        let later = Semaphore::new(LATER_AT_ONCE);
+        let client = Client { own: own.into(), node: node.into(), ports, look, first, later, patience };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(join_all(targets.iter().map(|target| client.observe(target))))
     })
@@ -147,7 +157,10 @@ struct Client {
     own: [IpAddr; 2],
     node: [IpAddr; 2],
     ports: Ports,
-    limit: Semaphore,
+    /// The first or the second look.
+    look: usize,
+    first: Semaphore,
+    later: Semaphore,
     patience: Duration,
 }
 
@@ -163,20 +176,22 @@ impl Client {
         let mut observation = Observation::default();
         let mut made = 0;
         while made < wanted {
+            let (limit, count) = if made == 0 { (&self.first, FIRST[self.look]) } else { (&self.later, ROUND) };
             // UDP by turns from sockets that are connected and that are not: proxies may treat them differently.
-            let round = (0..ROUND).map(|index| self.attempt(target, (made + index) % 2 == 0));
+            let round = (made..made + count).map(|index| self.attempt(limit, target, index % 2 == 0));
             join_all(round).await.into_iter().for_each(|verdict| observation.add(verdict));
-            made += ROUND;
+            made += count;
+            let is_mixed = observation.others.contains(&Verdict::Dropped) && made >= MIXED;
             let is_complete = target.endpoints > 0 && observation.reached.len() >= target.endpoints;
-            if observation.reached.is_empty() || (is_complete && observation.others.is_empty()) {
+            if observation.reached.is_empty() || is_mixed || (is_complete && observation.others.is_empty()) {
                 break;
             }
         }
         observation
     }
 
-    async fn attempt(&self, target: &Target, connected: bool) -> Verdict {
-        let _permit = self.limit.acquire().await.expect("never closed");
+    async fn attempt(&self, limit: &Semaphore, target: &Target, connected: bool) -> Verdict {
+        let _permit = limit.acquire().await.expect("never closed");
         let to = target.address;
         let result = timeout(self.patience, async {
             match target.transport {
@@ -238,12 +253,11 @@ impl Client {
         socket.set_nonblocking(true)?;
         // To be told of every ICMP error (ip(7), `IP_RECVERR`).
         if to.is_ipv4() { setsockopt(&socket, Ipv4RecvErr, &true) } else { setsockopt(&socket, Ipv6RecvErr, &true) }?;
-        let socket = UdpSocket::from_std(socket)?;
         let sent = if connected {
-            socket.connect(to).await?;
-            socket.send(&[b'?'; 64]).await
+            socket.connect(to)?;
+            socket.send(&[b'?'; 64])
         } else {
-            socket.send_to(&[b'?'; 64], to).await
+            socket.send_to(&[b'?'; 64], to)
         };
         match sent {
             Ok(_) => {}
@@ -251,11 +265,10 @@ impl Client {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
             Err(error) => return Err(error),
         }
-        let interest = Interest::READABLE | Interest::ERROR;
         let mut buffer = [0; 256];
-        loop {
-            socket.ready(interest).await?;
-            match socket.try_io(interest, || recv(&socket, &mut buffer)) {
+        // The runtime is not told of errors of a socket, only of datagrams: so it is asked, less and less often.
+        for pause in [1, 1, 2, 4, 8, 16].into_iter().chain(std::iter::repeat(32)) {
+            match socket.recv(&mut buffer) {
                 Ok(length) => {
                     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
                     return parse(text.lines().next().unwrap_or_default(), ECHO_PORT);
@@ -263,13 +276,10 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
+            sleep(Duration::from_millis(pause)).await;
         }
+        unreachable!("the pauses do not end")
     }
-}
-
-fn recv(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
-    use std::os::fd::AsRawFd;
-    nix::sys::socket::recv(socket.as_raw_fd(), buffer, nix::sys::socket::MsgFlags::MSG_DONTWAIT).map_err(Into::into)
 }
 
 fn any(to: SocketAddr) -> IpAddr {

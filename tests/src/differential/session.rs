@@ -223,7 +223,10 @@ impl Session {
         report.cells += cells.iter().map(|(_, targets)| targets.len()).sum::<usize>();
 
         let mut doubtful = Vec::new();
-        for cell in self.observe(&cells, PATIENCE) {
+        let begin = Instant::now();
+        let first = self.observe(&cells, PATIENCE);
+        eprintln!("{}: first look {:?}", step.about, begin.elapsed());
+        for cell in first {
             if cell.is_plain() { cell.judge(scenario, step, report) } else { doubtful.push(cell) }
         }
         if doubtful.is_empty() {
@@ -233,9 +236,12 @@ impl Session {
             let of_client = doubtful.iter().filter(|cell| cell.client == client);
             (client, of_client.map(|cell| cell.target.clone()).collect::<Vec<_>>())
         });
+        let begin = Instant::now();
+        let number = doubtful.len();
         for cell in self.observe(&again, MORE_PATIENCE) {
             cell.judge(scenario, step, report);
         }
+        eprintln!("{}: second look of {number} {:?}", step.about, begin.elapsed());
     }
 
     /// Has all clients of all twins ask at once.

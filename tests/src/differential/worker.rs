@@ -100,7 +100,7 @@ impl Worker {
             .arg(ARGUMENT)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(log.try_clone()?)
+            .stderr(if env::var_os("LB_TRACE").is_some() { Stdio::inherit() } else { log.try_clone()?.into() })
             .spawn()?;
         let requests = child.stdin.take();
         let reports = BufReader::new(child.stdout.take().expect("piped"));

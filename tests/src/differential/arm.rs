@@ -5,14 +5,11 @@ use std::{ffi::OsString, path::Path};
 use serde_json::{Map, Value};
 
 use super::{
-    kube_proxy::{KubeProxy, Mode},
+    kube_proxy::{self, KubeProxy, Mode},
     probe::{ClientKind, Ports},
 };
 use crate::lab::{
-    Family, Lab, ReversePathFilter, UPLINK,
-    agent::Agent,
-    sandbox::Sandbox,
-    server::Server,
+    Family, Lab, ReversePathFilter, UPLINK, agent::Agent, interface::set_variables, sandbox::Sandbox, server::Server,
 };
 
 /// Whose proxy runs on node1.
@@ -78,6 +75,15 @@ const SERVICES: [(Family, &str); 7] = [
     (Family::V6, "2001:db8:198::/64"),
 ];
 
+/// Lets routers and nodes answer each of many refused clients. The number of all errors in a second has a limit of its
+/// own, which spares only types that are not in the mask (`icmp_global_allow` in net/ipv4/icmp.c).
+const UNLIMITED: [(&str, &str); 4] = [
+    ("ipv4/icmp_ratemask", "0"),
+    ("ipv4/icmp_msgs_per_sec", "1000000"),
+    ("ipv4/icmp_msgs_burst", "100000"),
+    ("ipv6/icmp/ratemask", "\n"),
+];
+
 /// Builds all twins, without proxies.
 pub fn build(sandbox: Sandbox) -> [Arm; 3] {
     let labels = Implementation::ALL.map(Implementation::label);
@@ -98,15 +104,20 @@ fn route_services(lab: &Lab) {
     let [node1, node2] = &lab.nodes;
     for (family, range) in SERVICES {
         let route = format!("route add {range} via {}", node1.host.address(family));
-        let version = if family == Family::V4 { "" } else { "-6 " };
         lab.router.ip(format!("{route}\n"));
         node2.host.ip(format!("{route} dev {UPLINK}\n"));
-        let rule = format!("rule add iif nodes to {range} unreachable");
-        lab.router.run(move || {
-            let arguments = format!("{version}{rule}");
-            let status = std::process::Command::new("ip").args(arguments.split(' ')).status().expect("run ip");
-            assert!(status.success(), "ip {arguments}");
-        });
+    }
+    // Not as unreachable routes: what those answer is limited to a few a second, in a way that namespaces cannot change.
+    let mut rules =
+        "add table inet lab\nadd chain inet lab forward { type filter hook forward priority 0; }\n".to_owned();
+    for (family, range) in SERVICES {
+        let version = if family == Family::V4 { "ip" } else { "ip6" };
+        let matched = format!("iifname nodes {version} daddr {range}");
+        rules += &format!("add rule inet lab forward {matched} reject with icmpx type host-unreachable\n");
+    }
+    lab.router.run(move || kube_proxy::nft(&rules));
+    for host in [&lab.router, &node1.host, &node2.host] {
+        host.run(|| set_variables(&UNLIMITED));
     }
 }
 

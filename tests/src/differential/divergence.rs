@@ -29,6 +29,9 @@ pub struct Difference {
     pub explains: Option<fn(&Finding<'_>) -> bool>,
 }
 
+/// What a report says of a difference that no entry explains.
+pub const NOT_ANNOUNCED: &str = "not announced";
+
 /// All of them.
 pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "client-address", explains: Some(client_address) },
@@ -38,6 +41,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "udp-stale", explains: None },
     Difference { id: "strict-addresses", explains: None },
     Difference { id: "cluster-ip-first", explains: None },
+    Difference { id: "other-nodes-pod", explains: Some(other_nodes_pod) },
     Difference { id: "localhost-node-port", explains: Some(localhost_node_port) },
 ];
 
@@ -88,6 +92,13 @@ fn no_wait(finding: &Finding<'_>) -> bool {
     matches!(finding.client, ClientKind::Pod | ClientKind::Node)
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
             if theirs.iter().eq([&Kind::Dropped]) && ours.iter().eq([&Kind::Unreachable]))
+}
+
+fn other_nodes_pod(finding: &Finding<'_>) -> bool {
+    finding.client == ClientKind::RemotePod
+        && finding.target.external_local
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
+            if theirs.contains(&Kind::Dropped) && theirs != ours)
 }
 
 fn localhost_node_port(finding: &Finding<'_>) -> bool {

@@ -3,6 +3,7 @@
 use std::{
     env,
     fs::{self, File},
+    io::Write,
     panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -48,7 +49,7 @@ impl KubeProxy {
     /// Starts it with the lab's configuration and the fields that a scenario changes.
     pub fn start(node: &Node, mode: Mode, kubeconfig: &Path, changed: &Map<String, Value>) -> Self {
         if let Some(missing) = mode.programs().iter().find(|name| find(name).is_none()) {
-            resume_unwind(Box::new(CannotRun(format!("no {missing}: Debian has it in `nftables` or `iptables`"))));
+            cannot_run(missing);
         }
         let configuration = node.directory().join("kube-proxy.json");
         let text = configuration_of(mode, kubeconfig, changed).to_string();
@@ -62,7 +63,8 @@ impl KubeProxy {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))
             .stderr(log);
-        let process = node.host.run(move || command.spawn()).unwrap_or_else(|error| panic!("start kube-proxy: {error}"));
+        let process =
+            node.host.run(move || command.spawn()).unwrap_or_else(|error| panic!("start kube-proxy: {error}"));
         Self { process }
     }
 
@@ -108,6 +110,18 @@ fn configuration_of(mode: Mode, kubeconfig: &Path, changed: &Map<String, Value>)
         value[mode]["minSyncPeriod"] = "10ms".into();
     }
     value
+}
+
+/// Has `nft` apply these rules in the network namespace of the calling thread.
+pub(super) fn nft(rules: &str) {
+    let program = find("nft").unwrap_or_else(|| cannot_run("nft"));
+    let mut nft = Command::new(program).args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("start nft");
+    nft.stdin.take().expect("piped").write_all(rules.as_bytes()).expect("nft reads its rules");
+    assert!(nft.wait().expect("wait for nft").success(), "{rules}");
+}
+
+fn cannot_run(missing: &str) -> ! {
+    resume_unwind(Box::new(CannotRun(format!("no {missing}: Debian has it in `nftables` or `iptables`"))))
 }
 
 /// `kube-proxy` of `KUBEBUILDER_ASSETS`, which `cargo xtask test` sets, or of PATH.

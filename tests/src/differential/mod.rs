@@ -15,6 +15,7 @@
 pub mod api;
 pub mod arm;
 pub mod divergence;
+pub mod generate;
 pub mod kube_proxy;
 pub mod observation;
 pub mod probe;

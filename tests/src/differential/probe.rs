@@ -88,8 +88,7 @@ pub enum ClientKind {
 
 impl ClientKind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Pod, Self::Vm, Self::Node, Self::Outside, Self::OtherNode, Self::RemotePod];
+    pub const ALL: [Self; 6] = [Self::Pod, Self::Vm, Self::Node, Self::Outside, Self::OtherNode, Self::RemotePod];
 
     /// Its host. Endpoints that are not meant to be the client itself are other pods than these.
     pub fn host(self, lab: &Lab) -> &Host {
@@ -268,8 +267,10 @@ impl Client {
         let mut buffer = [0; 256];
         // The runtime is not told of errors of a socket, only of datagrams: so it is asked, less and less often.
         for pause in [1, 1, 2, 4, 8, 16].into_iter().chain(std::iter::repeat(32)) {
-            match socket.recv(&mut buffer) {
-                Ok(length) => {
+            match socket.recv_from(&mut buffer) {
+                // An answer from another address is none, though a socket that is not connected hears it.
+                Ok((_, from)) if from != to => {}
+                Ok((length, _)) => {
                     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
                     return parse(text.lines().next().unwrap_or_default(), ECHO_PORT);
                 }

@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 use super::{
     api::{self, ApiHost},
     arm::{self, Arm, Implementation},
-    divergence::{self, Finding},
+    divergence::{self, Finding, NOT_ANNOUNCED},
     observation::{Observation, Verdict, differences},
     probe::{ClientKind, MORE_PATIENCE, PATIENCE, ask_all},
     relay,
@@ -223,10 +223,7 @@ impl Session {
         report.cells += cells.iter().map(|(_, targets)| targets.len()).sum::<usize>();
 
         let mut doubtful = Vec::new();
-        let begin = Instant::now();
-        let first = self.observe(&cells, PATIENCE);
-        eprintln!("{}: first look {:?}", step.about, begin.elapsed());
-        for cell in first {
+        for cell in self.observe(&cells, PATIENCE) {
             if cell.is_plain() { cell.judge(scenario, step, report) } else { doubtful.push(cell) }
         }
         if doubtful.is_empty() {
@@ -236,12 +233,9 @@ impl Session {
             let of_client = doubtful.iter().filter(|cell| cell.client == client);
             (client, of_client.map(|cell| cell.target.clone()).collect::<Vec<_>>())
         });
-        let begin = Instant::now();
-        let number = doubtful.len();
         for cell in self.observe(&again, MORE_PATIENCE) {
             cell.judge(scenario, step, report);
         }
-        eprintln!("{}: second look of {number} {:?}", step.about, begin.elapsed());
     }
 
     /// Has all clients of all twins ask at once.
@@ -280,9 +274,7 @@ impl Cell {
     fn findings(&self) -> Vec<Finding<'_>> {
         let [nftables, _, lb] = &self.seen;
         let aspects = differences(nftables, lb, self.target.has_affinity).into_iter();
-        aspects
-            .map(|aspect| Finding { client: self.client, host: &self.host, target: &self.target, aspect })
-            .collect()
+        aspects.map(|aspect| Finding { client: self.client, host: &self.host, target: &self.target, aspect }).collect()
     }
 
     /// Whether there is no reason to look again: what differs is explained, kube-proxy's modes agree, and what was not
@@ -310,7 +302,7 @@ impl Cell {
         for finding in self.findings() {
             match divergence::explanations(&finding)[..] {
                 [difference] => drop(report.shown.insert(difference.id.to_owned())),
-                [] => report.failures.push(format!("{}    not announced: {}\n", place(), finding.aspect)),
+                [] => report.failures.push(format!("{}    {NOT_ANNOUNCED}: {}\n", place(), finding.aspect)),
                 [ref several @ ..] => {
                     let ids: Vec<&str> = several.iter().map(|difference| difference.id).collect();
                     report.failures.push(format!("{}    announced more than once: {}\n", place(), ids.join(", ")));

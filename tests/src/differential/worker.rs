@@ -2,7 +2,6 @@
 //! reports hands it a scenario on a line, and gets a report on a line.
 
 use std::{
-    env,
     fs::File,
     io::{self, BufRead, BufReader, Read, Seek, Write},
     panic,
@@ -25,7 +24,7 @@ pub const ARGUMENT: &str = "--scenarios";
 /// How it then says that it cannot (the convention of GNU Automake for skipped tests).
 const CANNOT_RUN: u8 = 77;
 /// How long a scenario may take, several times what the longest takes on a loaded machine.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Serialize, Deserialize)]
 struct Request {
@@ -96,11 +95,12 @@ impl Worker {
     /// Starts this program as a worker.
     pub fn start() -> io::Result<Self> {
         let log = tempfile::tempfile()?;
-        let mut child = Command::new(env::current_exe()?)
+        // As it is running, also when it has been built again meanwhile.
+        let mut child = Command::new("/proc/self/exe")
             .arg(ARGUMENT)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(if env::var_os("LB_TRACE").is_some() { Stdio::inherit() } else { log.try_clone()?.into() })
+            .stderr(log.try_clone()?)
             .spawn()?;
         let requests = child.stdin.take();
         let reports = BufReader::new(child.stdout.take().expect("piped"));

@@ -29,7 +29,7 @@ mod cgroup;
 pub mod client;
 pub mod cluster;
 mod host;
-mod interface;
+pub(crate) mod interface;
 pub mod load;
 pub mod manifest;
 pub mod path;

@@ -9,11 +9,13 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Condvar, Mutex},
+    time::{Duration, Instant},
 };
 
 use lb_tests::{
     differential::{
-        divergence::DIFFERENCES,
+        divergence::{DIFFERENCES, NOT_ANNOUNCED},
+        generate,
         report::Report,
         scenario::Scenario,
         worker::{NoReport, Worker},
@@ -21,8 +23,14 @@ use lb_tests::{
     lab,
 };
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use serde_json::Value;
 
 use crate::document;
+
+/// How many seeds are tried where nobody says.
+const GENERATED: u64 = 8;
+/// How long a failing scenario is made smaller.
+const SHRINKING: Duration = Duration::from_secs(90);
 
 /// What the trials share.
 #[derive(Default)]
@@ -70,6 +78,11 @@ pub(crate) fn main() -> ExitCode {
             result
         })
     }));
+    for seed in seeds() {
+        let shared = Arc::clone(&shared);
+        let name = format!("generated::seed_{seed}");
+        trials.push(Trial::ignorable_test(name, move || shared.run_generated(seed)));
+    }
     if is_whole {
         let shared = Arc::clone(&shared);
         // The last to be started, so that it waits for none that waits for it.
@@ -83,7 +96,46 @@ pub(crate) fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
+/// A variable that is a number, or what it is without it.
+fn number(variable: &str, default: u64) -> u64 {
+    let text = env::var(variable);
+    text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+/// The seeds to try: `cargo xtask differential` says which.
+fn seeds() -> std::ops::Range<u64> {
+    let first = number("LB_SEED", 1);
+    first..first + number("LB_CASES", GENERATED)
+}
+
 impl Shared {
+    /// Runs the scenario of a seed. One that fails is made as small as can be in a while, and printed as a file.
+    fn run_generated(&self, seed: u64) -> Result<Completion, Failed> {
+        let mut documents = generate::documents(seed);
+        let fails = |documents: &[Value]| -> Result<Option<String>, NoReport> {
+            let report = self.run(&format!("seed-{seed}"), &generate::text(documents))?;
+            Ok((!report.failures.is_empty()).then(|| report.failures.concat()))
+        };
+        let mut failure = match fails(&documents) {
+            Ok(None) => return Ok(Completion::Completed),
+            Ok(Some(failure)) => failure,
+            Err(NoReport::Broken(how)) => return Err(how.into()),
+            Err(NoReport::CannotRun(reason)) => return self.cannot_run(&reason),
+        };
+        let start = Instant::now();
+        while start.elapsed() < SHRINKING {
+            let candidates = generate::simpler(&documents).into_iter();
+            let in_time = candidates.take_while(|_| start.elapsed() < SHRINKING);
+            let mut simpler = in_time.filter_map(|fewer| Some((fails(&fewer).ok()??, fewer)));
+            // What the API server refuses is another failure.
+            let simpler = simpler.find(|(failure, _)| failure.contains(NOT_ANNOUNCED));
+            let Some((still, fewer)) = simpler else { break };
+            (failure, documents) = (still, fewer);
+        }
+        let text = generate::text(&documents);
+        Err(format!("{failure}as a file for tests/scenarios:\n{text}").into())
+    }
+
     fn run_file(&self, path: &Path) -> Result<Completion, Failed> {
         let text = Scenario::read(path)?;
         let scenario = Scenario::parse(&path.file_stem().unwrap_or_default().to_string_lossy(), &text)?;
@@ -139,7 +191,8 @@ impl Shared {
             return Ok(Completion::ignored_with(reason.clone()));
         }
         let to_show = DIFFERENCES.iter().filter(|difference| difference.explains.is_some());
-        let missing: Vec<&str> = to_show.map(|difference| difference.id).filter(|id| !outcome.shown.contains(*id)).collect();
+        let missing: Vec<&str> =
+            to_show.map(|difference| difference.id).filter(|id| !outcome.shown.contains(*id)).collect();
         if missing.is_empty() {
             Ok(Completion::Completed)
         } else {

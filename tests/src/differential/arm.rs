@@ -113,7 +113,7 @@ fn route_services(lab: &Lab) {
     for (family, range) in SERVICES {
         let version = if family == Family::V4 { "ip" } else { "ip6" };
         let matched = format!("iifname nodes {version} daddr {range}");
-        rules += &format!("add rule inet lab forward {matched} reject with icmpx type host-unreachable\n");
+        rules.extend([format!("add rule inet lab forward {matched} reject with icmpx type host-unreachable\n")]);
     }
     lab.router.run(move || kube_proxy::nft(&rules));
     for host in [&lab.router, &node1.host, &node2.host] {

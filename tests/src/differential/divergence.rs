@@ -89,7 +89,10 @@ fn own_address(finding: &Finding<'_>) -> bool {
 }
 
 fn no_wait(finding: &Finding<'_>) -> bool {
-    matches!(finding.client, ClientKind::Pod | ClientKind::Node)
+    let target = finding.target;
+    let is_local = if target.kind == FrontendKind::ClusterIp { target.internal_local } else { target.external_local };
+    is_local
+        && matches!(finding.client, ClientKind::Pod | ClientKind::Node)
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
             if theirs.iter().eq([&Kind::Dropped]) && ours.iter().eq([&Kind::Unreachable]))
 }

@@ -57,7 +57,7 @@ pub fn documents(seed: u64) -> Vec<Value> {
     let clients: Vec<&str> = (0..3).map(|index| CLIENTS[(first + 2 * index) % CLIENTS.len()]).collect();
     let about = format!("Made by seed {seed}.");
     let mut documents = vec![json!({ "kind": "Scenario", "about": about, "clients": clients })];
-    let services: Vec<Shape> = (0..1 + random.below(2)).map(|index| Shape::new(&mut random, index)).collect();
+    let services: Vec<Shape> = (0..=random.below(2)).map(|index| Shape::new(&mut random, index)).collect();
     for shape in &services {
         documents.push(shape.service());
         documents.extend(shape.slices(&mut random));
@@ -100,7 +100,7 @@ pub fn simpler(documents: &[Value]) -> Vec<Vec<Value>> {
         for place in ["/spec/ports", "/endpoints", "/clients"] {
             let count = document.pointer(place).and_then(Value::as_array).map_or(0, Vec::len);
             // A Service must have a port; without clients everyone asks.
-            let least = if place == "/endpoints" { 0 } else { 1 };
+            let least = usize::from(place != "/endpoints");
             for item in (0..count).filter(|_| count > least) {
                 let mut fewer = documents.to_vec();
                 let list = fewer[index].pointer_mut(place).and_then(Value::as_array_mut);

@@ -293,18 +293,17 @@ impl Cell {
         let [nftables, iptables, _] = seen;
         let place = || {
             let Scenario { name, .. } = scenario;
-            let mut text = format!("{name}, {}: {client:?} to {target}\n", step.about);
-            for (implementation, observation) in Implementation::ALL.iter().zip(seen) {
-                text += &format!("    {:<21} {observation}\n", implementation.name());
-            }
-            text
+            let seen = Implementation::ALL.iter().zip(seen);
+            let lines = seen.map(|(who, observation)| format!("    {:<21} {observation}\n", who.name()));
+            format!("{name}, {}: {client:?} to {target}\n{}", step.about, lines.collect::<String>())
         };
         for finding in self.findings() {
             match divergence::explanations(&finding)[..] {
                 [difference] => drop(report.shown.insert(difference.id.to_owned())),
                 [] => report.failures.push(format!("{}    {NOT_ANNOUNCED}: {}\n", place(), finding.aspect)),
-                [ref several @ ..] => {
-                    let ids: Vec<&str> = several.iter().map(|difference| difference.id).collect();
+                _ => {
+                    let ids: Vec<&str> =
+                        divergence::explanations(&finding).iter().map(|difference| difference.id).collect();
                     report.failures.push(format!("{}    announced more than once: {}\n", place(), ids.join(", ")));
                 }
             }

@@ -87,7 +87,7 @@ pub fn targets(services: &[Value], slices: &[Value], also: &[Also], node: Addres
         kind: *what,
         address: SocketAddr::new(*address, *port),
         transport: protocol.transport(),
-        endpoints: 1,
+        endpoints: 3,
         has_affinity: false,
         external_local: false,
         internal_local: false,

@@ -10,7 +10,7 @@
 //! **When nothing answers.** The hosts are a few microseconds away from each other, so an answer takes as long as the
 //! machine takes to schedule them, far less than [`PATIENCE`]. Where proxies then seem to differ, or a SYN was not answered,
 //! it is asked again with [`MORE_PATIENCE`]: an ICMP error that arrives while `connect` still holds the socket is not heard
-//! (`sock_owned_by_user` in `tcp_v6_err`, net/ipv6/tcp_ipv6.c). Over IPv6 that is so each time when what refuses is on the
+//! (`sock_owned_by_user` in `tcp_v6_err` of `net/ipv6/tcp_ipv6.c`). Over IPv6 that is so each time when what refuses is on the
 //! client's own host or one link away, and the answer to the SYN's retransmission, after 1 s, is the first that is heard.
 
 use std::{

@@ -1,4 +1,7 @@
 //! One trial for each scenario file, a few workers that run them, and what can only be said in the end.
+//!
+//! With `LB_VERBOSE` in the environment every scenario says how long it took, where kube-proxy's two modes differ from each
+//! other, and, if it is pending, in what it fails.
 
 use std::{
     collections::BTreeSet,
@@ -159,7 +162,7 @@ impl Shared {
     fn judge(&self, scenario: &Scenario, report: &Report) -> Result<Completion, Failed> {
         let Report { failures, shown, modes, cells, seconds } = report;
         if env::var_os("LB_VERBOSE").is_some() {
-            let lines: String = modes.iter().map(|text| text.as_str()).collect();
+            let lines: String = modes.iter().map(String::as_str).collect();
             print!("{}: {cells} cells, {seconds:.1} s, shows {shown:?}\n{lines}", scenario.name);
         }
         if let Some(reason) = &scenario.header.pending {

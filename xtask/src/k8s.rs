@@ -18,7 +18,7 @@ pub(crate) struct Options {
 }
 
 /// What the tests start.
-const TESTED: [&str; 2] = ["etcd", "kube-apiserver"];
+const TESTED: [&str; 3] = ["etcd", "kube-apiserver", "kube-proxy"];
 /// The oldest Go that compiles this Kubernetes, as (major, minor).
 const GO: (u32, u32) = (1, 26);
 /// `PyPI`'s packaging of the Go toolchain, for machines whose Go is older.
@@ -57,7 +57,7 @@ fn holds_all(directory: &Path, programs: &[&str]) -> bool {
     programs.iter().all(|program| directory.join(program).is_file())
 }
 
-/// A directory of PATH that holds both programs, when the API server is of the release that we test with.
+/// A directory of PATH that holds all programs, when the API server is of the release that we test with.
 fn on_path() -> Result<Option<PathBuf>> {
     let Some(server) = exec::find("kube-apiserver") else { return Ok(None) };
     let directory = server.parent().expect("a file has a directory").to_owned();
@@ -66,7 +66,7 @@ fn on_path() -> Result<Option<PathBuf>> {
     let found = exec::capture(Command::new(&server).arg("--version"))?;
     let found = minor_release(found.trim().trim_start_matches("Kubernetes "));
     if found != wanted || !holds_all(&directory, &TESTED) {
-        eprintln!("k8s: {} is {found} and not {wanted} with etcd beside it: not used", server.display());
+        eprintln!("k8s: {} is {found} and not {wanted} with etcd and kube-proxy beside it: not used", server.display());
         return Ok(None);
     }
     Ok(Some(directory))

@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod check;
 mod debian;
+mod differential;
 mod exec;
 mod k8s;
 mod provision_check;
@@ -43,6 +44,8 @@ enum Task {
     Check,
     /// Run every test: host, packets, lab, Kubernetes API server; ends with `N passed, N failed`
     Test(test::Options),
+    /// Compare with the real kube-proxy in Services made at random; `test` runs the scenario files and a few of these
+    Differential(differential::Options),
     /// Run the benchmarks
     Bench(bench::Options),
     /// Find or build the Kubernetes programs that the tests start, and print their directory
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::main(&options),
         Task::Check => check::main(),
         Task::Test(options) => return test::main(&options),
+        Task::Differential(options) => differential::main(&options),
         Task::Bench(options) => bench::main(&options),
         Task::K8s(options) => k8s::main(&options),
         Task::Vm(options) => return vm::main(&options),

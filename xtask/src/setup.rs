@@ -30,6 +30,8 @@ const COMPILER: debian::Program = debian::Program { name: "cc", package: "gcc", 
 /// What the tests run.
 const TESTING: &[debian::Program] = &[
     debian::Program { name: "ip", package: "iproute2", why: "wire the lab" },
+    debian::Program { name: "nft", package: "nftables", why: "run kube-proxy, to compare with it" },
+    debian::Program { name: "iptables", package: "iptables", why: "run kube-proxy, to compare with it" },
     debian::Program { name: "bpftool", package: "bpftool", why: "read the maps as an operator does" },
 ];
 

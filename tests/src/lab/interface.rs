@@ -10,7 +10,7 @@ use std::{
 use nix::libc::SIOCETHTOOL;
 
 /// Writes variables below `/proc/sys/net` of the calling thread's network namespace.
-pub(super) fn set_variables(variables: &[(&str, &str)]) {
+pub(crate) fn set_variables(variables: &[(&str, &str)]) {
     for (name, value) in variables {
         let path = Path::new("/proc/sys/net").join(name);
         fs::write(&path, value).unwrap_or_else(|error| panic!("write {value} to {}: {error}", path.display()));

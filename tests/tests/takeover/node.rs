@@ -13,7 +13,7 @@ use lb_tests::{
         scenario::Scenario,
     },
     lab::{
-        Host, Lab, Node, ReversePathFilter,
+        Family, Host, Lab, Node, ReversePathFilter,
         agent::{self, Agent},
         client::{Conversation, Transport},
         cluster::eventually_within,
@@ -62,7 +62,8 @@ impl TakenOver {
         let servers = lab.start_servers();
         let api = ApiHost::start(lone_host("api"), API_SERVER, &lab.nodes);
         relay::start(api.host(), API_SERVER, [&lab.nodes[0].host]);
-        let service = Service::new("web", 1).with_endpoints(lab.all_pods());
+        // The first of the range is the API server's own.
+        let service = Service::new("web", 10).with_endpoints(lab.all_pods());
         let scenario = Scenario::parse("web", &format!("{{kind: Scenario, about: one Service}}\n---\n{service}"));
         for object in &scenario.expect("YAML").steps[0].apply {
             api.apply(object).expect("apply");
@@ -81,12 +82,12 @@ impl TakenOver {
     /// Starts kube-proxy and waits until it has made its rules.
     pub(crate) fn start_kube_proxy(&mut self, mode: Mode) {
         self.kube_proxy = Some(KubeProxy::start(self.node(), mode, &self.api.kubeconfig(), &Map::new()));
-        let serves = |rules: &String| {
-            let of_service = rules.lines().filter(|line| line.contains("lab/web:")).count();
-            of_service >= 2 * SERVICE_PORTS && rules.contains("ip6")
-        };
-        let list = "nft list ruleset; ip6tables-save | sed 's/^/ip6 /'; iptables-save";
-        eventually_within(START, "kube-proxy's rules", || super::rules::shell(self.host(), list), serves);
+        // Each family's rules come in one transaction.
+        let addresses =
+            Family::BOTH.map(|family| self.service.cluster_address(family, Transport::Tcp).ip().to_string());
+        let serves = |rules: &String| addresses.iter().all(|address| rules.contains(address));
+        let list = || super::rules::shell(self.host(), "nft list ruleset");
+        eventually_within(START, "kube-proxy's rules", list, serves);
     }
 
     /// Kills it; its rules stay.

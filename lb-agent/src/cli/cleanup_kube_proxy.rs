@@ -35,6 +35,7 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "`table` is the table's name, as nftables calls it")]
 struct Table {
     /// `ip` or `ip6`.
     family: &'static str,

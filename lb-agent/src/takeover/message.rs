@@ -55,7 +55,6 @@ impl Family {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     NewTable = 0,
-    GetTable = 1,
     DeleteTable = 2,
     NewChain = 3,
     GetChain = 4,

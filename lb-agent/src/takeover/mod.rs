@@ -221,7 +221,7 @@ fn chains(netfilter: &mut Netfilter) -> Result<Option<Vec<(Family, Table)>>, Tak
             match tables.iter_mut().find(|(of, table)| *of == family && table.name == chain.table) {
                 Some((_, table)) => table.chains.push(chain),
                 None => {
-                    tables.push((family, Table { name: chain.table.clone(), chains: vec![chain], rules: Vec::new() }))
+                    tables.push((family, Table { name: chain.table.clone(), chains: vec![chain], rules: Vec::new() }));
                 }
             }
         }

@@ -7,7 +7,7 @@
 //! source::manifests  ┘        (reduced objects)     (pure)         (difference, allocation)  (Kernel | Fake | Faulty)
 //! ```
 //!
-//! Only [`loader`], [`network`], [`dataplane::KernelMaps`] and the readers beside it touch the kernel. Everything else runs,
+//! Only [`loader`], [`network`], [`takeover`], [`dataplane::KernelMaps`] and the readers beside it touch the kernel. Everything else runs,
 //! and is tested, anywhere.
 
 pub mod configuration;
@@ -19,3 +19,4 @@ pub mod model;
 pub mod network;
 pub mod object;
 pub mod source;
+pub mod takeover;

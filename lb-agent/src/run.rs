@@ -30,6 +30,7 @@ use lb_agent::{
     model::ObjectKind,
     network::{self, Network, Watcher},
     source::{self, SourceMessage},
+    takeover,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -94,8 +95,14 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let _lock = pins.lock()?;
     let cgroup = cgroup.map_or_else(loader::cgroup2_root, Ok)?;
     let start = Instant::now();
-    let mut loaded =
-        Loaded::load(&LoadOptions { pins: Some(pins.clone()), sizes, trace: trace_packets, ..LoadOptions::default() })?;
+    let takeover = is_takeover();
+    let mut loaded = Loaded::load(&LoadOptions {
+        pins: Some(pins.clone()),
+        sizes,
+        trace: trace_packets,
+        takeover,
+        ..LoadOptions::default()
+    })?;
     let maps = loaded.take_maps()?;
     let settings = Settings {
         node_name: Arc::from(node_name.as_str()),
@@ -175,6 +182,21 @@ async fn bind_failure(mut failures: mpsc::Receiver<BindError>) -> Result<()> {
 fn set_oom_score_adj(score: i32) {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", score.to_string()) {
         tracing::warn!("--oom-score-adj {score}: {error}");
+    }
+}
+
+/// Whether kube-proxy is, or was, here, so that the node's connection tracking may know connections that we do not.
+fn is_takeover() -> bool {
+    match takeover::is_under_way() {
+        Ok(false) => false,
+        Ok(true) => {
+            tracing::info!("kube-proxy was here: TCP connections that it began are left to the kernel's translation");
+            true
+        }
+        Err(error) => {
+            tracing::warn!("whether kube-proxy was here is not known, and connections that it began may end: {error}");
+            false
+        }
     }
 }
 

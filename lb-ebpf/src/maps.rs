@@ -133,6 +133,10 @@ pub static HASH_SEED: Global<u32> = Global::new(0x5eed_c0de);
 /// Cookie of the node's own network namespace.
 #[unsafe(no_mangle)]
 pub static NODE_NETNS_COOKIE: Global<u64> = Global::new(0xc00c_1e00_5eed_c0de);
+/// 1 while kube-proxy's connections go on beside ours: a TCP packet of a connection that we did not see begin is for the
+/// stack, whose connection tracking may know it. Else 0: it is one of ours that was evicted, and gets its backend again.
+#[unsafe(no_mangle)]
+pub static TAKEOVER: Global<u32> = Global::new(0x7a6e_c0de);
 /// `CONFIG_HZ`: what `bpf_jiffies64` counts in a second.
 #[unsafe(no_mangle)]
 pub static TICKS_PER_SECOND: Global<u32> = Global::new(0x7ee1_c0de);

@@ -15,7 +15,7 @@ use crate::{
     flow::{self, Known},
     forward,
     hook::{Entrance, PacketContext, Place, Verdict},
-    maps::{HASH_SEED, Work},
+    maps::{HASH_SEED, TAKEOVER, Work},
     packet::{self, Link, Packet},
     refuse,
     rewrite::rewrite,
@@ -122,6 +122,9 @@ fn translate<C: PacketContext, F: Family>(
 /// chain of calls.
 #[inline(always)]
 fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Verdict {
+    if TAKEOVER.load() != 0 && matches!(packet.protocol(), Protocol::Tcp) && !packet.opens_connection() {
+        return Verdict::Next;
+    }
     if hand_over::<F>(packet).is_none() {
         return conclude(Err(Reason::TablesInconsistent));
     }

@@ -2,6 +2,7 @@
 
 mod backend;
 mod cleanup;
+mod cleanup_kube_proxy;
 mod flow;
 mod kube_proxy_flags;
 mod output;
@@ -52,6 +53,8 @@ enum Command {
     Flow(FlowCommand),
     /// Detach and remove all that `run` left in the kernel.
     Cleanup(PinArguments),
+    /// Remove what kube-proxy left in the kernel, once this agent serves the node. Connections go on.
+    CleanupKubeProxy(cleanup_kube_proxy::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,6 +123,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Backend(BackendCommand::List(ShowArguments { pins, output })) => backend::list(&pins.pins(), &output),
         Command::Flow(FlowCommand::List(ShowArguments { pins, output })) => flow::list(&pins.pins(), &output),
         Command::Cleanup(arguments) => cleanup::run(&arguments.pins()),
+        Command::CleanupKubeProxy(arguments) => cleanup_kube_proxy::run(&arguments),
     }
 }
 

@@ -56,6 +56,8 @@ pub struct LoadOptions {
     /// Seed of the hash that picks backends: the same on all nodes and for every agent, or flows that move would change
     /// their backends.
     pub hash_seed: u32,
+    /// Whether TCP connections that none of our flows knows are left to the stack, because kube-proxy may have begun them.
+    pub takeover: bool,
 }
 
 /// The programs and maps of one load. Dropping it removes what is not pinned.
@@ -85,7 +87,7 @@ pub const PROGRAMS: [&str; 12] = [
 impl Loaded {
     /// Creates or adopts the maps, and loads every program. Attaches nothing.
     pub fn load(options: &LoadOptions) -> Result<Self, LoaderError> {
-        let LoadOptions { pins, sizes, trace, netns_cookie, hash_seed } = options;
+        let LoadOptions { pins, sizes, trace, netns_cookie, hash_seed, takeover } = options;
         let cookie = match netns_cookie {
             Some(cookie) => *cookie,
             None => syscall::netns_cookie()
@@ -93,6 +95,8 @@ impl Loaded {
         };
         // At 0 the verifier removes all logging.
         let log_level = if *trace { u8::MAX } else { 0 };
+
+        let takeover = u32::from(*takeover);
 
         let ticks = Jiffies::now()
             .and_then(|jiffies| u32::try_from(jiffies.per_second).map_err(io::Error::other))
@@ -102,7 +106,8 @@ impl Loaded {
             .override_global("TICKS_PER_SECOND", &ticks, true)
             .override_global("NODE_NETNS_COOKIE", &cookie, true)
             .override_global(aya_log::LEVEL, &log_level, true)
-            .override_global("HASH_SEED", hash_seed, true);
+            .override_global("HASH_SEED", hash_seed, true)
+            .override_global("TAKEOVER", &takeover, true);
         for name in PINNED {
             let adopted = pins.as_ref().map(|pins| adopted_size(pins, name)).transpose()?.flatten();
             let wanted = sizes.of(name);

@@ -9,7 +9,7 @@ use std::{
     os::unix::process::CommandExt,
     panic,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -132,6 +132,16 @@ pub fn ask(node: &Node, arguments: &[&str]) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "lb-agent {}: {}\n{error}", arguments.join(" "), output.status);
     String::from_utf8(output.stdout).expect("the agent writes UTF-8")
+}
+
+/// Runs a command of the agent's program on a node with no more than the agent's capabilities, and gives what came of
+/// it.
+pub fn command(node: &Node, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program());
+    command.args(arguments);
+    // SAFETY: as in `start_with`.
+    unsafe { command.pre_exec(keep_only_needed_capabilities) };
+    node.host.run(move || command.output()).expect("start the agent's program")
 }
 
 /// The ports of Services in the maps of a node, as `lb-agent service list -o json` shows them.

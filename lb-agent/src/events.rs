@@ -83,8 +83,8 @@ impl Notice {
     /// Only that there is no room: another failure is tried again, and is gone before anybody reads of it.
     fn no_room(failure: &Failure, inputs: &Inputs, node: &str) -> Option<Self> {
         let port = failure.service_port.as_ref().filter(|_| failure.error.is_full())?;
-        let note = format!("node {node}: {failure}; the former state stays in force");
-        Some(Self::of_service(&port.service, inputs, "TableFull", note, true))
+        let text = format!("node {node}: {failure}; the former state stays in force");
+        Some(Self::of_service(&port.service, inputs, "TableFull", text, true))
     }
 
     fn of_service(key: &ObjectKey, inputs: &Inputs, reason: &'static str, note: String, of_node: bool) -> Self {
@@ -96,7 +96,7 @@ impl Notice {
     pub(crate) fn health_check(failed: &Failed, node: &str) -> Self {
         let Failed { service, uid, address, error } = failed;
         let port = address.port();
-        let note = if address.ip().is_unspecified() {
+        let text = if address.ip().is_unspecified() {
             format!("node {node} failed to start healthcheck {:?} on port {port}: {error}", service.to_string())
         } else {
             format!("node {node} failed to start healthcheck {:?} on {address}: {error}", service.to_string())
@@ -107,7 +107,7 @@ impl Notice {
             uid: uid.clone(),
             reason: "FailedToStartServiceHealthcheck",
             action: "Listen",
-            note,
+            note: text,
             of_node: true,
         }
     }
@@ -120,8 +120,8 @@ impl Notice {
             ObjectKind::ServiceCidr => "networking.k8s.io/v1",
         };
         let namespace = (!object.namespace.is_empty()).then(|| object.namespace.to_string());
-        let mut note = note.clone();
-        note.truncate(note.floor_char_boundary(MAX_NOTE));
+        let mut text = note.clone();
+        text.truncate(text.floor_char_boundary(MAX_NOTE));
         Event {
             metadata: ObjectMeta {
                 name: Some(self.name(node)),
@@ -130,7 +130,7 @@ impl Notice {
             },
             action: Some((*action).to_owned()),
             event_time: Some(MicroTime(now)),
-            note: Some(note),
+            note: Some(text),
             reason: Some((*reason).to_owned()),
             regarding: Some(ObjectReference {
                 api_version: Some(api_version.to_owned()),

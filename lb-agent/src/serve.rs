@@ -236,11 +236,11 @@ mod tests {
     struct Path;
 
     impl Handler for Path {
-        async fn answer(&self, request: Parts, local: IpAddr) -> Answer {
-            match request.uri.path() {
+        fn answer(&self, request: Parts, local: IpAddr) -> impl Future<Output = Answer> + Send {
+            std::future::ready(match request.uri.path() {
                 "/where" => text(StatusCode::OK, local.to_string()),
                 _ => not_found(),
-            }
+            })
         }
     }
 

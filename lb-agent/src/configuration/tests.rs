@@ -54,8 +54,8 @@ fn refused(text: &str) -> String {
         .join("\n")
 }
 
-fn address(text: &str) -> Option<SocketAddr> {
-    Some(text.parse().expect("an address"))
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
 }
 
 /// Paths of all values that are no objects.
@@ -114,7 +114,10 @@ fn a_file_of_kubeadm_works_unchanged_and_without_a_warning() {
         DetectLocal::ClusterCidr(vec!["10.244.0.0/16".parse().expect("a network")])
     );
     assert_eq!(effective.policy.node_port_addresses, NodePortAddresses::All);
-    assert_eq!((effective.healthz, effective.metrics), (address("0.0.0.0:10256"), address("127.0.0.1:10249")));
+    assert_eq!(
+        (effective.healthz, effective.metrics),
+        (Some(address("0.0.0.0:10256")), Some(address("127.0.0.1:10249")))
+    );
     assert_eq!((effective.node_name.as_deref(), effective.oom_score_adj), (None, Some(-999)));
 }
 
@@ -333,14 +336,14 @@ fn node_port_addresses_depend_on_the_mode() {
 fn addresses_of_servers_get_their_ports() {
     let both = |effective: Effective| (effective.healthz, effective.metrics);
     let v6 = with_fields("bindAddress: '::'");
-    assert_eq!(both(v6), (address("[::]:10256"), address("[::1]:10249")));
+    assert_eq!(both(v6), (Some(address("[::]:10256")), Some(address("[::1]:10249"))));
     let given = with_fields("healthzBindAddress: 127.0.0.1\nmetricsBindAddress: '::1'");
-    assert_eq!(both(given), (address("127.0.0.1:10256"), address("[::1]:10249")));
+    assert_eq!(both(given), (Some(address("127.0.0.1:10256")), Some(address("[::1]:10249"))));
     let given = of_flags(&[("healthz-bind-address", ""), ("metrics-bind-address", "010.0.0.1:80")]);
-    assert_eq!(both(given), (None, address("10.0.0.1:80")));
+    assert_eq!(both(given), (None, Some(address("10.0.0.1:80"))));
     let ports = Given { healthz_port: Some(0), metrics_port: Some(7), ..Given::default() };
     let ports = Given { flags: flags(&[("metrics-bind-address", "10.0.0.1")]), ..ports };
-    assert_eq!(both(Effective::new(&ports).expect("understood")), (None, address("10.0.0.1:7")));
+    assert_eq!(both(Effective::new(&ports).expect("understood")), (None, Some(address("10.0.0.1:7"))));
 }
 
 #[test]

@@ -95,10 +95,10 @@ impl<A: Family> View<A> {
             clients.entry(names[service].clone()).or_default().insert(*range);
         }
         // A backend comes before its service has a name, and goes after.
-        let named = existing.backends.iter().filter(|(_, backend)| names.contains_key(&backend.service));
+        let in_service = existing.backends.iter().filter(|(_, backend)| names.contains_key(&backend.service));
         Self {
             clients,
-            backends: named.map(|(_, b)| ((names[&b.service].clone(), b.address, b.port), b.flags)).collect(),
+            backends: in_service.map(|(_, b)| ((names[&b.service].clone(), b.address, b.port), b.flags)).collect(),
             service_cidrs: existing.service_cidrs.iter().copied().collect(),
             services: existing.services.iter().map(|(index, _, value)| (names[index].clone(), lists(value))).collect(),
             frontends: existing.frontends.iter().map(|(key, value)| (*key, frontend(value))).collect(),

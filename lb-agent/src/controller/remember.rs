@@ -44,6 +44,13 @@ pub(super) fn objects(v4: &Reconciler<[u8; 4]>, v6: &Reconciler<[u8; 16]>, node_
     Objects { services, slices }
 }
 
+/// The numbers of one port of a Service.
+#[derive(Default)]
+struct Numbers {
+    port: Option<u16>,
+    node_port: Option<u16>,
+}
+
 /// What the frontends of a Service say about it.
 #[derive(Default)]
 struct Parts {
@@ -55,8 +62,7 @@ struct Parts {
     internal_is_local: bool,
     external_is_local: bool,
     affinity_seconds: u32,
-    /// Port and node port by name.
-    ports: BTreeMap<(Arc<str>, Protocol), (Option<u16>, Option<u16>)>,
+    ports: BTreeMap<(Arc<str>, Protocol), Numbers>,
 }
 
 impl Parts {
@@ -72,10 +78,9 @@ impl Parts {
             ports,
         } = self;
         let policy = |is_local| if is_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
-        let has_node_port = ports.values().any(|(_, node_port)| node_port.is_some());
-        let port = |((name, protocol), (port, node_port))| {
+        let has_node_port = ports.values().any(|numbers| numbers.node_port.is_some());
+        let port = |((name, protocol), Numbers { port, node_port })| {
             // One that has lost all its frontends to others, or all but a node port, is not served.
-            let port: Option<u16> = port;
             Some(ServicePort { name, protocol, port: port?, node_port })
         };
         Service {
@@ -110,7 +115,7 @@ fn add<A: Family>(
     let parts = services.entry(name.service.clone()).or_default();
     parts.affinity_seconds = affinity_seconds;
     parts.source_ranges.extend(clients.into_iter().filter_map(Cidr::to_net));
-    let (port, node_port) = parts.ports.entry((Arc::clone(&name.port), name.protocol)).or_default();
+    let Numbers { port, node_port } = parts.ports.entry((Arc::clone(&name.port), name.protocol)).or_default();
     for (key, flags) in frontends {
         let is_local = flags & FrontendFlags::LOCAL != 0;
         if flags & FrontendFlags::CLUSTER_IP != 0 {

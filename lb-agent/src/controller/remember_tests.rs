@@ -138,7 +138,7 @@ fn what_could_be_read_goes_on_beside_what_could_not() {
     // The file that could not be read can be, with another state in it.
     let fixed = Service { external_ips: Vec::new(), ..rich().0 };
     world.service("rich", Some(fixed));
-    rich_slices().into_iter().for_each(|change| world.controller.apply(SourceEvent::Changed(change)));
+    world.change_all(rich_slices());
     world.controller.apply(SourceEvent::Unread(false));
     world.sync_all();
     assert_eq!(of(&world, "rich").len(), rich_before.len() - 2, "the external address, in two ports");
@@ -169,7 +169,7 @@ fn a_service_that_the_first_list_rejects_stays_until_it_is_told_or_gone() {
         let mut world = served();
         let before = world.dump();
         restart(&mut world, false, (web(), &["rich"]), (web_slice(&["10.0.1.1", "10.0.1.2"]), &[]));
-        rich_slices().into_iter().for_each(|change| world.controller.apply(SourceEvent::Changed(change)));
+        world.change_all(rich_slices());
         assert_eq!(world.sync_all().writes, 0);
         assert_eq!(world.dump(), before);
         // Its endpoints are followed meanwhile.

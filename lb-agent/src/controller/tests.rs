@@ -75,6 +75,12 @@ impl World {
         self.maps.existing().expect("a fake reads")
     }
 
+    pub(super) fn change_all(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            self.controller.apply(SourceEvent::Changed(change));
+        }
+    }
+
     pub(super) fn dump(&self) -> Vec<String> {
         let lines = self.maps.to_string();
         let frontends = lines.lines().filter(|line| line.contains(" -> ") && !line.contains("CLUSTER_IP"));

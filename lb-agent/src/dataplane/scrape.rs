@@ -86,12 +86,12 @@ impl ServiceMaps {
         let Some((highest, _)) = names.last() else { return Ok(()) };
         let cpus = nr_cpus().map_err(|(_, error)| failed(error))?.get() as usize;
         let size = mem::size_of::<ServiceStats>();
-        let mut named = names.iter().peekable();
+        let mut upcoming = names.iter().peekable();
         let mut index = 0_u32;
         // Names and counters are both in the order of the index.
         syscall::walk(self.stats.fd().as_fd(), 4, cpus * size, highest.service as usize + 1, |values| {
             for value in values.chunks_exact(cpus * size) {
-                if let Some((_, name)) = named.next_if(|(named, _)| named.service == index) {
+                if let Some((_, name)) = upcoming.next_if(|(next, _)| next.service == index) {
                     let stats = value.chunks_exact(size).map(stats).fold(ServiceStats::default(), sum);
                     if stats != ServiceStats::default() {
                         services.push(ServiceTraffic { name: *name, family: self.family, stats });
@@ -106,13 +106,12 @@ impl ServiceMaps {
 }
 
 fn stats(bytes: &[u8]) -> ServiceStats {
-    let mut words = bytes.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_ne_bytes));
+    let mut words = bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word));
     let mut next = || words.next().unwrap_or(0);
     ServiceStats { flows: next(), packets: next(), bytes: next(), rejected: next() }
 }
 
 /// Adds one CPU's counts.
-#[expect(clippy::needless_pass_by_value, reason = "the shape that `fold` wants")]
 pub(super) fn sum(sum: ServiceStats, add: ServiceStats) -> ServiceStats {
     ServiceStats {
         flows: sum.flows + add.flows,
@@ -128,7 +127,7 @@ impl Scraper {
         let mut counted = Vec::new();
         for name in PINNED.iter().filter(|name| !KNOWN_TO_THE_AGENT.contains(name)) {
             let data = pins.data(name)?;
-            let kind = data.info().and_then(|info| Ok(info.map_type()?));
+            let kind = data.info().and_then(|info| info.map_type());
             let kind = kind.map_err(|source| LoaderError::Map { map: name, source })?;
             if matches!(kind, MapType::Hash | MapType::LruHash) {
                 counted.push((*name, data));

@@ -2,6 +2,7 @@
 //! other whether the agent gets on with its work. An API server that is away is no reason to restart it.
 
 use std::{
+    future::ready,
     net::IpAddr,
     sync::{
         Arc,
@@ -80,12 +81,12 @@ impl HealthServer {
 }
 
 impl Handler for HealthServer {
-    async fn answer(&self, request: Parts, _: IpAddr) -> Answer {
-        match request.uri.path() {
+    fn answer(&self, request: Parts, _: IpAddr) -> impl Future<Output = Answer> + Send {
+        ready(match request.uri.path() {
             "/healthz" => self.healthz(Now::read()),
             "/livez" => self.livez(Now::read()),
             _ => not_found(),
-        }
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 //! of the node. And a port that could not be had is tried again by itself.
 
 use std::{
+    future::ready,
     collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -167,7 +168,7 @@ struct ServiceCheck {
 }
 
 impl Handler for ServiceCheck {
-    async fn answer(&self, _: Parts, local: IpAddr) -> Answer {
+    fn answer(&self, _: Parts, local: IpAddr) -> impl Future<Output = Answer> + Send {
         let HealthCheck { local4, local6, .. } = *self.check.lock().unwrap_or_else(PoisonError::into_inner);
         // That of the family that was asked in, or of the only one that there is.
         let count = if local.is_ipv4() { local4.or(local6) } else { local6.or(local4) }.unwrap_or(0);
@@ -178,7 +179,7 @@ impl Handler for ServiceCheck {
             "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{namespace}\",\n\t\t\"name\": \"{name}\"\n\t}},\n\t\
              \"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": {healthy}\n}}"
         );
-        json(status, [(WEIGHT, HeaderValue::from(count))], body)
+        ready(json(status, [(WEIGHT, HeaderValue::from(count))], body))
     }
 }
 

@@ -256,7 +256,7 @@ impl Metrics {
         let watch = match &state.watch {
             Watch::Api(kind) => kind.name().to_owned(),
             Watch::Directory(_) => "directory".to_owned(),
-            _ => return,
+            Watch::File(_) => return,
         };
         let label = OfWatch { watch };
         self.watch_up.get_or_create(&label).set(state.problem.is_none().into());

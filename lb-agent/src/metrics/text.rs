@@ -1,12 +1,12 @@
-//! The two texts that Prometheus reads: OpenMetrics, which the registry writes, and its own older one, which kube-proxy
+//! The two texts that Prometheus reads: `OpenMetrics`, which the registry writes, and its own older one, which kube-proxy
 //! answers with unless it is asked for the former.
 
-/// Content type of OpenMetrics.
+/// Content type of `OpenMetrics`.
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Content type of the older text.
 pub(super) const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Turns OpenMetrics into the older text: a counter is called there as its one number is, and nothing ends it.
+/// Turns `OpenMetrics` into the older text: a counter is called there as its one number is, and nothing ends it.
 pub(super) fn classic(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help: Option<&str> = None;

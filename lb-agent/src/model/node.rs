@@ -13,6 +13,7 @@ pub struct DesiredNode<A> {
     /// `LOCAL_ADDRS*`.
     pub local_addresses: BTreeMap<A, u32>,
     /// `SERVICE_CIDRS*`.
+    #[expect(clippy::zero_sized_map_values, reason = "compared with what the map holds, like the other two")]
     pub service_cidrs: BTreeMap<Cidr<A>, ()>,
 }
 

@@ -153,9 +153,10 @@ impl Dataplane {
             SourceMessage::State(state) => {
                 self.metrics.watch(&state);
                 let WatchState { watch, problem } = state;
-                match problem {
-                    Some(problem) => tracing::warn!("{watch}: {problem}"),
-                    None => tracing::info!("{watch}: works"),
+                if let Some(problem) = problem {
+                    tracing::warn!("{watch}: {problem}");
+                } else {
+                    tracing::info!("{watch}: works");
                 }
             }
         }

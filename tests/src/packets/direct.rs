@@ -38,7 +38,7 @@ impl Dataplane {
 
 /// The first network of a family.
 fn prefix<A: Family>(networks: &[Network]) -> Prefix<A> {
-    let cidr = networks.iter().find_map(|network| network.cidr::<A>());
+    let cidr = networks.iter().find_map(Network::cidr::<A>);
     cidr.map_or(Prefix::NOTHING, |cidr| Prefix::new(cidr.address, cidr.bits))
 }
 

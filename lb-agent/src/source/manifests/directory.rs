@@ -123,6 +123,7 @@ pub fn spawn(
 /// The receiving end of the channel is gone.
 struct Closed;
 
+#[expect(clippy::struct_excessive_bools, reason = "four things that happen independently of each other")]
 struct Directory {
     path: PathBuf,
     node: String,

@@ -87,7 +87,7 @@ fn each_client(case: Case) -> Row {
             row.packet(hook, &packet, Verdict::Next, packet.clone().to(local))
         },
     );
-    let row = row.spoil("looking at the affinities", move |dataplane| {
+    row.spoil("looking at the affinities", move |dataplane| {
         let mut clients = clients_of::<[u8; 4]>(dataplane)?;
         clients.extend(clients_of::<[u8; 16]>(dataplane)?);
         clients.sort_unstable();
@@ -95,8 +95,7 @@ fn each_client(case: Case) -> Row {
         expected.sort_unstable();
         ensure!(clients == expected, "affinities of {clients:?}");
         Ok(())
-    });
-    row
+    })
 }
 
 /// The addresses of all clients with an affinity.
@@ -114,7 +113,7 @@ where
 fn established(case: Case) -> Row {
     let (pod, local) = (case.pod(), case.local());
     let later = case.later(pod, case.cluster_ip());
-    let row = started(case, "packets of a known flow keep no affinity alive", one_local(case), local)
+    started(case, "packets of a known flow keep no affinity alive", one_local(case), local)
         .spoil("letting the affinity end", |dataplane| age_affinities(dataplane, u64::from(SECONDS) + 5))
         .packet(IN, &later, Verdict::Next, later.clone().to(local))
         .spoil("looking whether it is still old", |dataplane| {
@@ -124,8 +123,7 @@ fn established(case: Case) -> Row {
             let [stamp] = stamps[..] else { anyhow::bail!("{} affinities", stamps.len()) };
             ensure!(now.seconds_since(stamp) >= u64::from(SECONDS), "the affinity is young again");
             Ok(())
-        });
-    row
+        })
 }
 
 fn endpoint_gone(case: Case) -> Row {

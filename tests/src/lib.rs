@@ -1,6 +1,6 @@
 //! What the end-to-end tests and the demonstration stand on: the [`lab`], in which network namespaces play hosts, and
 //! the [`trial`] harness, which gives each test a lab of its own. What the packet tests and the benchmark stand on:
-//! [`packets`].
+//! [`packets`]. And the comparison with the real kube-proxy: [`differential`].
 
 #![expect(
     clippy::missing_panics_doc,
@@ -9,6 +9,7 @@
 
 pub mod apiserver;
 pub mod bench;
+pub mod differential;
 pub mod lab;
 pub mod packets;
 pub mod trial;

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     fs::{self, OpenOptions},
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -41,15 +42,20 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent of a node.
     pub fn start(node: &Node, manifests: &Manifests) -> Self {
-        Self::start_with(node, "--manifests", manifests.directory())
+        Self::start_with(node, "--manifests", manifests.directory(), &[])
     }
 
     /// As [`start`](Self::start), to follow the API server of a kubeconfig.
     pub fn start_with_kubeconfig(node: &Node, kubeconfig: &Path) -> Self {
-        Self::start_with(node, "--kubeconfig", kubeconfig)
+        Self::start_configured(node, kubeconfig, &[])
     }
 
-    fn start_with(node: &Node, source: &str, path: &Path) -> Self {
+    /// As [`start_with_kubeconfig`](Self::start_with_kubeconfig), with more arguments.
+    pub fn start_configured(node: &Node, kubeconfig: &Path, arguments: &[OsString]) -> Self {
+        Self::start_with(node, "--kubeconfig", kubeconfig, arguments)
+    }
+
+    fn start_with(node: &Node, source: &str, path: &Path, arguments: &[OsString]) -> Self {
         let log_path = node.directory().join(LOG);
         let log = OpenOptions::new().create(true).append(true).open(&log_path).expect("open in /run");
         let mut command = Command::new(program());
@@ -60,6 +66,7 @@ impl Agent {
             .arg(node.cgroup())
             .arg(source)
             .arg(path)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))
             .stderr(log);
@@ -89,6 +96,13 @@ impl Agent {
                 node.host.name()
             );
             thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Panics if it has ended by itself.
+    pub fn assert_alive(&mut self) {
+        if let Some(status) = self.process.try_wait().expect("wait for one's own child") {
+            panic!("the agent ended: {status}");
         }
     }
 

@@ -24,16 +24,19 @@ use super::{Addresses, Family, cgroup::Cgroup, sandbox::NETNS_DIRECTORY};
 /// are used.
 pub struct Host {
     name: String,
+    namespace: String,
     addresses: Addresses,
     starter: mpsc::Sender<Box<dyn FnOnce() + Send>>,
 }
 
 impl Host {
-    /// Makes a host that runs in a threaded cgroup, or in that of the whole lab.
-    pub(super) fn new(name: impl Into<String>, addresses: Addresses, cgroup: Option<&Cgroup>) -> Self {
+    /// Makes a host that runs in a threaded cgroup, or in that of the whole lab. `twin` tells its namespace from those
+    /// of hosts of the same name in other labs of the sandbox.
+    pub(super) fn new(name: impl Into<String>, twin: &str, addresses: Addresses, cgroup: Option<&Cgroup>) -> Self {
         let name = name.into();
+        let namespace = format!("{twin}{name}");
         let (starter, requests) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
-        let (path, cgroup) = (PathBuf::from(NETNS_DIRECTORY).join(&name), cgroup.cloned());
+        let (path, cgroup) = (PathBuf::from(NETNS_DIRECTORY).join(&namespace), cgroup.cloned());
         thread::Builder::new()
             .name(format!("{name} (starter)"))
             .spawn(move || {
@@ -49,15 +52,20 @@ impl Host {
                 }
             })
             .expect("start a thread");
-        let host = Self { name, addresses, starter };
+        let host = Self { name, namespace, addresses, starter };
         // Returns once the starter has finished with its move.
         host.run(|| ());
         host
     }
 
-    /// Its name, which is also that of its namespace: `ip netns exec NAME`.
+    /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The name of its network namespace, as `ip netns exec` takes it: its own name, in a lab that has no twin.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// Its addresses.
@@ -88,8 +96,8 @@ impl Host {
     ///
     /// A batch per host reads like the manual of what is being built, and at a millisecond or two costs no more than
     /// netlink messages of one's own would.
-    pub(super) fn ip(&self, batch: String) {
-        let name = self.name.clone();
+    pub(crate) fn ip(&self, batch: String) {
+        let name = self.namespace.clone();
         self.run(move || ip_batch(&name, &batch));
     }
 }

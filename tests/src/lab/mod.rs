@@ -45,9 +45,9 @@ use cgroup::Cgroup;
 pub use cgroup::sweep;
 pub use host::Host;
 use server::Server;
-pub use wiring::UPLINK;
+pub use wiring::{UPLINK, lone_host};
 
-/// Where each agent has a directory, named like its node.
+/// Where each agent has a directory, named like its node's namespace.
 pub const AGENTS: &str = "/run/lb";
 /// The agent's log, in its directory.
 pub const LOG: &str = "agent.log";
@@ -110,7 +110,7 @@ impl Node {
 
     /// Its directory for what its agent keeps.
     pub fn directory(&self) -> PathBuf {
-        Path::new(AGENTS).join(self.host.name())
+        Path::new(AGENTS).join(self.host.namespace())
     }
 
     /// Its own BPF file system.

@@ -1,6 +1,9 @@
 //! Builds the cluster: hosts, links, addresses, routes, kernel variables.
 
-use std::fs;
+use std::{
+    fs,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use super::{
     Addresses, Host, Lab, Node, ReversePathFilter,
@@ -45,11 +48,26 @@ const ROUTERS: [(&str, &str); 4] = [
 impl Lab {
     /// Builds the cluster in the sandbox that the process is in.
     pub fn new(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) -> Self {
+        let [lab] = Self::twins(sandbox, [""], reverse_path_filter);
+        lab
+    }
+
+    /// Builds the cluster several times, with the same addresses and no way from one to another. Each twin's namespaces,
+    /// cgroups and directories begin with its label.
+    pub fn twins<const N: usize>(
+        sandbox: Sandbox,
+        labels: [&str; N],
+        reverse_path_filter: ReversePathFilter,
+    ) -> [Self; N] {
         let Sandbox { cgroup, outer_pid } = sandbox;
+        labels.map(|label| Self::build(&cgroup, outer_pid, label, reverse_path_filter))
+    }
+
+    fn build(cgroup: &Cgroup, outer_pid: u32, twin: &str, reverse_path_filter: ReversePathFilter) -> Self {
         let lab = Self {
-            client: new_host("client", CLIENT, None),
-            router: new_host("router", NODE_GATEWAY, None),
-            nodes: [1, 2].map(|number| Node::new(number, cgroup.threaded_child(&format!("node{number}")))),
+            client: new_host("client", twin, CLIENT, None),
+            router: new_host("router", twin, NODE_GATEWAY, None),
+            nodes: [1, 2].map(|number| Node::new(number, twin, cgroup.threaded_child(&format!("{twin}node{number}")))),
             outer_pid,
         };
         let [node1, node2] = &lab.nodes;
@@ -75,7 +93,8 @@ impl Lab {
     /// Adds every link, its ends in their namespaces.
     fn wire(&self) {
         let link = |host: &Host, far: &Host, far_end: &str| {
-            format!("link add {UPLINK} netns {} type veth peer name {far_end} netns {}\n", host.name(), far.name())
+            let (near, far) = (host.namespace(), far.namespace());
+            format!("link add {UPLINK} netns {near} type veth peer name {far_end} netns {far}\n")
         };
         let mut batch = link(&self.client, &self.router, TO_CLIENT);
         for node in &self.nodes {
@@ -99,14 +118,14 @@ impl Lab {
 }
 
 impl Node {
-    fn new(number: u8, cgroup: Cgroup) -> Self {
+    fn new(number: u8, twin: &str, cgroup: Cgroup) -> Self {
         let name = format!("node{number}");
         let pod = |kind: &str, index: u8, cgroup| {
             let ordinal = index % CONTAINER_PODS;
-            new_host(&format!("{name}-{kind}{ordinal}"), addresses::pod(number, index), cgroup)
+            new_host(&format!("{name}-{kind}{ordinal}"), twin, addresses::pod(number, index), cgroup)
         };
         let node = Self {
-            host: new_host(&name, addresses::node(number), Some(&cgroup)),
+            host: new_host(&name, twin, addresses::node(number), Some(&cgroup)),
             pods: (0..CONTAINER_PODS).map(|index| pod("pod", index, Some(&cgroup))).collect(),
             vm: pod("vm", CONTAINER_PODS, None),
             cgroup,
@@ -149,8 +168,14 @@ impl Node {
     }
 }
 
-fn new_host(name: &str, addresses: Addresses, cgroup: Option<&Cgroup>) -> Host {
-    let host = Host::new(name, addresses, cgroup);
+/// A host without links, beside the labs of the sandbox: for what the cluster needs and is no part of it.
+pub fn lone_host(name: &str) -> Host {
+    let nowhere = Addresses { v4: Ipv4Addr::LOCALHOST, v6: Ipv6Addr::LOCALHOST };
+    new_host(name, "", nowhere, None)
+}
+
+fn new_host(name: &str, twin: &str, addresses: Addresses, cgroup: Option<&Cgroup>) -> Host {
+    let host = Host::new(name, twin, addresses, cgroup);
     host.run(|| set_variables(&EVERY_HOST));
     host.ip("link set lo up\n".to_owned());
     host

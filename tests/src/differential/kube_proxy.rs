@@ -1,0 +1,132 @@
+//! The real kube-proxy on a node of the lab.
+
+use std::{
+    env,
+    fs::{self, File},
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::lab::{LOG, Node, sandbox::CannotRun};
+
+/// How it programs the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `nftables`.
+    Nftables,
+    /// `iptables`.
+    Iptables,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        }
+    }
+
+    /// What must be on the machine for it.
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Nftables => &["nft"],
+            Self::Iptables => &["iptables", "ip6tables", "iptables-save", "iptables-restore"],
+        }
+    }
+}
+
+/// A running kube-proxy. Killed when dropped; its rules stay.
+#[derive(Debug)]
+pub struct KubeProxy {
+    process: Child,
+}
+
+impl KubeProxy {
+    /// Starts it with the lab's configuration and the fields that a scenario changes.
+    pub fn start(node: &Node, mode: Mode, kubeconfig: &Path, changed: &Map<String, Value>) -> Self {
+        if let Some(missing) = mode.programs().iter().find(|name| find(name).is_none()) {
+            resume_unwind(Box::new(CannotRun(format!("no {missing}: Debian has it in `nftables` or `iptables`"))));
+        }
+        let configuration = node.directory().join("kube-proxy.json");
+        let text = configuration_of(mode, kubeconfig, changed).to_string();
+        fs::write(&configuration, text).expect("write in /run");
+        let log = File::options().create(true).append(true).open(node.directory().join(LOG)).expect("open in /run");
+        let mut command = Command::new(program());
+        command
+            .arg(format!("--config={}", configuration.display()))
+            .arg(format!("--hostname-override={}", node.host.name()))
+            .env("PATH", search_path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("dup"))
+            .stderr(log);
+        let process = node.host.run(move || command.spawn()).unwrap_or_else(|error| panic!("start kube-proxy: {error}"));
+        Self { process }
+    }
+
+    /// Panics if it has ended by itself.
+    pub fn assert_alive(&mut self) {
+        if let Some(status) = self.process.try_wait().expect("wait for one's own child") {
+            panic!("kube-proxy ended: {status}");
+        }
+    }
+}
+
+impl Drop for KubeProxy {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The configuration that both proxies get: what a scenario sets, over the pods' networks as `clusterCIDR`.
+pub fn configuration(changed: &Map<String, Value>) -> Map<String, Value> {
+    let base = json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clusterCIDR": "10.1.0.0/16,fd00:10:1::/48",
+    });
+    let Value::Object(mut fields) = base else { unreachable!("an object") };
+    fields.extend(changed.clone());
+    fields
+}
+
+fn configuration_of(mode: Mode, kubeconfig: &Path, changed: &Map<String, Value>) -> Value {
+    let mut fields = configuration(changed);
+    let mut set = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
+    set("mode", mode.name().into());
+    set("clientConnection", json!({ "kubeconfig": kubeconfig }));
+    // The machine's own variables, which are no business of a test (`pkg/proxy/conntrack/sysctls.go`: 0 leaves them).
+    set("conntrack", json!({ "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" }));
+    set("oomScoreAdj", 0.into());
+    let mut value = Value::Object(fields);
+    for mode in ["iptables", "nftables"] {
+        // Changes are to be seen at once; the default is 1 s.
+        value[mode]["minSyncPeriod"] = "10ms".into();
+    }
+    value
+}
+
+/// `kube-proxy` of `KUBEBUILDER_ASSETS`, which `cargo xtask test` sets, or of PATH.
+fn program() -> PathBuf {
+    let given = env::var_os("KUBEBUILDER_ASSETS").map(|assets| PathBuf::from(assets).join("kube-proxy"));
+    given.filter(|path| path.is_file()).or_else(|| find("kube-proxy")).unwrap_or_else(|| {
+        resume_unwind(Box::new(CannotRun(
+            "no kube-proxy: `cargo xtask k8s kube-proxy` builds it; KUBEBUILDER_ASSETS names its directory".to_owned(),
+        )))
+    })
+}
+
+/// PATH, and the directories where Debian has what an administrator needs.
+fn search_path() -> std::ffi::OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let all = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    env::join_paths(all).expect("these come from a PATH")
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    env::split_paths(&search_path()).map(|directory| directory.join(name)).find(|path| path.is_file())
+}

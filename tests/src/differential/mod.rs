@@ -1,0 +1,26 @@
+//! The differential harness: the same scenarios against the real kube-proxy and against `lb-agent`.
+//!
+//! ```text
+//!                          ┌── relay ── node1 with kube-proxy, nftables ─┐   each with node2, pods, router
+//! API server, [`api`] ─────┼── relay ── node1 with kube-proxy, iptables  ├── and an outside client of its own
+//!                          └── relay ── node1 with lb-agent ─────────────┘   and with the same addresses: [`arm`]
+//! ```
+//!
+//! A [`scenario`] is a file of Kubernetes YAML. After each of its steps every [kind of client](probe::ClientKind) asks at
+//! every [frontend](target) of every Service, by connections of its own, until it is sure who answers ([`probe`]). What it
+//! saw ([`observation`]) must be the same with kube-proxy in nftables mode and with `lb-agent`, or be explained by exactly
+//! one entry of the table of announced differences ([`divergence`]). Where kube-proxy's two modes differ, nftables is
+//! followed, and the difference is reported.
+
+pub mod api;
+pub mod arm;
+pub mod divergence;
+pub mod kube_proxy;
+pub mod observation;
+pub mod probe;
+pub mod relay;
+pub mod report;
+pub mod scenario;
+pub mod session;
+pub mod target;
+pub mod worker;

@@ -1,0 +1,20 @@
+//! What came of a scenario.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// What came of a scenario; goes from the process that ran it to the one that reports it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Differences that the table does not explain, and what went wrong, each as a text for people.
+    pub failures: Vec<String>,
+    /// Entries of the table that were seen.
+    pub shown: BTreeSet<String>,
+    /// Where kube-proxy's modes differ from each other.
+    pub modes: Vec<String>,
+    /// How many frontends were asked, by how many clients, in how many steps: their product.
+    pub cells: usize,
+    /// How long it took.
+    pub seconds: f64,
+}

@@ -1,0 +1,299 @@
+//! A session: the twins and their API server, in which scenarios are run one after the other.
+//!
+//! One API server serves all twins, so that all proxies get the same objects in the same order, and one start of it
+//! (3 s) does for many scenarios.
+//!
+//! Whether a proxy has taken in everything is asked of the dataplane itself: the last thing that is written is a change
+//! of the `sentinel` Service and of its slices. kube-proxy and `lb-agent` get Services by one watch and slices by
+//! another, each in order, so where the sentinel answers at its new port from its new endpoint, all that was written
+//! before is in force, too.
+//!
+//! Where proxies seem to differ in a way that the table does not explain, it is looked at again, with more patience: what
+//! counts is what is there the second time.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    api::{self, ApiHost},
+    arm::{self, Arm, Implementation},
+    divergence::{self, Finding},
+    observation::{Observation, differences},
+    probe::{ClientKind, MORE_PATIENCE, PATIENCE, ask_all},
+    relay,
+    report::Report,
+    scenario::{Named, Scenario, Step},
+    target::{Target, targets},
+};
+use crate::lab::{
+    Family,
+    client::{Ask, Outcome, Transport},
+    lone_host,
+    sandbox::Sandbox,
+    server::ECHO_PORT,
+};
+
+/// Where the API server listens, on its own host; and the relays, on the nodes.
+const API_SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
+/// The Service that tells whether a proxy has taken in everything, and where it is.
+const SENTINEL: &str = "sentinel";
+const SENTINEL_ADDRESSES: [&str; 2] = ["10.96.255.254", "fd00:10:96::fffe"];
+/// The port of the sentinel at the first step of a session; it counts up.
+const FIRST_SENTINEL_PORT: u16 = 10000;
+/// How long proxies may take to start, or to take a change in, on a loaded machine.
+const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
+/// Between one look at the sentinel and the next.
+const POLL: Duration = Duration::from_millis(20);
+/// For what is not ordered with the sentinel: the Node has a watch of its own, and what one synchronization writes is
+/// not in force all at once.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The twins and their API server.
+pub struct Session {
+    arms: [Arm; 3],
+    api: ApiHost,
+    /// What the proxies that run were started with.
+    proxy: Option<Map<String, Value>>,
+    sentinel_port: u16,
+}
+
+impl Session {
+    /// Builds the twins and starts the API server; the proxies are started by the first scenario.
+    pub fn start(sandbox: Sandbox) -> Self {
+        let arms = arm::build(sandbox);
+        let api = ApiHost::start(lone_host("api"), API_SERVER, &arms[0].lab.nodes);
+        relay::start(api.host(), API_SERVER, arms.iter().map(|arm| &arm.lab.nodes[0].host));
+        Self { arms, api, proxy: None, sentinel_port: FIRST_SENTINEL_PORT }
+    }
+
+    /// Runs a scenario, and removes what it made.
+    pub fn run(&mut self, scenario: &Scenario) -> Report {
+        let mut report = Report::default();
+        let start = Instant::now();
+        let mut applied = BTreeSet::new();
+        if let Err(error) = self.steps(scenario, &mut applied, &mut report) {
+            report.failures.push(error);
+        }
+        if let Err(error) = self.remove(applied) {
+            report.failures.push(error);
+        }
+        report.seconds = start.elapsed().as_secs_f64();
+        report
+    }
+
+    fn steps(&mut self, scenario: &Scenario, applied: &mut BTreeSet<Named>, report: &mut Report) -> Result<(), String> {
+        if self.proxy.as_ref() != Some(&scenario.header.proxy) {
+            let kubeconfig = self.api.kubeconfig();
+            self.arms.iter_mut().for_each(|arm| arm.start_proxy(&kubeconfig, &scenario.header.proxy));
+            self.proxy = Some(scenario.header.proxy.clone());
+        }
+        for step in &scenario.steps {
+            self.change(step, applied)?;
+            self.await_sentinel()?;
+            self.compare(scenario, step, report);
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, step: &Step, applied: &mut BTreeSet<Named>) -> Result<(), String> {
+        for named in &step.delete {
+            self.api.delete(named)?;
+            applied.remove(named);
+        }
+        for object in &step.apply {
+            applied.insert(Named::of(object)?);
+            self.api.apply(object)?;
+        }
+        Ok(())
+    }
+
+    /// Removes objects, slices last as the garbage collector does; Nodes become what they were.
+    fn remove(&mut self, applied: BTreeSet<Named>) -> Result<(), String> {
+        let (slices, others): (Vec<_>, Vec<_>) = applied.into_iter().partition(|named| named.kind == "EndpointSlice");
+        for named in others.into_iter().chain(slices) {
+            if named.kind == "Node" {
+                for (number, node) in (1..).zip(&self.arms[0].lab.nodes) {
+                    if node.host.name() == named.name {
+                        self.api.apply(&api::node_object(number, &named.name, node.host.addresses()))?;
+                    }
+                }
+            } else {
+                self.api.delete(&named)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the sentinel, and waits until every proxy serves it as it is now.
+    fn await_sentinel(&mut self) -> Result<(), String> {
+        self.sentinel_port += 1;
+        let port = self.sentinel_port;
+        // Its endpoint changes with every step.
+        let endpoint = usize::from(port % 2);
+        self.write_sentinel(port, endpoint)?;
+        let deadline = Instant::now() + IN_FORCE_WITHIN;
+        for arm in &mut self.arms {
+            let [node1, node2] = &arm.lab.nodes;
+            let wanted = node2.pods[endpoint].name();
+            for address in SENTINEL_ADDRESSES {
+                let to = SocketAddr::new(address.parse().expect("an address"), port);
+                loop {
+                    let outcome = Ask::new(Transport::Tcp, to).from(&node1.host);
+                    if matches!(&outcome, Outcome::Reached(answer) if answer.backend == wanted) {
+                        break;
+                    }
+                    if Instant::now() > deadline {
+                        let name = arm.implementation.name();
+                        return Err(format!("{name} has not taken the change in: sentinel at {to}: {outcome:?}"));
+                    }
+                    thread::sleep(POLL);
+                }
+            }
+            arm.assert_alive();
+        }
+        thread::sleep(SETTLE);
+        Ok(())
+    }
+
+    fn write_sentinel(&self, port: u16, endpoint: usize) -> Result<(), String> {
+        self.api.apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": SENTINEL, "namespace": "lb-differential" },
+            "spec": {
+                "clusterIP": SENTINEL_ADDRESSES[0],
+                "clusterIPs": SENTINEL_ADDRESSES,
+                "ipFamilyPolicy": "RequireDualStack",
+                "ipFamilies": ["IPv4", "IPv6"],
+                "ports": [{ "port": port, "protocol": "TCP", "targetPort": ECHO_PORT }],
+            },
+        }))?;
+        let pod = &self.arms[0].lab.nodes[1].pods[endpoint];
+        for family in Family::BOTH {
+            self.api.apply(&json!({
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": format!("{SENTINEL}-{}", family.to_string().to_lowercase()),
+                    "namespace": "lb-differential",
+                    "labels": { "kubernetes.io/service-name": SENTINEL },
+                },
+                "addressType": family.to_string(),
+                "ports": [{ "port": ECHO_PORT, "protocol": "TCP" }],
+                "endpoints": [{ "addresses": [pod.address(family)], "nodeName": "node2" }],
+            }))?;
+        }
+        Ok(())
+    }
+
+    /// Asks everywhere, and enters into the report in what the proxies differ.
+    fn compare(&self, scenario: &Scenario, step: &Step, report: &mut Report) {
+        let ours = |object: &Value| object["metadata"]["namespace"] != "lb-differential";
+        let services: Vec<Value> = self.api.list("Service").into_iter().filter(ours).collect();
+        let services: Vec<Value> =
+            services.into_iter().filter(|service| service["metadata"]["name"] != "kubernetes").collect();
+        let slices: Vec<Value> = self.api.list("EndpointSlice").into_iter().filter(ours).collect();
+        let node = self.arms[0].lab.nodes[0].host.addresses();
+        let targets = targets(&services, &slices, &scenario.header.also, node);
+        let cells = scenario.clients().into_iter().map(|client| {
+            (client, targets.iter().filter(|target| target.concerns(client)).cloned().collect::<Vec<_>>())
+        });
+        let cells: Vec<(ClientKind, Vec<Target>)> = cells.collect();
+        report.cells += cells.iter().map(|(_, targets)| targets.len()).sum::<usize>();
+
+        let mut doubtful = Vec::new();
+        for cell in self.observe(&cells, PATIENCE) {
+            if cell.is_plain() { cell.judge(scenario, step, report) } else { doubtful.push(cell) }
+        }
+        if doubtful.is_empty() {
+            return;
+        }
+        let again = ClientKind::ALL.map(|client| {
+            let of_client = doubtful.iter().filter(|cell| cell.client == client);
+            (client, of_client.map(|cell| cell.target.clone()).collect::<Vec<_>>())
+        });
+        for cell in self.observe(&again, MORE_PATIENCE) {
+            cell.judge(scenario, step, report);
+        }
+    }
+
+    /// Has all clients of all twins ask at once.
+    fn observe(&self, cells: &[(ClientKind, Vec<Target>)], patience: Duration) -> Vec<Cell> {
+        let start = |arm: &Arm| {
+            let threads = cells.iter().filter(|(_, targets)| !targets.is_empty()).map(|(client, targets)| {
+                let ports = arm.ports[*client as usize].clone();
+                ask_all(&arm.lab, *client, ports, targets.clone(), patience)
+            });
+            threads.collect::<Vec<_>>()
+        };
+        let threads = self.arms.each_ref().map(start);
+        let mut observed = threads.map(|threads| {
+            let all = threads.into_iter().flat_map(|thread| thread.join().expect("clients do not panic"));
+            all.collect::<Vec<Observation>>().into_iter()
+        });
+        let all = cells.iter().flat_map(|(client, targets)| targets.iter().map(move |target| (*client, target)));
+        all.map(|(client, target)| {
+            let seen = observed.each_mut().map(|observations| observations.next().expect("one for each target"));
+            let host = client.host(&self.arms[0].lab).name().to_owned();
+            Cell { client, host, target: target.clone(), seen }
+        })
+        .collect()
+    }
+}
+
+/// What one client saw at one frontend, of each proxy in the order of [`Implementation::ALL`].
+struct Cell {
+    client: ClientKind,
+    host: String,
+    target: Target,
+    seen: [Observation; 3],
+}
+
+impl Cell {
+    fn findings(&self) -> Vec<Finding<'_>> {
+        let [nftables, _, lb] = &self.seen;
+        let aspects = differences(nftables, lb, self.target.has_affinity).into_iter();
+        aspects
+            .map(|aspect| Finding { client: self.client, host: &self.host, target: &self.target, aspect })
+            .collect()
+    }
+
+    /// Whether there is no reason to look again: what differs is explained, and kube-proxy's modes agree.
+    fn is_plain(&self) -> bool {
+        let [nftables, iptables, _] = &self.seen;
+        differences(nftables, iptables, self.target.has_affinity).is_empty()
+            && self.findings().iter().all(|finding| divergence::explanations(finding).len() == 1)
+    }
+
+    fn judge(&self, scenario: &Scenario, step: &Step, report: &mut Report) {
+        let Self { client, target, seen, .. } = self;
+        let [nftables, iptables, _] = seen;
+        let place = || {
+            let Scenario { name, .. } = scenario;
+            let mut text = format!("{name}, {}: {client:?} to {target}\n", step.about);
+            for (implementation, observation) in Implementation::ALL.iter().zip(seen) {
+                text += &format!("    {:<21} {observation}\n", implementation.name());
+            }
+            text
+        };
+        for finding in self.findings() {
+            match divergence::explanations(&finding)[..] {
+                [difference] => drop(report.shown.insert(difference.id.to_owned())),
+                [] => report.failures.push(format!("{}    not announced: {}\n", place(), finding.aspect)),
+                [ref several @ ..] => {
+                    let ids: Vec<&str> = several.iter().map(|difference| difference.id).collect();
+                    report.failures.push(format!("{}    announced more than once: {}\n", place(), ids.join(", ")));
+                }
+            }
+        }
+        for aspect in differences(nftables, iptables, target.has_affinity) {
+            report.modes.push(format!("{}    kube-proxy's modes differ: {aspect}\n", place()));
+        }
+    }
+}

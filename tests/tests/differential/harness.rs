@@ -1,0 +1,149 @@
+//! One trial for each scenario file, a few workers that run them, and what can only be said in the end.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsString,
+    fs,
+    panic::catch_unwind,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Condvar, Mutex},
+};
+
+use lb_tests::{
+    differential::{
+        divergence::DIFFERENCES,
+        report::Report,
+        scenario::Scenario,
+        worker::{NoReport, Worker},
+    },
+    lab,
+};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::document;
+
+/// What the trials share.
+#[derive(Default)]
+struct Shared {
+    idle: Mutex<Vec<Worker>>,
+    outcome: Mutex<Outcome>,
+    one_more: Condvar,
+}
+
+/// What is known so far.
+#[derive(Default)]
+struct Outcome {
+    shown: BTreeSet<String>,
+    done: usize,
+    cannot_run: Option<String>,
+}
+
+/// Where the scenario files are.
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
+}
+
+pub(crate) fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let is_whole = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list;
+    lab::sweep();
+    let shared = Arc::new(Shared::default());
+    let mut files: Vec<PathBuf> = fs::read_dir(directory())
+        .expect("the scenarios are in the repository")
+        .map(|entry| entry.expect("a readable directory").path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "yaml"))
+        .collect();
+    files.sort();
+    let count = files.len();
+    let mut trials = vec![Trial::test("document::every_announced_difference_is_documented_and_no_other", || {
+        catch_unwind(document::every_announced_difference_is_documented_and_no_other)
+            .map_err(|_| Failed::from("see above"))
+    })];
+    trials.extend(files.into_iter().map(|path| {
+        let name = format!("scenario::{}", path.file_stem().unwrap_or_default().to_string_lossy());
+        let shared = Arc::clone(&shared);
+        Trial::ignorable_test(name, move || {
+            let result = shared.run_file(&path);
+            shared.finish_one();
+            result
+        })
+    }));
+    if is_whole {
+        let shared = Arc::clone(&shared);
+        // The last to be started, so that it waits for none that waits for it.
+        trials.push(Trial::ignorable_test("table::every_announced_difference_is_shown", move || {
+            shared.every_difference_is_shown(count)
+        }));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    shared.idle.lock().expect("no trial panics with it").clear();
+    lab::sweep();
+    conclusion.exit_code()
+}
+
+impl Shared {
+    fn run_file(&self, path: &Path) -> Result<Completion, Failed> {
+        let scenario = Scenario::read(path)?;
+        let text = fs::read_to_string(path)?;
+        match self.run(&scenario.name, &text) {
+            Ok(report) => self.judge(&scenario, &report),
+            Err(NoReport::Broken(how)) => Err(how.into()),
+            Err(NoReport::CannotRun(reason)) => self.cannot_run(&reason),
+        }
+    }
+
+    /// Runs a scenario in an idle worker, or in a new one.
+    fn run(&self, name: &str, text: &str) -> Result<Report, NoReport> {
+        let idle = self.idle.lock().expect("no trial panics with it").pop();
+        let start = || Worker::start().map_err(|error| NoReport::Broken(error.to_string()));
+        let mut worker = idle.map_or_else(start, Ok)?;
+        let report = worker.run(name, text)?;
+        self.idle.lock().expect("no trial panics with it").push(worker);
+        Ok(report)
+    }
+
+    fn judge(&self, scenario: &Scenario, report: &Report) -> Result<Completion, Failed> {
+        let Report { failures, shown, modes, cells, seconds } = report;
+        if env::var_os("LB_VERBOSE").is_some() {
+            let lines: String = modes.iter().map(|text| text.as_str()).collect();
+            print!("{}: {cells} cells, {seconds:.1} s, shows {shown:?}\n{lines}", scenario.name);
+        }
+        if let Some(reason) = &scenario.header.pending {
+            if env::var_os("LB_VERBOSE").is_some() {
+                print!("{}", failures.concat());
+            }
+            let text = format!("pending: {reason}: {} differences", failures.len());
+            return Ok(Completion::ignored_with(text));
+        }
+        self.outcome.lock().expect("no trial panics with it").shown.extend(shown.iter().cloned());
+        if failures.is_empty() { Ok(Completion::Completed) } else { Err(failures.concat().into()) }
+    }
+
+    fn cannot_run(&self, reason: &str) -> Result<Completion, Failed> {
+        self.outcome.lock().expect("no trial panics with it").cannot_run = Some(reason.to_owned());
+        let is_required = env::var_os("LB_REQUIRE_ALL") == Some(OsString::from("1"));
+        if is_required { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) }
+    }
+
+    fn finish_one(&self) {
+        self.outcome.lock().expect("no trial panics with it").done += 1;
+        self.one_more.notify_all();
+    }
+
+    fn every_difference_is_shown(&self, scenarios: usize) -> Result<Completion, Failed> {
+        let outcome = self.outcome.lock().expect("no trial panics with it");
+        let outcome = self.one_more.wait_while(outcome, |outcome| outcome.done < scenarios).expect("the same");
+        if let Some(reason) = &outcome.cannot_run {
+            return Ok(Completion::ignored_with(reason.clone()));
+        }
+        let to_show = DIFFERENCES.iter().filter(|difference| difference.explains.is_some());
+        let missing: Vec<&str> = to_show.map(|difference| difference.id).filter(|id| !outcome.shown.contains(*id)).collect();
+        if missing.is_empty() {
+            Ok(Completion::Completed)
+        } else {
+            Err(format!("no scenario shows {}", missing.join(", ")).into())
+        }
+    }
+}

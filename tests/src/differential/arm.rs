@@ -8,12 +8,7 @@ use super::{
     kube_proxy::{KubeProxy, Mode},
     probe::{ClientKind, Ports},
 };
-use crate::lab::{
-    Family, Lab, ReversePathFilter, UPLINK,
-    agent::Agent,
-    sandbox::Sandbox,
-    server::Server,
-};
+use crate::lab::{Family, Lab, ReversePathFilter, UPLINK, agent::Agent, sandbox::Sandbox, server::Server};
 
 /// Whose proxy runs on node1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

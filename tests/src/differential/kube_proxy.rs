@@ -62,8 +62,14 @@ impl KubeProxy {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))
             .stderr(log);
-        let process = node.host.run(move || command.spawn()).unwrap_or_else(|error| panic!("start kube-proxy: {error}"));
+        let process =
+            node.host.run(move || command.spawn()).unwrap_or_else(|error| panic!("start kube-proxy: {error}"));
         Self { process }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Panics if it has ended by itself.
@@ -104,8 +110,11 @@ fn configuration_of(mode: Mode, kubeconfig: &Path, changed: &Map<String, Value>)
     set("oomScoreAdj", 0.into());
     let mut value = Value::Object(fields);
     for mode in ["iptables", "nftables"] {
-        // Changes are to be seen at once; the default is 1 s.
-        value[mode]["minSyncPeriod"] = "10ms".into();
+        let pause = &mut value[mode]["minSyncPeriod"];
+        if pause.is_null() {
+            // Changes are to be seen at once; the default is 1 s.
+            *pause = "10ms".into();
+        }
     }
     value
 }

@@ -78,8 +78,7 @@ pub enum ClientKind {
 
 impl ClientKind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Pod, Self::Vm, Self::Node, Self::Outside, Self::OtherNode, Self::RemotePod];
+    pub const ALL: [Self; 6] = [Self::Pod, Self::Vm, Self::Node, Self::Outside, Self::OtherNode, Self::RemotePod];
 
     /// Its host. Endpoints that are not meant to be the client itself are other pods than these.
     pub fn host(self, lab: &Lab) -> &Host {

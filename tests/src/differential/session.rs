@@ -259,9 +259,7 @@ impl Cell {
     fn findings(&self) -> Vec<Finding<'_>> {
         let [nftables, _, lb] = &self.seen;
         let aspects = differences(nftables, lb, self.target.has_affinity).into_iter();
-        aspects
-            .map(|aspect| Finding { client: self.client, host: &self.host, target: &self.target, aspect })
-            .collect()
+        aspects.map(|aspect| Finding { client: self.client, host: &self.host, target: &self.target, aspect }).collect()
     }
 
     /// Whether there is no reason to look again: what differs is explained, and kube-proxy's modes agree.

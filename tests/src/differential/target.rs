@@ -98,7 +98,8 @@ fn endpoints(slices: &[Value]) -> BTreeMap<(String, bool), usize> {
     let mut counts = BTreeMap::new();
     for slice in slices {
         let labels = &slice["metadata"]["labels"];
-        let service = format!("{}/{}", text(&slice["metadata"]["namespace"]), text(&labels["kubernetes.io/service-name"]));
+        let service =
+            format!("{}/{}", text(&slice["metadata"]["namespace"]), text(&labels["kubernetes.io/service-name"]));
         let number = list(&slice["endpoints"]).len() * list(&slice["ports"]).len().max(1);
         *counts.entry((service, slice["addressType"] == "IPv4")).or_default() += number;
     }

@@ -139,7 +139,8 @@ impl Shared {
             return Ok(Completion::ignored_with(reason.clone()));
         }
         let to_show = DIFFERENCES.iter().filter(|difference| difference.explains.is_some());
-        let missing: Vec<&str> = to_show.map(|difference| difference.id).filter(|id| !outcome.shown.contains(*id)).collect();
+        let missing: Vec<&str> =
+            to_show.map(|difference| difference.id).filter(|id| !outcome.shown.contains(*id)).collect();
         if missing.is_empty() {
             Ok(Completion::Completed)
         } else {

@@ -38,6 +38,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
     /// Beside kube-proxy: numbers of Services in the API server, from few to many.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1000, 10_000])]

@@ -3,10 +3,9 @@
 use std::{
     env,
     fmt::Write as _,
-    fs,
-    panic::{self, AssertUnwindSafe},
-    path::PathBuf,
-    process::{self, Command, Stdio},
+    fs, io, panic,
+    path::{Path, PathBuf},
+    process::{self, Command},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,7 +20,7 @@ use lb_tests::{
         report::{Samples, table},
         rivals::{self, Trial},
     },
-    lab::sandbox::{self, CannotRun},
+    lab::sandbox,
     packets::{Dataplane, World},
     trial,
 };
@@ -162,31 +161,29 @@ fn measure_rivals(options: &rivals::Options) -> Result<Vec<Trial>> {
     eprintln!("beside kube-proxy, at {:?} Services …", options.rival_services);
     let file = tempfile::NamedTempFile::new()?;
     let mut command = Command::new(env::current_exe()?);
-    command.args(env::args_os().skip(1)).arg("--rivals-here").arg(file.path()).stdout(Stdio::null());
+    command.args(env::args_os().skip(1)).arg("--rivals-here").arg(file.path()).stdout(io::stderr());
     let status = command.status()?;
-    ensure!(status.success(), "the measurement beside kube-proxy: {status}");
+    ensure!(
+        status.success(),
+        "the measurement beside kube-proxy: {status} (KUBEBUILDER_ASSETS must name a directory with etcd, kube-apiserver \
+         and kube-proxy, as `cargo xtask k8s etcd kube-apiserver kube-proxy` prints it)"
+    );
     Ok(serde_json::from_slice(&fs::read(file.path())?)?)
 }
 
-fn measure_rivals_here(path: &PathBuf, options: &rivals::Options) -> Result<()> {
+fn measure_rivals_here(path: &Path, options: &rivals::Options) -> Result<()> {
+    // The release profile ends the process at a panic, so that it cannot be caught.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        hook(info);
+        trial::print_logs();
+    }));
     lb_tests::lab::sweep();
     let sandbox = sandbox::enter()?;
-    let trials = panic::catch_unwind(AssertUnwindSafe(|| rivals::measure(&sandbox, options)));
-    let code = match trials {
-        Ok(trials) => {
-            fs::write(path, serde_json::to_vec(&trials)?)?;
-            0
-        }
-        Err(cause) => {
-            match cause.downcast_ref() {
-                Some(CannotRun(reason)) => eprintln!("cannot run here: {reason}"),
-                None => trial::print_logs(),
-            }
-            1
-        }
-    };
+    let trials = rivals::measure(&sandbox, options);
+    fs::write(path, serde_json::to_vec(&trials)?)?;
     // Without waiting for threads that still serve.
-    process::exit(code)
+    process::exit(0)
 }
 
 fn program_section(times: &[Times]) -> Result<String> {

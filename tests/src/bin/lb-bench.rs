@@ -90,7 +90,9 @@ fn main() -> Result<()> {
     }
 
     let (measured, sections) = measure(&options)?;
-    sections.iter().for_each(|section| println!("{}", section.0));
+    for section in &sections {
+        println!("{}", section.0);
+    }
     if let Some(path) = &options.document {
         let existing = fs::read_to_string(path).unwrap_or_default();
         fs::write(path, merged(&existing, sections)).with_context(|| path.display().to_string())?;

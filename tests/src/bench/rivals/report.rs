@@ -40,17 +40,18 @@ pub fn section(trials: &[Trial], options: &Options, load: &str) -> String {
         SLOW_START.as_secs()
     );
     text += &starts(trials, *cap);
-    text += &format!(
+    let _ = write!(
+        text,
         "\n### A change\n\nMilliseconds from the moment at which the API server has acknowledged a write that moves the endpoint of one Service to \
          another pod, until the first connection that the new endpoint answers; a new connection is tried every 0.2 ms (every hundredth of the time, \
          once that is more). Negative: the watch was faster than the answer to who wrote. The ratio is of the times since the write was *sent*, which are never negative. \
-         The next change comes up to {} ms after the last one was seen, at random. kube-proxy waits {} between two synchronizations \
+         The next change comes up to {} ms after the last one was seen, at random. kube-proxy waits 1 s by default between two synchronizations \
          (`minSyncPeriod`); with it at 1 ms is what it does when nothing else has changed for a second.\n\n",
-        super::change::LONGEST_GAP_MS,
-        "1 s by default"
+        super::change::LONGEST_GAP_MS
     );
     text += &changes(trials, *cap);
-    text += &format!(
+    let _ = write!(
+        text,
         "\n### Memory\n\nMB, {} s after the start. *Kernel* is what the kernel has charged to the proxy and to what it started (rules, or \
          maps, which are made for the number of entries that they may come to hold).\n\n",
         super::SETTLE.as_secs()

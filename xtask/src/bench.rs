@@ -2,21 +2,35 @@
 
 use anyhow::Result;
 
-use crate::{exec, setup, workspace};
+use crate::{debian, exec, k8s, setup, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Passed to lb-bench: `--rounds 3`, `--services 1,1000`
+    /// Passed to lb-bench: `--rounds 3`, `--services 1,1000`, `--only rivals`; `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
 
+/// What kube-proxy starts.
+const KUBE_PROXY: [debian::Program; 2] = [
+    debian::Program { name: "nft", package: "nftables", why: "compare with kube-proxy in nftables mode" },
+    debian::Program { name: "iptables", package: "iptables", why: "compare with kube-proxy in iptables mode" },
+];
+
 pub(crate) fn main(options: &Options) -> Result<()> {
     setup::for_building()?;
-    let mut cargo = workspace::cargo("run");
-    setup::run_tests_as_root(&mut cargo);
-    cargo.args(["--release", "--package", "lb-tests", "--bin", "lb-bench", "--", "--document"]);
-    cargo.arg(workspace::root().join("docs/performance.md"));
-    cargo.arg("--json").arg(workspace::target().join("bench.json"));
-    exec::run(cargo.args(&options.arguments))
+    setup::for_testing()?;
+    KUBE_PROXY.into_iter().try_for_each(setup::program)?;
+    // Both at once, so that what they share is built once.
+    exec::run(
+        workspace::cargo("build")
+            .args(["--release", "-p", "lb-agent", "-p", "lb-tests"])
+            .args(["--bin", "lb-agent", "--bin", "lb-bench"]),
+    )?;
+    let built = |program| workspace::target().join("release").join(program);
+    let mut command = exec::as_root(built("lb-bench"));
+    command.env("LB_AGENT", built("lb-agent")).env("KUBEBUILDER_ASSETS", k8s::with_kube_proxy()?);
+    command.arg("--document").arg(workspace::root().join("docs/performance.md"));
+    command.arg("--json").arg(workspace::target().join("bench.json"));
+    exec::run(command.args(&options.arguments))
 }

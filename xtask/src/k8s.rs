@@ -53,6 +53,15 @@ pub(crate) fn directory() -> Result<PathBuf> {
     built(&TESTED)
 }
 
+/// As [`directory`], with kube-proxy beside the others: where it is missing among those that are found, all are built.
+pub(crate) fn with_kube_proxy() -> Result<PathBuf> {
+    let found = directory()?;
+    if holds_all(&found, &["kube-proxy"]) {
+        return Ok(found);
+    }
+    built(&[TESTED.as_slice(), &["kube-proxy"]].concat())
+}
+
 fn holds_all(directory: &Path, programs: &[&str]) -> bool {
     programs.iter().all(|program| directory.join(program).is_file())
 }

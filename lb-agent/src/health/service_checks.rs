@@ -6,8 +6,8 @@
 //! of the node. And a port that could not be had is tried again by itself.
 
 use std::{
-    future::ready,
     collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
+    future::ready,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},

@@ -2,6 +2,8 @@
 
 pub mod agent;
 pub mod connect;
+pub mod document;
 pub mod program_time;
 pub mod report;
+pub mod rivals;
 pub mod tiny;

@@ -1,6 +1,6 @@
 //! Twins: the same small cluster, once for each proxy.
 
-use std::{ffi::OsString, path::Path};
+use std::{ffi::OsString, fs, path::Path};
 
 use serde_json::{Map, Value};
 
@@ -133,7 +133,7 @@ impl Arm {
             Implementation::Nftables => kube_proxy(Mode::Nftables),
             Implementation::Iptables => kube_proxy(Mode::Iptables),
             Implementation::Lb => {
-                Proxy::Lb(Agent::start_configured(node, kubeconfig, &agent_arguments(&node.directory(), changed)))
+                Proxy::Lb(Agent::start_configured(node, kubeconfig, &agent_arguments(&node.directory(), kubeconfig, changed)))
             }
         });
     }
@@ -156,11 +156,10 @@ impl Arm {
     }
 }
 
-/// What `lb-agent` is started with for a scenario that changes kube-proxy's configuration.
-///
-/// Nothing yet: it has no `--config`. Once it has, this writes [`super::kube_proxy::configuration`] to a file in
-/// `directory` and names it.
-fn agent_arguments(directory: &Path, changed: &Map<String, Value>) -> Vec<OsString> {
-    let _ = (directory, changed);
-    Vec::new()
+/// What `lb-agent` is started with: the configuration that kube-proxy gets in nftables mode, which we follow.
+fn agent_arguments(directory: &Path, kubeconfig: &Path, changed: &Map<String, Value>) -> Vec<OsString> {
+    let file = directory.join("kube-proxy.json");
+    let text = kube_proxy::configuration_of(Mode::Nftables, kubeconfig, changed).to_string();
+    fs::write(&file, text).expect("write in /run");
+    vec!["--config".into(), file.into()]
 }

@@ -68,6 +68,11 @@ impl KubeProxy {
         Self { process }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Panics if it has ended by itself.
     pub fn assert_alive(&mut self) {
         if let Some(status) = self.process.try_wait().expect("wait for one's own child") {
@@ -96,7 +101,8 @@ pub fn configuration(changed: &Map<String, Value>) -> Map<String, Value> {
     fields
 }
 
-fn configuration_of(mode: Mode, kubeconfig: &Path, changed: &Map<String, Value>) -> Value {
+/// What kube-proxy gets in a mode.
+pub(super) fn configuration_of(mode: Mode, kubeconfig: &Path, changed: &Map<String, Value>) -> Value {
     let mut fields = configuration(changed);
     let mut set = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
     set("mode", mode.name().into());
@@ -106,8 +112,11 @@ fn configuration_of(mode: Mode, kubeconfig: &Path, changed: &Map<String, Value>)
     set("oomScoreAdj", 0.into());
     let mut value = Value::Object(fields);
     for mode in ["iptables", "nftables"] {
-        // Changes are to be seen at once; the default is 1 s.
-        value[mode]["minSyncPeriod"] = "10ms".into();
+        let pause = &mut value[mode]["minSyncPeriod"];
+        if pause.is_null() {
+            // Changes are to be seen at once; the default is 1 s.
+            *pause = "10ms".into();
+        }
     }
     value
 }

@@ -132,9 +132,11 @@ impl Arm {
         self.proxy = Some(match self.implementation {
             Implementation::Nftables => kube_proxy(Mode::Nftables),
             Implementation::Iptables => kube_proxy(Mode::Iptables),
-            Implementation::Lb => {
-                Proxy::Lb(Agent::start_configured(node, kubeconfig, &agent_arguments(&node.directory(), kubeconfig, changed)))
-            }
+            Implementation::Lb => Proxy::Lb(Agent::start_configured(
+                node,
+                kubeconfig,
+                &agent_arguments(&node.directory(), kubeconfig, changed),
+            )),
         });
     }
 

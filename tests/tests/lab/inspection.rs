@@ -49,7 +49,7 @@ pub(crate) fn bpftool_shows_keys_and_values_by_field_names(sandbox: Sandbox) {
         let to = path.address(&service);
         match path.transport {
             Transport::Tcp => {
-                open.push(Conversation::open(path.client, to).unwrap_or_else(|o| panic!("{path}: {o:?}")))
+                open.push(Conversation::open(path.client, to).unwrap_or_else(|o| panic!("{path}: {o:?}")));
             }
             Transport::Http => {}
             Transport::Udp | Transport::UdpConnected => {

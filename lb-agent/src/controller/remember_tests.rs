@@ -213,7 +213,7 @@ fn a_slice_that_the_first_list_rejects_keeps_endpoints_in_its_namespace_that_no_
     assert_eq!(of(&world, "rich"), before);
     // The rejected slices may be any Service's of the namespace: 10.0.1.2 may be in one of them.
     assert!(of(&world, "web")[0].contains("[10.0.1.1:8080 10.0.1.2:8080]"), "{}", world.maps);
-    assert!(world.dump().iter().any(|line| line.contains("other/web:http/6 cluster [] local []")), "{}", world.maps);
+    assert!(world.dump().iter().any(|line| line.contains("other/web:http/TCP cluster [] local []")), "{}", world.maps);
 
     for (name, slice) in rich().1 {
         world.controller.apply(slice_change(name, Some(slice)));
@@ -229,6 +229,6 @@ fn an_address_that_a_known_service_claims_is_not_kept_for_one_that_is_remembered
     let taken = Change::Service(key("new"), Some(Service { created: i64::MAX - 1, ..service("10.96.0.1") }));
     restart(&mut world, true, (vec![taken], &[]), (Vec::new(), &[]));
     world.sync_all();
-    assert!(world.dump().iter().any(|line| line.starts_with("10.96.0.1:80/6 ") && line.contains("default/new:http")));
+    assert!(world.dump().iter().any(|line| line.starts_with("10.96.0.1:80/TCP ") && line.contains("default/new:http")));
     assert_eq!(of(&world, "web"), [""; 0], "it has no other address");
 }

@@ -43,6 +43,25 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "cluster-ip-first", explains: None },
     Difference { id: "other-nodes-pod", explains: Some(other_nodes_pod) },
     Difference { id: "localhost-node-port", explains: Some(localhost_node_port) },
+    Difference { id: "pod-interfaces", explains: Some(pod_interfaces) },
+    Difference { id: "outside-cluster-ip", explains: Some(outside_cluster_ip) },
+    Difference { id: "moved-slice", explains: Some(moved_slice) },
+    Difference { id: "service-cidr-at-once", explains: Some(service_cidr_at_once) },
+    Difference { id: "affinity-of-pods", explains: None },
+    Difference { id: "other-protocols", explains: None },
+    Difference { id: "manifest-checks", explains: None },
+    Difference { id: "last-good-state", explains: None },
+    Difference { id: "primary-only", explains: None },
+    Difference { id: "source-range-refused", explains: None },
+    Difference { id: "health-before-sync", explains: None },
+    Difference { id: "health-check-families", explains: None },
+    Difference { id: "health-without-node", explains: None },
+    Difference { id: "proxy-mode", explains: None },
+    Difference { id: "metrics-absent", explains: None },
+    Difference { id: "events", explains: None },
+    Difference { id: "unknown-field", explains: None },
+    Difference { id: "flag-over-file", explains: None },
+    Difference { id: "empty-address", explains: None },
 ];
 
 /// The entries that explain a finding: exactly one, or the harness fails.
@@ -77,9 +96,7 @@ fn client_address(finding: &Finding<'_>) -> bool {
 }
 
 fn pod_address(finding: &Finding<'_>) -> bool {
-    finding.is_from_pod_here()
-        && finding.target.kind != FrontendKind::ClusterIp
-        && finding.keeps_own_address().is_some_and(|host| host != finding.host)
+    finding.is_from_pod_here() && finding.keeps_own_address().is_some_and(|host| host != finding.host)
 }
 
 fn own_address(finding: &Finding<'_>) -> bool {
@@ -89,10 +106,7 @@ fn own_address(finding: &Finding<'_>) -> bool {
 }
 
 fn no_wait(finding: &Finding<'_>) -> bool {
-    let target = finding.target;
-    let is_local = if target.kind == FrontendKind::ClusterIp { target.internal_local } else { target.external_local };
-    is_local
-        && matches!(finding.client, ClientKind::Pod | ClientKind::Node)
+    matches!(finding.client, ClientKind::Pod | ClientKind::Node)
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
             if theirs.iter().eq([&Kind::Dropped]) && ours.iter().eq([&Kind::Unreachable]))
 }
@@ -107,4 +121,29 @@ fn other_nodes_pod(finding: &Finding<'_>) -> bool {
 fn localhost_node_port(finding: &Finding<'_>) -> bool {
     finding.target.kind == FrontendKind::LocalhostNodePort
         && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.iter().eq([&Kind::Refused]))
+}
+
+fn pod_interfaces(finding: &Finding<'_>) -> bool {
+    finding.is_from_pod_here()
+        && finding.target.external_local
+        && finding.target.kind != FrontendKind::ClusterIp
+        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours) if theirs.is_empty() && !ours.is_empty())
+}
+
+fn outside_cluster_ip(finding: &Finding<'_>) -> bool {
+    finding.is_from_outside()
+        && finding.target.kind == FrontendKind::ClusterIp
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
+            if theirs.contains(&Kind::Dropped) && ours.iter().eq([&Kind::Reached]))
+}
+
+fn moved_slice(finding: &Finding<'_>) -> bool {
+    finding.target.service.starts_with("default/former:")
+        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours) if !theirs.is_empty() && ours.is_empty())
+}
+
+fn service_cidr_at_once(finding: &Finding<'_>) -> bool {
+    finding.target.kind == FrontendKind::Foreign
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
+            if theirs.iter().eq([&Kind::Unreachable]) && ours.iter().eq([&Kind::Dropped]))
 }

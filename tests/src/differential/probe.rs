@@ -25,6 +25,7 @@ use std::{
 };
 
 use futures::future::join_all;
+use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 use nix::{
     libc,
     sys::socket::{
@@ -149,20 +150,32 @@ pub fn ask_all(
     patience: Duration,
 ) -> JoinHandle<Vec<Observation>> {
     let host = kind.host(lab);
-    let (own, node) = (host.addresses(), lab.nodes[0].host.addresses());
+    let (own, node) = (host.addresses(), lab.nodes[0].host.run(addresses_here));
     host.spawn(move || {
         let look = usize::from(patience > PATIENCE);
         let first = Semaphore::new(FIRST_AT_ONCE[look]);
         let later = Semaphore::new(LATER_AT_ONCE);
-        let client = Client { own: own.into(), node: node.into(), ports, look, first, later, patience };
+        let client = Client { own: own.into(), node, ports, look, first, later, patience };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(join_all(targets.iter().map(|target| client.observe(target))))
     })
 }
 
+/// Every address of the host that this thread is on.
+fn addresses_here() -> Vec<IpAddr> {
+    let interfaces = getifaddrs().expect("the kernel tells its addresses");
+    let address = |storage: SockaddrStorage| match (storage.as_sockaddr_in(), storage.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+        (_, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+        _ => None,
+    };
+    interfaces.filter_map(|interface| address(interface.address?)).collect()
+}
+
 struct Client {
     own: [IpAddr; 2],
-    node: [IpAddr; 2],
+    /// All that the node has: the kernel masquerades with whichever it prefers.
+    node: Vec<IpAddr>,
     ports: Ports,
     /// The first or the second look.
     look: usize,

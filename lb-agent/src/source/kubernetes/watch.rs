@@ -41,6 +41,9 @@ pub(super) const STREAM_SILENCE: Duration = Duration::from_secs(20);
 /// How long a watch that is being resumed must not fail to count as working: longer than a connection may take.
 pub(super) const RESUMED_AFTER: Duration = CONNECT_TIMEOUT.saturating_mul(2);
 
+/// How often the API server refuses an optional kind before it is done without: with the pauses between, some seconds.
+const REFUSALS: u32 = 4;
+
 /// The receiving end of the channel is gone.
 pub(super) struct Closed;
 
@@ -55,6 +58,7 @@ pub(super) async fn watch<K: Reduce>(
         list: None,
         listed: false,
         complete: false,
+        refusals: 0,
         told: None,
         rejections: HashMap::new(),
         kind: std::marker::PhantomData,
@@ -100,6 +104,8 @@ struct OneKind<'a, K> {
     listed: bool,
     /// Whether a list was told, ever.
     complete: bool,
+    /// How often the API server refused the kind.
+    refusals: u32,
     /// What was told about the watch last.
     told: Option<WatchState>,
     /// What was told about each object that is not wholly taken.
@@ -135,7 +141,7 @@ impl<K: Reduce> OneKind<'_, K> {
                         return Ok(Restart::Paged);
                     }
                     self.state(Some(cut(&with_causes(&error)))).await?;
-                    if K::OPTIONAL && !self.complete && is_withheld(&error) {
+                    if K::OPTIONAL && !self.complete && self.is_withheld(&error) {
                         info!(kind = K::KIND.name(), "the API server does not give these: going on without");
                         self.replaced(List::default()).await?;
                     }
@@ -196,6 +202,19 @@ impl<K: Reduce> OneKind<'_, K> {
         Ok(())
     }
 
+    /// Whether the API server has no objects of the kind (404), or keeps refusing them to us (403): one that has just
+    /// started refuses everything for a moment, until it has read who may do what.
+    fn is_withheld(&mut self, error: &watcher::Error) -> bool {
+        match answered(error) {
+            Some(404) => true,
+            Some(403) => {
+                self.refusals += 1;
+                self.refusals >= REFUSALS
+            }
+            _ => false,
+        }
+    }
+
     /// Tells a list.
     async fn replaced(&mut self, List { objects, rejected, faulty: _ }: List) -> Result<(), Closed> {
         self.complete = true;
@@ -247,11 +266,6 @@ fn answered(error: &watcher::Error) -> Option<u16> {
 /// Whether the API server refused `sendInitialEvents`: it answers 422, as client-go expects too, or 400.
 fn refuses_streaming(error: &watcher::Error) -> bool {
     matches!(answered(error), Some(400 | 422))
-}
-
-/// Whether the API server has no objects of the kind (404) or gives us none (403).
-fn is_withheld(error: &watcher::Error) -> bool {
-    matches!(answered(error), Some(403 | 404))
 }
 
 /// Whether asking again to resume at the same place is of no use: the server answered, and neither with overload

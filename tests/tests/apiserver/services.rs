@@ -32,11 +32,11 @@ fn assert_each_sees_the_client(path: &Path, service: &Service, pods: &[&Host]) {
         assert_eq!(answer.client_seen.ip(), seen, "{path}: whom {pod} saw");
         if masqueraded_by.is_none() {
             // The port is the client's own, or one of the pool where the same client's port reached the same backend by
-            // another frontend a moment ago: `Load` asks by all of them, and UDP has no end (docs/architecture.md).
+            // another frontend a moment ago: `Load` asks by all of them, UDP has no end, and a TCP connection keeps its
+            // port for a minute after it (docs/architecture.md).
             let (seen, own) = (answer.client_seen.port(), answer.local.port());
             let pool = (1024..30_000).contains(&seen) || seen >= 61_000;
-            let moved = path.transport == Transport::Udp && pool;
-            assert!(seen == own || moved, "{path}: {pod} saw port {seen}, the client has {own}");
+            assert!(seen == own || pool, "{path}: {pod} saw port {seen}, the client has {own}");
         }
         waited_for.remove(pod);
         if waited_for.is_empty() {

@@ -74,8 +74,8 @@ fn a_written_configuration_is_taken_again() {
 /// Only where the tests' kube-proxy is at hand: `cargo xtask k8s` builds it.
 #[test]
 fn the_real_kube_proxy_takes_what_we_write() {
-    let Some(kube_proxy) = std::env::var_os("KUBEBUILDER_ASSETS").map(|dir| Path::new(&dir).join("kube-proxy")) else {
-        eprintln!("skipped: KUBEBUILDER_ASSETS is not set");
+    let Some(kube_proxy) = std::env::var_os("KUBE_PROXY").map(std::path::PathBuf::from) else {
+        eprintln!("skipped: KUBE_PROXY is not set");
         return;
     };
     let dir = tempfile::tempdir().expect("a directory");

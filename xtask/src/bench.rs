@@ -29,7 +29,8 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     )?;
     let built = |program| workspace::target().join("release").join(program);
     let mut command = exec::as_root(built("lb-bench"));
-    command.env("LB_AGENT", built("lb-agent")).env("KUBEBUILDER_ASSETS", k8s::with_kube_proxy()?);
+    command.env("LB_AGENT", built("lb-agent"));
+    k8s::name_to(&mut command)?;
     command.arg("--document").arg(workspace::root().join("docs/performance.md"));
     command.arg("--json").arg(workspace::target().join("bench.json"));
     exec::run(command.args(&options.arguments))

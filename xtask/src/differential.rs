@@ -22,7 +22,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     setup::run_tests_as_root(&mut cargo);
     cargo.args(["--package", "lb-tests", "--test", "differential", "--", "generated::"]);
     cargo.env("LB_AGENT", workspace::built("lb-agent"));
-    cargo.env("KUBEBUILDER_ASSETS", k8s::directory()?);
+    k8s::name_to(&mut cargo)?;
     // What `tests/tests/differential` makes of it.
     cargo.env("LB_SEED", options.seed.to_string()).env("LB_CASES", options.cases.to_string());
     exec::run(&mut cargo)

@@ -18,7 +18,7 @@ pub(crate) struct Options {
 }
 
 /// What the tests start.
-const TESTED: [&str; 3] = ["etcd", "kube-apiserver", "kube-proxy"];
+const TESTED: [&str; 2] = ["etcd", "kube-apiserver"];
 /// The oldest Go that compiles this Kubernetes, as (major, minor).
 const GO: (u32, u32) = (1, 26);
 /// `PyPI`'s packaging of the Go toolchain, for machines whose Go is older.
@@ -53,13 +53,22 @@ pub(crate) fn directory() -> Result<PathBuf> {
     built(&TESTED)
 }
 
-/// As [`directory`], with kube-proxy beside the others: where it is missing among those that are found, all are built.
-pub(crate) fn with_kube_proxy() -> Result<PathBuf> {
-    let found = directory()?;
-    if holds_all(&found, &["kube-proxy"]) {
-        return Ok(found);
+/// The kube-proxy that ours is compared with: `KUBE_PROXY`, the one beside the API server, or one that is built.
+pub(crate) fn kube_proxy(beside: &Path) -> Result<PathBuf> {
+    const NAME: &str = "kube-proxy";
+    if let Some(given) = std::env::var_os("KUBE_PROXY").map(PathBuf::from) {
+        ensure!(given.is_file(), "KUBE_PROXY={}: no such file", given.display());
+        return Ok(given);
     }
-    built(&[TESTED.as_slice(), &["kube-proxy"]].concat())
+    let found = if holds_all(beside, &[NAME]) { beside.to_owned() } else { built(&[NAME])? };
+    Ok(found.join(NAME))
+}
+
+/// Tells a command where etcd, kube-apiserver and kube-proxy are.
+pub(crate) fn name_to(command: &mut Command) -> Result<()> {
+    let directory = directory()?;
+    command.env("KUBE_PROXY", kube_proxy(&directory)?).env("KUBEBUILDER_ASSETS", directory);
+    Ok(())
 }
 
 fn holds_all(directory: &Path, programs: &[&str]) -> bool {
@@ -75,7 +84,7 @@ fn on_path() -> Result<Option<PathBuf>> {
     let found = exec::capture(Command::new(&server).arg("--version"))?;
     let found = minor_release(found.trim().trim_start_matches("Kubernetes "));
     if found != wanted || !holds_all(&directory, &TESTED) {
-        eprintln!("k8s: {} is {found} and not {wanted} with etcd and kube-proxy beside it: not used", server.display());
+        eprintln!("k8s: {} is {found} and not {wanted} with etcd beside it: not used", server.display());
         return Ok(None);
     }
     Ok(Some(directory))

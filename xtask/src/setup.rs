@@ -43,7 +43,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     }
     ensure(needs)?;
     if options.all {
-        k8s::directory()?;
+        k8s::kube_proxy(&k8s::directory()?)?;
     }
     eprintln!("setup: nothing is missing");
     Ok(())

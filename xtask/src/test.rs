@@ -47,7 +47,7 @@ fn prepare(cargo: &mut Command, arguments: &[String]) -> Result<()> {
     }
     cargo.env("LB_AGENT", workspace::built("lb-agent"));
     setup::run_tests_as_root(cargo);
-    cargo.env("KUBEBUILDER_ASSETS", k8s::directory()?);
+    k8s::name_to(cargo)?;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ impl Dataplane {
         let network = self.channels.network.borrow().clone();
         self.attach_again = None;
         let mut wanted = BTreeMap::new();
+        let uplinks_before = self.uplinks();
         for (devices, role) in [(&network.uplinks, Role::Uplink), (&network.pods, Role::Pod)] {
             for device in devices {
                 wanted.insert(device.index, role);
@@ -43,8 +44,21 @@ impl Dataplane {
             }
         }
         let attached_before = self.attached.len();
-        self.attached.retain(|index, _| wanted.contains_key(index));
-        let uplinks = self.attached.values().filter(|role| **role == Role::Uplink).count();
+        self.attached.retain(|index, role| {
+            let stays = wanted.contains_key(index);
+            if !stays {
+                tracing::info!(
+                    index,
+                    ?role,
+                    "detached: the device is gone, or is neither a pod's nor an uplink any more"
+                );
+            }
+            stays
+        });
+        let uplinks = self.uplinks();
+        if uplinks == 0 && uplinks_before > 0 {
+            tracing::warn!("no uplink is left: packets from outside are not balanced");
+        }
         self.metrics.devices(uplinks, self.attached.len() - uplinks);
         if self.attached.len() == attached_before && self.others_detached {
             return;
@@ -55,5 +69,9 @@ impl Dataplane {
             self.others_detached = false;
             self.attach_again = Some(Instant::now() + ATTACH_RETRY);
         }
+    }
+
+    fn uplinks(&self) -> usize {
+        self.attached.values().filter(|role| **role == Role::Uplink).count()
     }
 }

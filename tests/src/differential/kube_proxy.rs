@@ -133,12 +133,13 @@ fn cannot_run(missing: &str) -> ! {
     resume_unwind(Box::new(CannotRun(format!("no {missing}: Debian has it in `nftables` or `iptables`"))))
 }
 
-/// `kube-proxy` of `KUBEBUILDER_ASSETS`, which `cargo xtask test` sets, or of PATH.
+/// The file that `KUBE_PROXY` names, which `cargo xtask test` sets; else the one of `KUBEBUILDER_ASSETS`, or of PATH.
 fn program() -> PathBuf {
-    let given = env::var_os("KUBEBUILDER_ASSETS").map(|assets| PathBuf::from(assets).join("kube-proxy"));
+    let given = env::var_os("KUBE_PROXY").map(PathBuf::from);
+    let given = given.or_else(|| Some(PathBuf::from(env::var_os("KUBEBUILDER_ASSETS")?).join("kube-proxy")));
     given.filter(|path| path.is_file()).or_else(|| find("kube-proxy")).unwrap_or_else(|| {
         resume_unwind(Box::new(CannotRun(
-            "no kube-proxy: `cargo xtask k8s kube-proxy` builds it; KUBEBUILDER_ASSETS names its directory".to_owned(),
+            "no kube-proxy: `cargo xtask k8s kube-proxy` builds it; KUBE_PROXY names it".to_owned(),
         )))
     })
 }

@@ -161,29 +161,41 @@ fn describe(change: &Change) -> String {
     }
 }
 
+/// What is told of the ServiceCIDRs of a server that answers with `code` until `is_enough` of what it made us say.
+async fn told_of_service_cidrs(code: StatusCode, is_enough: &str, expected: &[&str]) {
+    let mut run = Run::start([]);
+    *run.api.no_cidrs.lock().expect("held") = Some(code);
+    let mut told = Vec::new();
+    while told.len() < expected.len() {
+        let message = timeout(VIRTUAL_HOUR, run.messages.recv()).await.expect("within an hour").expect("it runs");
+        let what = match message {
+            SourceMessage::State(WatchState { watch: Watch::Api(ObjectKind::ServiceCidr), problem }) => {
+                problem.map_or("works", |_| "broken")
+            }
+            SourceMessage::Event(SourceEvent::Replaced { kind: ObjectKind::ServiceCidr, objects, rejected }) => {
+                assert!(objects.is_empty() && rejected.is_empty());
+                "nothing"
+            }
+            _ => continue,
+        };
+        told.push(what);
+        if what == is_enough {
+            *run.api.no_cidrs.lock().expect("held") = None;
+        }
+    }
+    assert_eq!(told, expected, "{code}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_api_server_without_service_cidrs_keeps_nobody_waiting_and_may_give_them_later() {
     for code in [StatusCode::NOT_FOUND, StatusCode::FORBIDDEN] {
-        let mut run = Run::start([]);
-        *run.api.no_cidrs.lock().expect("held") = Some(code);
-        let mut told = Vec::new();
-        while told.len() < 4 {
-            let message = timeout(VIRTUAL_HOUR, run.messages.recv()).await.expect("within an hour").expect("it runs");
-            match message {
-                SourceMessage::State(WatchState { watch: Watch::Api(ObjectKind::ServiceCidr), problem }) => {
-                    // A watch that works as soon as it is asked for nothing that is missing.
-                    *run.api.no_cidrs.lock().expect("held") = None;
-                    told.push(problem.map_or("works", |_| "broken"));
-                }
-                SourceMessage::Event(SourceEvent::Replaced { kind: ObjectKind::ServiceCidr, objects, rejected }) => {
-                    assert!(objects.is_empty() && rejected.is_empty());
-                    told.push("nothing");
-                }
-                _ => {}
-            }
-        }
-        assert_eq!(told, ["broken", "nothing", "works", "nothing"], "{code}");
+        told_of_service_cidrs(code, "nothing", &["broken", "nothing", "works", "nothing"]).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_refuses_service_cidrs_for_a_moment_is_waited_for() {
+    told_of_service_cidrs(StatusCode::FORBIDDEN, "broken", &["broken", "works", "nothing"]).await;
 }
 
 #[tokio::test(start_paused = true)]

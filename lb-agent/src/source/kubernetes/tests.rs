@@ -161,7 +161,7 @@ fn describe(change: &Change) -> String {
     }
 }
 
-/// What is told of the ServiceCIDRs of a server that answers with `code` until `is_enough` of what it made us say.
+/// What is told of `ServiceCIDR`s where the server answers with `code` until `is_enough` of what it made us say.
 async fn told_of_service_cidrs(code: StatusCode, is_enough: &str, expected: &[&str]) {
     let mut run = Run::start([]);
     *run.api.no_cidrs.lock().expect("held") = Some(code);

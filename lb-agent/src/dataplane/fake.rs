@@ -46,7 +46,7 @@ impl<A> Default for Tables<A> {
     fn default() -> Self {
         Self {
             capacities: Capacities {
-                frontends: 1 << 17,
+                frontends: 1 << 18,
                 services: 1 << 16,
                 slots: 1 << 20,
                 backends: 1 << 18,

@@ -4,7 +4,7 @@
 /// `FLOWS*`: two entries a flow.
 pub const FLOWS: u32 = 1 << 18;
 /// `FRONTENDS*`: elements are allocated when they are written.
-pub const FRONTENDS: u32 = 1 << 17;
+pub const FRONTENDS: u32 = 1 << 18;
 /// `SERVICES*`, `SERVICE_NAMES*`, `SERVICE_STATS*`: one for each port of a Service.
 pub const SERVICES: u32 = 1 << 17;
 /// `SLOTS*`.

@@ -25,7 +25,7 @@ use crate::packets::{
 /// Established flows.
 pub const FLOWS: u32 = 1 << 14;
 /// New flows in one measurement.
-const NEW_FLOWS: u32 = 1000;
+const NEW_FLOWS: u16 = 1000;
 /// Times around the ring in one measurement.
 const LAPS: u32 = 8;
 /// Runs of one measurement for packets that stay as they are.
@@ -156,6 +156,21 @@ fn lap(dataplane: &Dataplane, net: &Net) -> Result<f64> {
     timed(dataplane, &first, RUNS + 1, &second)
 }
 
+/// New flows to the first Service, each from another port of the client: one run for each, since the packet that a run
+/// leaves is for the Service's endpoint. A single run is timed with more around it than one of many; the program that
+/// does nothing tells how much (`empty`: its time in a loop), and that is taken off.
+#[expect(clippy::cast_precision_loss, reason = "nanoseconds")]
+fn new_flows_to_one(dataplane: &Dataplane, net: &Net, empty_program: &Tiny, empty: f64) -> Result<f64> {
+    let (service, endpoint) = (numbered(net, 0x68, 0), numbered(net, 0x68, 1));
+    let (mut ours, mut nothing) = (0.0, 0);
+    for port in CLIENT_PORT + 1..=CLIENT_PORT + NEW_FLOWS {
+        let to = |address| Packet::tcp(SocketAddr::new(net.pod, port), SocketAddr::new(address, 80));
+        nothing += u64::from(empty_program.run(&to(service).bytes(), 1)?);
+        ours += timed(dataplane, &to(service), 1, &to(endpoint))?;
+    }
+    Ok((ours - nothing as f64) / f64::from(NEW_FLOWS) + empty)
+}
+
 /// Measures `rounds` times, what is compared in turns.
 pub fn measure(dataplane: &mut Dataplane, services: u32, rounds: u32) -> Result<Times> {
     let (empty_program, lookup_program) = (Tiny::empty()?, Tiny::lookup()?);
@@ -175,15 +190,16 @@ pub fn measure(dataplane: &mut Dataplane, services: u32, rounds: u32) -> Result<
         times.ours.push(samples(format!("{} TCP, established flow", net.name)));
         times.ours.push(samples(format!("{} TCP, established flow, aged table", net.name)));
         times.ours.push(samples(format!("{} TCP, unrelated packet", net.name)));
-        times.ours.push(samples(format!("{} TCP, new flow", net.name)));
+        times.ours.push(samples(format!("{} TCP, new flow, one Service", net.name)));
+        times.ours.push(samples(format!("{} TCP, new flow, another Service each", net.name)));
     }
     enter_rings(dataplane)?;
     for _ in 0..rounds {
         let reference = packet(&Net::V4, station(&Net::V4, 0)).bytes();
         times.empty.values.push(empty_program.run(&reference, RUNS)?.into());
         times.lookup.values.push(lookup_program.run(&reference, RUNS)?.into());
-        for (net, ours) in nets.iter().zip(times.ours.chunks_mut(4)) {
-            let [established, _, unrelated, _] = ours else { unreachable!("four for each family") };
+        for (net, ours) in nets.iter().zip(times.ours.chunks_mut(5)) {
+            let [established, _, unrelated, _, _] = ours else { unreachable!("five for each family") };
             established.values.push(lap(dataplane, net)?);
             let stranger = packet(net, SocketAddr::new(net.stranger, 80));
             unrelated.values.push(timed(dataplane, &stranger, RUNS, &stranger)?);
@@ -192,14 +208,16 @@ pub fn measure(dataplane: &mut Dataplane, services: u32, rounds: u32) -> Result<
     // From here on the table's elements lie in no order.
     age::<[u8; 4]>(dataplane, &Net::V4)?;
     age::<[u8; 16]>(dataplane, &Net::V6)?;
+    let empty = times.empty.median();
     for _ in 0..rounds {
         dataplane.forget()?;
         enter_rings(dataplane)?;
-        for (net, ours) in nets.iter().zip(times.ours.chunks_mut(4)) {
-            let [_, aged, _, new] = ours else { unreachable!("four for each family") };
+        for (net, ours) in nets.iter().zip(times.ours.chunks_mut(5)) {
+            let [_, aged, _, to_one, new] = ours else { unreachable!("five for each family") };
             aged.values.push(lap(dataplane, net)?);
             // The same traffic whatever else is in the tables.
-            let runs = services.min(NEW_FLOWS);
+            to_one.values.push(new_flows_to_one(dataplane, net, &empty_program, empty)?);
+            let runs = services.min(NEW_FLOWS.into());
             let link = |number| packet(net, SocketAddr::new(numbered(net, 0x68, number), 80));
             if services > 1 {
                 new.values.push(timed(dataplane, &link(0), runs, &link(runs))?);

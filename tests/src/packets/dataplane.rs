@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use aya::{
     Pod,
     maps::{HashMap, MapData, PerCpuArray, PerCpuValues},
@@ -188,7 +188,9 @@ impl Dataplane {
     fn sync(&mut self) -> Result<()> {
         ensure!(self.controller.is_complete(), "the agent waits for more");
         let report = self.controller.sync(&mut self.maps, Instant::now());
-        ensure!(report.failures.is_empty(), "{:?}", report.failures);
+        if let Some(first) = report.failures.first() {
+            bail!("{} failures, the first of them: {first:?}", report.failures.len());
+        }
         ensure!(report.conflicts.is_empty(), "{:?}", report.conflicts);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: boots Debian's kernels in QEMU, emulated, and runs tests of `lb-tests` there.
 //!
 //! The guest has no disk: an initramfs holds a shell, the kernel modules that we need, and the test programs with
-//! their libraries. What happens is read from its serial console. How long it takes there says nothing.
+//! their libraries. What happens is read from its serial console. How long it takes there says nothing of performance.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -17,9 +17,20 @@ mod modules;
 
 use initramfs::Initramfs;
 
+pub(crate) const AFTER_HELP: &str = "\
+No virtualisation is needed: QEMU emulates a machine of 2 processors and 1.5 GiB. It takes 2 to 3 minutes a kernel once the
+tests are built. Kernels come as packages from the Debian mirror that this machine's apt uses, are unpacked below ~/.cache/lb
+(or LB_CACHE), and are not installed.
+
+Examples:
+    cargo xtask vm                          packet tests on the kernels of Debian 12 and 13
+    cargo xtask vm --kernel 6.18,newest     on newer ones
+    cargo xtask vm --kernel 6.1 -- node     only the packet tests with `node` in their name
+";
+
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which kernels to boot, one after the other
+    /// Which kernels to boot, one after the other, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["6.1", "6.12"])]
     kernel: Vec<Kernel>,
     /// Which test target of lb-tests to run there
@@ -160,7 +171,9 @@ fn boot(kernel: Kernel, program: &Path, arguments: &[String], summary: &mut Summ
     let unpacked = parts.iter().map(|part| archive.unpacked(part)).collect::<Result<Vec<_>>>()?;
     let busybox = debian::Release::open(Kernel::V6_12.suite())?.unpacked("busybox-static")?;
     let version = package.strip_prefix(IMAGE).context("a kernel package has another name")?;
-    let vmlinuz = unpacked.iter().map(|part| part.join(format!("boot/vmlinuz-{version}"))).find(|path| path.is_file());
+    let places = [format!("boot/vmlinuz-{version}"), format!("usr/lib/modules/{version}/vmlinuz")];
+    let mut places = unpacked.iter().flat_map(|part| places.iter().map(|place| part.join(place)));
+    let vmlinuz = places.find(|path| path.is_file());
 
     let mut image = Initramfs::default();
     image.file("bin/busybox", &std::fs::read(find_busybox(&busybox)?)?, 0o755);

@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
@@ -135,9 +136,14 @@ fn run(options: &Options, summary: &mut Summary) -> Result<()> {
     };
     for kernel in &options.kernel {
         let before = summary.clone();
+        let start = Instant::now();
         let mut outcome = boot(*kernel, &program, &options.arguments, summary);
         if outcome.is_ok() && options.program.is_none() && summary.passed == before.passed {
             outcome = Err(anyhow!("no test passed"));
+        }
+        if options.program.is_none() {
+            let (passed, seconds) = (summary.passed - before.passed, start.elapsed().as_secs());
+            eprintln!("vm: kernel {}: {passed} tests passed, {seconds} s", kernel.name());
         }
         // One kernel's failure must not hide another's.
         if let Err(error) = outcome {
@@ -228,7 +234,10 @@ fn watch_console(qemu: &mut Command, summary: &mut Summary) -> Result<String> {
     let ended = child.wait()?;
     match status {
         Some(status) => Ok(status),
-        None => bail!("the guest stopped before the program ended (qemu: {ended}; 124 is the limit of {TIME_LIMIT} s)"),
+        None => bail!(
+            "the guest stopped before the program ended: its last lines say why, if it was a panic (qemu: {ended}; \
+             124 is the limit of {TIME_LIMIT} s)"
+        ),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use lb_common::{
     abi::{
-        AffinityKey, BackendFlags, ConfigFlags, Disposition, FlowAction, FlowDirection, Frontend, Interface,
+        AffinityKey, BackendFlags, ConfigFlags, Disposition, FlowAction, FlowDirection, Frontend, Hook, Interface,
         LocalAddressKey, Protocol, Reason, Tuple,
     },
     hash,
@@ -235,7 +235,7 @@ fn backend<P: Entrance, F: Family>(
         P::FROM_POD && config.flags & ConfigFlags::PODS_BY_INTERFACE != 0
             || config.flags & ConfigFlags::PODS_BY_ADDRESS != 0 && F::pods(config).contains(tuple.src)
     });
-    let client = || AffinityKey { namespace: [0; 2], client: tuple.src, service: frontend.service };
+    let client = || AffinityKey { namespace: [0; 2], client: tuple.src, service: frontend.service, list: 0 };
     balance::pick::<F>(frontend, list, hash, client)
 }
 
@@ -290,6 +290,9 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
     Ok(Verdict::Next)
 }
 
+/// Where packets come from: bits of [`Hook`].
+const ENTRANCES: u8 = Hook::PodIngress as u8 | Hook::UplinkIngress as u8;
+
 /// Fills in both directions of the flow; where the request goes to is known already, its source port aside.
 #[inline(always)]
 fn describe<P: Entrance, F: Family>(work: &mut Work<F::Address>, masquerade: bool) {
@@ -310,9 +313,9 @@ fn describe<P: Entrance, F: Family>(work: &mut Work<F::Address>, masquerade: boo
     request.last_seen = flow::now();
 
     *reply = *request;
-    // A reply that is forwarded comes in by where the request came from (a pod that answers itself) or went out to
-    // (another node): the same kind of place.
-    reply.hooks = if masquerade { P::HOOK } else { P::REPLY_HOOK } as u8;
+    // A reply that is forwarded comes in from another node, from the pod that answers itself, or from a pod of this node
+    // that no `nodeName` says to be here: an endpoint made by hand.
+    reply.hooks = if masquerade { ENTRANCES } else { P::REPLY_HOOK as u8 };
     reply.tcp_state = 0;
     reply.direction = FlowDirection::Reply as u8;
     reply.to = tuple.reversed();

@@ -7,7 +7,7 @@ use lb_common::abi::{FlowAction, Hook, Protocol, Reason};
 use super::{CLIENT_PORT, Case, PORT, TARGET, at};
 use crate::packets::{
     FlowEntry, Interface, Net, Packet, Place, Row, Tables, TestService, Verdict,
-    world::{NARROW_GATEWAY_MAC, NARROW_MTU, OTHER_NODE_MAC, ROUTER_MAC},
+    world::{NARROW_GATEWAY_MAC, NARROW_MTU, OTHER_NODE_MAC, POD_MAC, ROUTER_MAC},
 };
 
 const IN: Hook = Hook::UplinkIngress;
@@ -28,7 +28,8 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
     .map(|(what, frontend)| {
         let protocol = case.protocol;
         let request = FlowEntry::new(IN, FlowAction::Forward, protocol, (client, frontend), (masqueraded, remote));
-        let reply = FlowEntry::new(IN, FlowAction::Forward, protocol, (remote, masqueraded), (frontend, client));
+        let reply =
+            FlowEntry::new(IN, FlowAction::Forward, protocol, (remote, masqueraded), (frontend, client)).at_entrances();
         let first_seen = |entry: FlowEntry| if protocol == Protocol::Tcp { entry.syn() } else { entry };
         let (first, answer, later) =
             (case.first(client, frontend), case.answer(remote, masqueraded), case.later(client, frontend));
@@ -42,9 +43,28 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
             .flows([first_seen(request).established(), first_seen(reply)])
     })
     .collect();
+    rows.push(unnamed(case));
     rows.extend(ways_out(case));
     rows.extend(masquerading(case));
     rows
+}
+
+/// An endpoint without `nodeName`, as they are made by hand, that is a pod of this node: its answers come in where pods are.
+fn unnamed(case: Case) -> Row {
+    let (client, pod, masqueraded) = (case.client(), at(case.net.pod, TARGET), case.masqueraded());
+    let (first, answer) = (case.first(client, case.node_port()), case.answer(pod, masqueraded));
+    let answer_out = answer.clone().from(case.node_port()).to(client).forwarded(Interface::Uplink.mac(), ROUTER_MAC);
+    case.row(
+        "outside reaches a pod of this node that is not said to be here, masqueraded",
+        case.one(pod, Place::Remote),
+    )
+    .packet(
+        IN,
+        &first,
+        Verdict::Redirect,
+        first.clone().from(masqueraded).to(pod).forwarded(Interface::Pod.mac(), POD_MAC),
+    )
+    .packet(Hook::PodIngress, &answer, Verdict::Redirect, answer_out)
 }
 
 /// What the route to the backend makes of a packet.

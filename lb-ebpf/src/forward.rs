@@ -13,7 +13,7 @@ use lb_common::abi::{Reason, Tuple};
 
 use crate::{
     family::Family,
-    hook::{PacketContext, Verdict, size_i32},
+    hook::{PacketContext, Tag, Verdict, size_i32},
     packet::{self, Mac, Packet},
     rewrite::rewrite,
 };
@@ -88,6 +88,10 @@ pub fn send<C: PacketContext, F: Family>(
 ) -> Result<Verdict, Reason> {
     if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
+    }
+    // The priority that it came with was for that link.
+    if ctx.tag() == Tag::Priority {
+        ctx.untag()?;
     }
     rewrite::<C, F>(ctx, packet, to, true)?;
     if route.resolved == 0 {

@@ -4,9 +4,14 @@ use core::{arch::asm, mem::offset_of};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_IPV6, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, bpf_redir_neigh},
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_IPV6, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT,
+        bpf_adj_room_mode::{BPF_ADJ_ROOM_MAC, BPF_ADJ_ROOM_NET},
+        bpf_redir_neigh,
+    },
     helpers::{
-        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -15,7 +20,7 @@ use lb_common::{
     checksum::Diff,
 };
 
-use crate::packet;
+use crate::packet::{self, ETHERNET};
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,6 +98,21 @@ impl L4Checksum {
     }
 }
 
+/// A VLAN tag that is not in the packet's data. (The kernel takes the outer one out of what a device receives before any
+/// program sees it.)
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tag {
+    /// None.
+    Absent,
+    /// VLAN ID 0: a priority, and no VLAN (IEEE 802.1Q §9.6). The kernel hands the packet to the device that it came by.
+    Priority,
+    /// A VLAN's. The kernel hands the packet to the VLAN's device, or to nobody.
+    Vlan,
+}
+
+/// VLAN ID of the tag control information (IEEE 802.1Q §9.6).
+const VLAN_ID: u32 = 0x0fff;
+
 /// A packet in the hands of a program.
 pub trait PacketContext: EbpfContext {
     /// First byte that can be read directly.
@@ -105,10 +125,17 @@ pub trait PacketContext: EbpfContext {
     fn pull(&self, length: usize) -> Result<(), Reason>;
     /// Cuts or extends the packet. Pointers into the packet end here.
     fn resize(&self, length: usize) -> Result<(), Reason>;
+    /// Removes bytes that follow an IP header's fixed part, in a packet without tags in its data. Pointers into the packet
+    /// end here.
+    fn remove_after_ip(&self, length: usize) -> Result<(), Reason>;
+    /// Makes room, to be written over, before the IP header at `l3`. Pointers into the packet end here.
+    fn insert_before_ip(&self, l3: usize, length: usize) -> Result<(), Reason>;
     /// Index of the device that the packet came by.
     fn interface(&self) -> u32;
-    /// Whether the packet carries a VLAN tag outside its data.
-    fn has_vlan_tag(&self) -> bool;
+    /// What a VLAN tag outside the packet's data says.
+    fn tag(&self) -> Tag;
+    /// Takes a tag outside the packet's data off. Pointers into the packet end here.
+    fn untag(&self) -> Result<(), Reason>;
     /// Whether the kernel or the device will cut the packet into segments.
     fn is_segmented_later(&self) -> bool;
     /// Applies changes of addresses and ports to a layer-4 checksum. Pointers into the packet end here.
@@ -190,15 +217,51 @@ impl PacketContext for TcContext {
     }
 
     #[inline(always)]
+    fn remove_after_ip(&self, length: usize) -> Result<(), Reason> {
+        adjust_room(self, -length.cast_signed(), BPF_ADJ_ROOM_NET)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
+    fn insert_before_ip(&self, l3: usize, length: usize) -> Result<(), Reason> {
+        if l3 == ETHERNET {
+            return adjust_room(self, length.cast_signed(), BPF_ADJ_ROOM_MAC);
+        }
+        // That helper knows no tags in the data, and this one no headers.
+        // SAFETY: the context is the one that the kernel passed in.
+        match unsafe { bpf_skb_change_head(skb(self), length as u32, 0) } {
+            0 => packet::bring_link_forward(self, length),
+            _ => Err(Reason::HelperFailed),
+        }
+    }
+
+    #[inline(always)]
     fn interface(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*skb(self)).ifindex }
     }
 
     #[inline(always)]
-    fn has_vlan_tag(&self) -> bool {
+    fn tag(&self) -> Tag {
         // SAFETY: as above.
-        unsafe { (*skb(self)).vlan_present != 0 }
+        unsafe {
+            if (*skb(self)).vlan_present == 0 {
+                Tag::Absent
+            } else if (*skb(self)).vlan_tci & VLAN_ID == 0 {
+                Tag::Priority
+            } else {
+                Tag::Vlan
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn untag(&self) -> Result<(), Reason> {
+        // SAFETY: the context is the one that the kernel passed in.
+        match unsafe { bpf_skb_vlan_pop(skb(self)) } {
+            0 => Ok(()),
+            _ => Err(Reason::HelperFailed),
+        }
     }
 
     #[inline(always)]
@@ -272,6 +335,17 @@ impl PacketContext for TcContext {
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "tens of bytes")]
 pub const fn size_i32<T>() -> i32 {
     size_of::<T>() as i32
+}
+
+/// Changes the length of a packet at one of its headers.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "header lengths")]
+fn adjust_room(ctx: &TcContext, difference: isize, mode: u32) -> Result<(), Reason> {
+    // SAFETY: the context is the one that the kernel passed in.
+    match unsafe { bpf_skb_adjust_room(skb(ctx), difference as i32, mode, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)) } {
+        0 => Ok(()),
+        _ => Err(Reason::HelperFailed),
+    }
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use crate::{
     family::{Family, Ipv4, Ipv6},
     flow::{self, Known},
     forward,
-    hook::{Entrance, PacketContext, Place, Verdict},
+    hook::{Entrance, PacketContext, Place, Tag, Verdict},
     maps::{HASH_SEED, TAKEOVER, Work},
     packet::{self, Link, Packet},
     refuse,
@@ -103,6 +103,9 @@ fn translate<C: PacketContext, F: Family>(
     packet: &Packet<F::Address>,
     known: &Known<F::Address>,
 ) -> Result<Verdict, Reason> {
+    if known.action == FlowAction::Forward as u8 && is_of_vlan::<C, F>(ctx, packet) {
+        return Err(Reason::VlanForward);
+    }
     known.seen::<F>(packet);
     count::translated::<F>(known.service, (ctx.length() - packet.l3()) as u64);
     if known.action == FlowAction::Forward as u8 {
@@ -116,6 +119,13 @@ fn translate<C: PacketContext, F: Family>(
     }
     rewrite::<C, F>(ctx, packet, &known.to, false)?;
     Ok(Verdict::Next)
+}
+
+/// Whether a packet is of a VLAN of the device that it came by. We do not forward those here: the route to take is that of
+/// the VLAN's device, which sees the packet next, without its tag.
+#[inline(always)]
+fn is_of_vlan<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> bool {
+    packet.l3() != packet::ETHERNET || ctx.tag() == Tag::Vlan
 }
 
 /// A packet of no known flow: one step after the other from here, where the stack is low. 512 bytes must do for a whole
@@ -267,7 +277,7 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
     let mut masquerade =
         if P::FROM_POD { backend.address == tuple.src } else { backend.flags & BackendFlags::LOCAL == 0 };
     if masquerade {
-        if ctx.has_vlan_tag() || work.packet.l3() != packet::ETHERNET {
+        if is_of_vlan::<C, F>(ctx, packet) {
             return Err(Reason::VlanForward);
         }
         match work.route.look_up::<C, F>(ctx, work.packet.l3(), &work.request.to) {

@@ -90,7 +90,7 @@ impl Tables {
         internal: &[IpAddr],
         [local_ports, node_ports]: [Reserved; 2],
     ) -> Network {
-        let named = uplinks.unwrap_or_default();
+        let wanted = uplinks.unwrap_or_default();
         let is_uplink = |index: u32, link: &Link| match uplinks {
             Some(names) => names.contains(&link.name),
             None => self.once_uplinks.contains(&index) || self.has_way_out(index, link, internal),
@@ -101,7 +101,7 @@ impl Tables {
         let uplinks: BTreeSet<Device> = uplinks.into_iter().map(device).collect();
         self.once_uplinks = uplinks.iter().map(|uplink| uplink.index).collect();
         let is_there = |name: &&String| self.links.values().any(|link| link.name == **name);
-        let missing = named.iter().filter(|name| !is_there(name)).cloned().collect();
+        let missing = wanted.iter().filter(|name| !is_there(name)).cloned().collect();
         let node = NodeNetwork {
             masquerade4: self.masquerade(false, &uplinks, internal, |address| match address {
                 IpAddr::V4(address) => Some(address.octets()),

@@ -9,6 +9,7 @@
 mod dataplane;
 mod devices;
 mod log;
+mod memory;
 
 use std::{
     collections::BTreeSet,
@@ -49,6 +50,7 @@ use crate::{
     serve::{BindError, serve_at},
 };
 use dataplane::{Channels, Dataplane};
+pub(crate) use memory::hold_little;
 
 /// Longest time that a synchronization under way is waited for at the end.
 const LAST_SYNC: Duration = Duration::from_secs(5);
@@ -147,6 +149,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let channels = Channels { messages, network, internal, service_checks, events };
     let dataplane = Dataplane::new(
         loaded,
+        pins,
         maps,
         controller,
         channels,

@@ -97,6 +97,11 @@ impl ApiServer {
         self.address
     }
 
+    /// The certificate that its own is to be trusted by.
+    pub fn certificate_authority(&self) -> PathBuf {
+        self.certificates().join("apiserver.crt")
+    }
+
     /// The kubeconfig of a user who may do everything.
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory.join("kubeconfig")
@@ -183,7 +188,7 @@ impl ApiServer {
     }
 
     fn kubeconfig_text(&self, token: &str) -> String {
-        let (address, certificate) = (self.address, self.certificates().join("apiserver.crt"));
+        let (address, certificate) = (self.address, self.certificate_authority());
         format!(
             "apiVersion: v1
 kind: Config
@@ -228,11 +233,19 @@ pub async fn client(kubeconfig: &Path) -> Client {
     try_client(kubeconfig).await.expect("the kubeconfig is ours")
 }
 
+/// The same user's, to be changed.
+pub async fn config(kubeconfig: &Path) -> Config {
+    try_config(kubeconfig).await.expect("the kubeconfig is ours")
+}
+
 async fn try_client(kubeconfig: &Path) -> Result<Client, String> {
+    Client::try_from(try_config(kubeconfig).await?).map_err(|error| error.to_string())
+}
+
+async fn try_config(kubeconfig: &Path) -> Result<Config, String> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(|error| error.to_string())?;
     let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| error.to_string())?;
-    Client::try_from(config).map_err(|error| error.to_string())
+    Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| error.to_string())
 }
 
 fn program(name: &str) -> PathBuf {

@@ -21,7 +21,6 @@ use output::OutputArguments;
 use lb_agent::{
     configuration::ConfigurationError,
     loader::{LoaderError, Pins},
-    network::NetworkError,
     source::{kubernetes::ConnectError, manifests::ManifestsError},
 };
 
@@ -144,7 +143,6 @@ fn describe(error: &Error) -> String {
 fn is_usage(error: &Error) -> bool {
     error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(LoaderError::Cgroup { .. } | LoaderError::NoBpffs { .. }))
-            || matches!(cause.downcast_ref(), Some(NetworkError::NoDevice { .. }))
             || cause.is::<ManifestsError>()
             || cause.is::<ConnectError>()
             || cause.is::<ConfigurationError>()

@@ -17,7 +17,7 @@ use lb_common::{abi::capacity, ports::Reserved};
 use tracing_subscriber::EnvFilter;
 
 use super::{PinArguments, kube_proxy_flags::KubeProxyFlags, show};
-use crate::run::{Configuration, Source, run};
+use crate::run::{Configuration, Source, hold_little, run};
 
 /// The API client logs every failed request as an error; that a watch broke, and works again, is said by the watch.
 const LOG_FILTER: &str = "info,kube_client=off";
@@ -44,7 +44,8 @@ pub(super) struct Arguments {
     /// Cgroup whose processes reach Services by their sockets [default: the root of the cgroup2 hierarchy].
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
-    /// Uplinks, separated by commas [default: devices with a route out, the node's address, or an address of a NIC].
+    /// Uplinks, separated by commas [default: devices with a route out, the node's address, or an address of a NIC]. One
+    /// that is not there is an error in the log and in `lb-agent status`, and is served when it comes.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     devices: Option<Vec<String>>,
     /// The API server's --service-node-port-range.
@@ -171,6 +172,7 @@ impl Arguments {
         if show {
             return show::print(&configuration, &format!("{format:?}").to_lowercase(), &filter);
         }
+        hold_little();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

@@ -85,6 +85,7 @@ pub(crate) struct Metrics {
     watch_up: Family<OfWatch, Gauge>,
     watch_failures: Family<OfWatch, Counter>,
     devices: Family<OfRole, Gauge>,
+    missing_devices: Gauge,
     tables: Mutex<Vec<TableFill>>,
 }
 
@@ -123,6 +124,7 @@ impl Metrics {
             watch_up: Family::default(),
             watch_failures: Family::default(),
             devices: Family::default(),
+            missing_devices: Gauge::default(),
             tables: Mutex::default(),
         };
         // What has not happened is 0, not absent: a rate can be taken of it.
@@ -138,7 +140,7 @@ impl Metrics {
             drop(metrics.rejected.get_or_create(&OfKind { kind: kind.name() }));
         }
         metrics.no_local_endpoints([NoLocal::default(); 2]);
-        metrics.devices(0, 0);
+        metrics.devices(0, 0, 0);
         metrics
     }
 
@@ -178,6 +180,11 @@ impl Metrics {
         registry.register("lb_watch_up", "Whether a source is followed", self.watch_up.clone());
         registry.register("lb_watch_failures", "How often a source could not be followed", self.watch_failures.clone());
         registry.register("lb_devices_attached", "Devices that hold our programs", self.devices.clone());
+        registry.register(
+            "lb_devices_missing",
+            "Devices of --devices that are not there",
+            self.missing_devices.clone(),
+        );
     }
 
     /// Takes note of changes that came in.
@@ -266,10 +273,12 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn devices(&self, uplinks: usize, pods: usize) {
+    pub(crate) fn devices(&self, uplinks: usize, pods: usize, missing: usize) {
+        let number = |count: usize| count.try_into().unwrap_or(i64::MAX);
         for (role, count) in [("uplink", uplinks), ("pod", pods)] {
-            self.devices.get_or_create(&OfRole { role }).set(count.try_into().unwrap_or(i64::MAX));
+            self.devices.get_or_create(&OfRole { role }).set(number(count));
         }
+        self.missing_devices.set(number(missing));
     }
 }
 

@@ -90,6 +90,7 @@ impl Tables {
         internal: &[IpAddr],
         [local_ports, node_ports]: [Reserved; 2],
     ) -> Network {
+        let wanted = uplinks.unwrap_or_default();
         let is_uplink = |index: u32, link: &Link| match uplinks {
             Some(names) => names.contains(&link.name),
             None => self.once_uplinks.contains(&index) || self.has_way_out(index, link, internal),
@@ -99,6 +100,8 @@ impl Tables {
         let pods = others.into_iter().filter(|(_, link)| link.kind == Kind::Pod).map(device).collect();
         let uplinks: BTreeSet<Device> = uplinks.into_iter().map(device).collect();
         self.once_uplinks = uplinks.iter().map(|uplink| uplink.index).collect();
+        let is_there = |name: &&String| self.links.values().any(|link| link.name == **name);
+        let missing = wanted.iter().filter(|name| !is_there(name)).cloned().collect();
         let node = NodeNetwork {
             masquerade4: self.masquerade(false, &uplinks, internal, |address| match address {
                 IpAddr::V4(address) => Some(address.octets()),
@@ -112,7 +115,7 @@ impl Tables {
             local_ports,
             node_ports,
         };
-        Network { uplinks, pods, node }
+        Network { uplinks, pods, missing, node }
     }
 
     /// Whether packets may leave the node, or reach it, by this device: it carries a route by a gateway or to

@@ -1,20 +1,26 @@
 //! The thread that alone changes the kernel.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, thread, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::jiff::Timestamp;
 use lb_agent::{
     controller::Controller,
     dataplane::{ApplyError, KernelMaps},
-    loader::{Loaded, Role},
+    loader::{Loaded, Pins, Role},
     model::{Change, NodePortAddresses, ObjectKind, SourceEvent},
     network::Network,
     source::{self, SourceMessage, WatchState},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::log::Log;
+use super::{log::Log, memory};
 use crate::{
     events::{Events, Notice},
     health::{
@@ -53,6 +59,9 @@ pub(super) struct Dataplane {
     pub(super) attached: BTreeMap<u32, Role>,
     /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
     pub(super) others_detached: bool,
+    /// Uplinks that are not there, as the log and the pins say it; `None` until something was said.
+    pub(super) missing_noted: Option<BTreeSet<String>>,
+    pub(super) pins: Pins,
     /// When to try again what could not be attached.
     pub(super) attach_again: Option<Instant>,
     pub(super) log: Log,
@@ -61,6 +70,7 @@ pub(super) struct Dataplane {
 impl Dataplane {
     pub(super) fn new(
         loaded: Loaded,
+        pins: Pins,
         maps: KernelMaps,
         controller: Controller,
         channels: Channels,
@@ -79,6 +89,8 @@ impl Dataplane {
             node_port_addresses,
             attached: BTreeMap::new(),
             others_detached: false,
+            missing_noted: None,
+            pins,
             attach_again: None,
             log: Log::default(),
         }
@@ -101,7 +113,7 @@ impl Dataplane {
 
     async fn run(&mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
         loop {
-            let deadlines = [self.controller.next_deadline(), self.attach_again, self.log.deadline()];
+            let deadlines = [self.controller.next_deadline(), self.attach_again];
             let deadline = deadlines.into_iter().flatten().min();
             let due = async {
                 match deadline {
@@ -123,7 +135,6 @@ impl Dataplane {
                 () = due => {}
             }
             self.health.begun(Instant::now());
-            self.log.end_bursts();
             if network_changed {
                 self.take_network();
             }
@@ -146,7 +157,7 @@ impl Dataplane {
         match message {
             SourceMessage::Event(event) => self.take_event(event),
             SourceMessage::Rejected(rejection) => {
-                self.log.rejected(&rejection);
+                tracing::warn!("rejected: {rejection}");
                 self.metrics.rejected(rejection.kind);
                 self.channels.events.tell(Notice::rejected(&rejection));
             }
@@ -208,7 +219,7 @@ impl Dataplane {
         }
         let start = Instant::now();
         let report = self.controller.sync(&mut self.maps, start);
-        self.log.report(&report, start);
+        self.log.report(&report);
         self.channels.events.tell_report(&report, self.controller.inputs());
         if report.health_checks_changed {
             self.want_service_checks();
@@ -231,6 +242,8 @@ impl Dataplane {
             self.synchronized = true;
             let services = self.controller.inputs().services().count();
             tracing::info!(services, writes = report.writes, elapsed = ?start.elapsed(), "first synchronization done");
+            drop(report);
+            memory::give_back();
         }
     }
 

@@ -227,8 +227,54 @@ fn a_load_balancer_learns_which_node_has_endpoints() {
 }
 
 #[test]
-fn many_rejections_at_once_are_few_lines_of_the_log() {
-    sandbox::run("agent::many_rejections_at_once_are_few_lines_of_the_log", |sandbox| {
+fn a_named_device_that_is_not_there_is_told_and_served_when_it_comes() {
+    sandbox::run("agent::a_named_device_that_is_not_there_is_told_and_served_when_it_comes", |sandbox| {
+        make_uplink();
+        write_manifest(sandbox, &["10.244.0.5"]);
+        let mut agent = Agent::start(sandbox, &[], &["--devices=eth0,eth7"]);
+        until(sandbox, "healthy", healthy);
+        let missing = || show(sandbox, &["status"])["missingDevices"].clone();
+        let uplinks = || {
+            let hooks = show(sandbox, &["status"])["hooks"].as_array().expect("hooks").clone();
+            let of_uplink = hooks.into_iter().filter(|hook| hook["program"] == "uplink_ingress");
+            of_uplink.map(|hook| hook["target"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+        };
+        let told = || log(sandbox).matches("--devices eth7: there is no such device").count();
+        until(sandbox, "told", || told() == 1);
+        assert!(log(sandbox).contains("there are lo, ") && log(sandbox).contains("eth0"), "{}", log(sandbox));
+        assert_eq!((missing(), uplinks()), (serde_json::json!(["eth7"]), vec!["eth0".to_owned()]));
+        let gauge =
+            |count: u32| get("127.0.0.1:10249", "/metrics").contains(&format!("\nlb_devices_missing {count}\n"));
+        assert!(gauge(1));
+        // All else is as with devices that are there.
+        assert_eq!(show(sandbox, &["backend", "list"])["items"].as_array().map(Vec::len), Some(1));
+
+        ip("link add eth7 type veth peer name far7");
+        until(sandbox, "served", || uplinks().contains(&"eth7".to_owned()));
+        until(sandbox, "not missing", || missing() == serde_json::json!([]) && gauge(0));
+        ip("link del eth7");
+        until(sandbox, "told again", || told() == 2 && missing() == serde_json::json!(["eth7"]));
+        assert_eq!(uplinks(), ["eth0"]);
+
+        assert!(agent.signal(libc::SIGTERM).success());
+        let bpffs = sandbox.bpffs.display().to_string();
+        let status = lb_agent(&["status", "--bpffs", &bpffs]);
+        let text = String::from_utf8_lossy(&status.stdout);
+        assert!(text.contains("\nError: --devices eth7: there is no such device\n"), "{text}");
+        // None of them is no reason to end, either.
+        let agent = Agent::start(sandbox, &[], &["--devices=eth8"]);
+        until(sandbox, "healthy again", || healthy() && missing() == serde_json::json!(["eth8"]));
+        until(sandbox, "eth0 is left", || uplinks().is_empty());
+        drop(agent);
+        let cleaned = lb_agent(&["cleanup", "--bpffs", &bpffs]);
+        assert!(cleaned.status.success() && cleaned.stderr.is_empty(), "{cleaned:?}");
+        assert!(!sandbox.bpffs.join("lb").exists());
+    });
+}
+
+#[test]
+fn each_of_many_changes_and_rejections_is_a_line_of_the_log_with_its_name() {
+    sandbox::run("agent::each_of_many_changes_and_rejections_is_a_line_of_the_log_with_its_name", |sandbox| {
         write_manifest(sandbox, &["10.244.0.5"]);
         let bad = |number| {
             format!(
@@ -238,14 +284,35 @@ fn many_rejections_at_once_are_few_lines_of_the_log() {
         };
         let text: String = (0..500).map(bad).collect();
         fs::write(sandbox.dir.join("manifests/bad.yaml"), text).expect("written");
+        let good = |number| {
+            format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: good-{number}}}\n\
+                 spec: {{clusterIP: 10.98.{}.{}, ports: [{{name: http, port: 80}}]}}\n",
+                number / 250,
+                1 + number % 250
+            )
+        };
+        let text: String = (0..500).map(good).collect();
+        fs::write(sandbox.dir.join("manifests/good.yaml"), text).expect("written");
         let _agent = Agent::start(sandbox, &[], &[]);
         until(sandbox, "healthy", healthy);
-        let lines = |what: &str| log(sandbox).lines().filter(|line| line.contains(what)).count();
-        assert_eq!(lines("rejected: Service default/bad-"), 64, "{}", log(sandbox));
+        let log_text = log(sandbox);
+        for number in 0..500 {
+            let lines = |level: &str, what: &str| {
+                log_text.lines().filter(|line| line.contains(level) && line.contains(what)).count()
+            };
+            let rejected = format!("rejected: Service default/bad-{number} in bad.yaml:{} ", 2 + 5 * number);
+            let rejected = format!("{rejected}(document {}): spec.ports[0].port: is 70000", number + 1);
+            assert_eq!(lines(" WARN ", &rejected), 1, "{rejected}\n{log_text}");
+            let added = format!("added service=default/good-{number}:http/TCP family=\"IPv4\" frontends=1");
+            assert_eq!(lines(" INFO ", &added), 1, "{added}\n{log_text}");
+        }
         // It is as alive as with none.
         write_manifest(sandbox, &["10.244.0.6"]);
         until(sandbox, "the endpoint changed", || {
-            show(sandbox, &["service", "list"])["items"][0]["endpoints"] == serde_json::json!(["10.244.0.6:8080"])
+            show(sandbox, &["service", "list"])["items"].as_array().expect("a list").iter().any(|item| {
+                item["service"] == "default/web:http/TCP" && item["endpoints"] == serde_json::json!(["10.244.0.6:8080"])
+            })
         });
     });
 }
@@ -409,7 +476,6 @@ fn bad_configuration_is_exit_code_64_and_names_the_flag() {
         let cases: &[&[&str]] = &[
             &["--manifests", "/nowhere"],
             &["--kubeconfig", "/nowhere"],
-            &["--devices", "eth7", "--manifests", &manifests],
             &["--cgroup", "/proc", "--manifests", &manifests],
             &["--bpffs", "/nowhere", "--manifests", &manifests],
             &["--node-port-range", "9-8"],

@@ -103,6 +103,12 @@ impl Cluster {
         self.agents.iter_mut().filter_map(Option::take).for_each(Agent::kill);
     }
 
+    /// Where the API server listens, and the certificate that it is to be trusted by.
+    pub(crate) fn server(&self) -> (SocketAddr, PathBuf) {
+        let server = self.server.as_ref().expect("the server is there");
+        (server.address(), server.certificate_authority())
+    }
+
     /// Kills the API server and etcd with `SIGKILL`.
     pub(crate) fn kill_api_server(&mut self) {
         self.server.as_mut().expect("the server is there").kill();

@@ -1,6 +1,7 @@
 //! Tests against the real Kubernetes API server: of the server itself, and of agents that follow it.
 
 mod cluster;
+mod in_cluster;
 mod objects;
 mod others;
 mod outage;
@@ -18,6 +19,9 @@ fn main() -> ExitCode {
     let mut tests = Vec::new();
     // The longest first, so that the others run beside it.
     tests.extend(sandboxed!(scale: five_thousand_services_in_one_go));
+    tests.extend(sandboxed!(
+        in_cluster: an_agent_with_what_a_pod_is_given_serves_and_goes_on_when_its_token_is_replaced
+    ));
     tests.extend(sandboxed!(
         services: endpoints_come_and_go_under_traffic_and_nobody_notices,
         services_change_and_go_under_traffic,

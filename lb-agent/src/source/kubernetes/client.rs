@@ -51,7 +51,14 @@ pub enum ConnectError {
 /// A client for the cluster of a kubeconfig, or for the cluster whose pod this is.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
     let Some(path) = kubeconfig else {
-        let client = Client::try_from(tuned(Config::incluster()?));
+        let config = Config::incluster()?;
+        tracing::warn!(
+            address = %config.cluster_url,
+            "the API server is reached by KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT. Where that is the Service \
+             `kubernetes`, which this agent balances itself, an agent that starts on a node without maps never reaches \
+             it: set them to the API server's own address, or name that in a kubeconfig"
+        );
+        let client = Client::try_from(tuned(config));
         return client.map_err(|error| ConnectError::Client(Box::new(error)));
     };
     let unusable = |problem: String| ConnectError::Kubeconfig { path: path.to_owned(), problem: cut(&problem) };

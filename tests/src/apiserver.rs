@@ -160,7 +160,7 @@ impl ApiServer {
         ]
     }
 
-    fn server_arguments(&self) -> [String; 13] {
+    fn server_arguments(&self) -> [String; 14] {
         let (address, certificates) = (self.address.ip(), self.certificates());
         // It makes this key itself, for TLS, before it reads it as the key of service accounts.
         let key = certificates.join("apiserver.key").display().to_string();
@@ -176,6 +176,8 @@ impl ApiServer {
             format!("--service-account-key-file={key}"),
             format!("--service-account-signing-key-file={key}"),
             format!("--service-cluster-ip-range={SERVICE_RANGES}"),
+            // What older servers let in is still in clusters' storage: addresses with leading zeros (KEP-4858).
+            "--feature-gates=StrictIPCIDRValidation=false".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
             "--token-auth-file=tokens.csv".to_owned(),
             // Without a controller there are no service accounts, and it would refuse every pod.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::lab::client::Transport;
 
-/// Something in which `lb-agent` differs from kube-proxy's nftables mode.
+/// Something in which `lb-agent`, or kube-proxy's iptables mode, differs from kube-proxy's nftables mode.
 #[derive(Debug)]
 pub struct Finding<'a> {
     /// Who asked.
@@ -16,7 +16,7 @@ pub struct Finding<'a> {
     pub host: &'a str,
     /// Where.
     pub target: &'a Target,
-    /// What kube-proxy and what we did.
+    /// What kube-proxy in nftables mode did, and what the other one.
     pub aspect: Aspect,
 }
 
@@ -38,7 +38,8 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "pod-address", explains: Some(pod_address) },
     Difference { id: "own-address", explains: Some(own_address) },
     Difference { id: "no-wait", explains: Some(no_wait) },
-    Difference { id: "udp-stale", explains: None },
+    Difference { id: "node-udp-connected", explains: Some(node_udp_connected) },
+    Difference { id: "udp-stale", explains: Some(udp_stale) },
     Difference { id: "strict-addresses", explains: None },
     Difference { id: "cluster-ip-first", explains: None },
     Difference { id: "other-nodes-pod", explains: Some(other_nodes_pod) },
@@ -54,9 +55,10 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "primary-only", explains: None },
     Difference { id: "source-range-refused", explains: None },
     Difference { id: "health-before-sync", explains: None },
-    Difference { id: "health-check-families", explains: None },
+    Difference { id: "health-check-families", explains: Some(health_check_families) },
     Difference { id: "health-without-node", explains: None },
-    Difference { id: "proxy-mode", explains: None },
+    Difference { id: "proxy-mode", explains: Some(proxy_mode) },
+    Difference { id: "metrics-headers", explains: Some(metrics_headers) },
     Difference { id: "metrics-absent", explains: None },
     Difference { id: "events", explains: None },
     Difference { id: "unknown-field", explains: None },
@@ -64,9 +66,24 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "empty-address", explains: None },
 ];
 
-/// The entries that explain a finding: exactly one, or the harness fails.
-pub fn explanations(finding: &Finding<'_>) -> Vec<&'static Difference> {
-    DIFFERENCES.iter().filter(|difference| difference.explains.is_some_and(|explains| explains(finding))).collect()
+/// In what kube-proxy's iptables mode differs from its nftables mode, as far as scenarios show it. We follow the latter,
+/// so that a row here says what is not to be taken from the former.
+pub const MODES: &[Difference] = &[
+    Difference {
+        id: "mode-localhost-node-port",
+        explains: Some(|finding| finding.target.kind == FrontendKind::LocalhostNodePort),
+    },
+    Difference { id: "mode-node-port-addresses", explains: Some(mode_node_port_addresses) },
+    Difference { id: "mode-unused-addresses", explains: Some(mode_unused_addresses) },
+    Difference { id: "mode-undefined-ports", explains: Some(mode_undefined_ports) },
+    Difference { id: "mode-own-refusals", explains: Some(mode_own_refusals) },
+    Difference { id: "mode-source-ranges", explains: Some(mode_source_ranges) },
+    Difference { id: "mode-name", explains: Some(mode_name) },
+];
+
+/// The entries of a table that explain a finding: exactly one, or the harness fails.
+pub fn explanations(table: &'static [Difference], finding: &Finding<'_>) -> Vec<&'static Difference> {
+    table.iter().filter(|difference| difference.explains.is_some_and(|explains| explains(finding))).collect()
 }
 
 impl Finding<'_> {
@@ -76,6 +93,23 @@ impl Finding<'_> {
 
     fn is_from_pod_here(&self) -> bool {
         matches!(self.client, ClientKind::Pod | ClientKind::Vm)
+    }
+
+    fn is_kept_udp(&self) -> bool {
+        self.target.kept && matches!(self.target.transport, Transport::Udp | Transport::UdpConnected)
+    }
+
+    fn is_connected_by_the_node(&self) -> bool {
+        self.client == ClientKind::Node && self.target.transport == Transport::UdpConnected
+    }
+
+    /// The answers of servers, if this is about a path of theirs.
+    fn answers(&self, path: &str) -> Option<(&str, &str)> {
+        let asked = self.target.service.split_once(' ').is_some_and(|(_, asked)| asked == path);
+        match &self.aspect {
+            Aspect::Answer(theirs, ours) if asked => Some((theirs, ours)),
+            _ => None,
+        }
     }
 
     /// Whether kube-proxy showed an endpoint the node's address, and we the client's own; gives the endpoint's host.
@@ -109,6 +143,45 @@ fn no_wait(finding: &Finding<'_>) -> bool {
     matches!(finding.client, ClientKind::Pod | ClientKind::Node)
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
             if theirs.iter().eq([&Kind::Dropped]) && ours.iter().eq([&Kind::Unreachable]))
+}
+
+/// A datagram that kube-proxy still sends to an endpoint that the Service no longer has, by an entry of its connection
+/// tracking.
+fn udp_stale(finding: &Finding<'_>) -> bool {
+    finding.is_kept_udp()
+        && !finding.is_connected_by_the_node()
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
+            if theirs.iter().eq([&Kind::Reached]) && !ours.contains(&Kind::Reached))
+}
+
+fn node_udp_connected(finding: &Finding<'_>) -> bool {
+    finding.is_kept_udp() && finding.is_connected_by_the_node() && matches!(finding.aspect, Aspect::Endpoints(..))
+}
+
+fn proxy_mode(finding: &Finding<'_>) -> bool {
+    finding.answers("/proxyMode").is_some_and(|(theirs, ours)| {
+        theirs.replace("Content-Length: 8", "Content-Length: 2").replace("nftables", "lb") == ours
+    })
+}
+
+fn metrics_headers(finding: &Finding<'_>) -> bool {
+    finding.answers("/metrics").is_some_and(|(theirs, ours)| {
+        let theirs = theirs.replace("; escaping=underscores", "");
+        without(&theirs, ["Process-Start-Time-Unix", "Transfer-Encoding"])
+            == without(ours, ["X-Content-Type-Options", "Content-Length"])
+    })
+}
+
+/// An answer without some headers.
+fn without(answer: &str, names: [&str; 2]) -> String {
+    let is_other = |line: &&str| !line.split_once(": ").is_some_and(|(name, _)| names.contains(&name));
+    answer.split("\r\n").filter(is_other).collect::<Vec<_>>().join("\r\n")
+}
+
+fn health_check_families(finding: &Finding<'_>) -> bool {
+    finding.answers("/").is_some_and(|(theirs, ours)| {
+        theirs.starts_with("Connection refused") && ours.starts_with("HTTP/1.1 200 OK\r\n")
+    })
 }
 
 fn other_nodes_pod(finding: &Finding<'_>) -> bool {
@@ -146,4 +219,40 @@ fn service_cidr_at_once(finding: &Finding<'_>) -> bool {
     finding.target.kind == FrontendKind::Foreign
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
             if theirs.iter().eq([&Kind::Unreachable]) && ours.iter().eq([&Kind::Dropped]))
+}
+
+/// Whether it is a verdict that is always this in nftables mode, and always that in iptables mode.
+fn is_verdict(finding: &Finding<'_>, nftables: Kind, iptables: Kind) -> bool {
+    matches!(&finding.aspect, Aspect::Verdict(first, second)
+        if first.iter().eq([&nftables]) && second.iter().eq([&iptables]))
+}
+
+fn mode_node_port_addresses(finding: &Finding<'_>) -> bool {
+    finding.target.kind == FrontendKind::SecondNodePort && is_verdict(finding, Kind::Refused, Kind::Reached)
+}
+
+fn mode_unused_addresses(finding: &Finding<'_>) -> bool {
+    use FrontendKind::{ClusterIp, Foreign, Unallocated, Undefined};
+    matches!(finding.target.kind, ClusterIp | Foreign | Unallocated | Undefined)
+        && is_verdict(finding, Kind::Dropped, Kind::Unreachable)
+}
+
+fn mode_undefined_ports(finding: &Finding<'_>) -> bool {
+    matches!(finding.target.kind, FrontendKind::Undefined | FrontendKind::Foreign)
+        && is_verdict(finding, Kind::Refused, Kind::Unreachable)
+}
+
+fn mode_own_refusals(finding: &Finding<'_>) -> bool {
+    finding.client == ClientKind::Node
+        && matches!(finding.target.kind, FrontendKind::ExternalIp | FrontendKind::LoadBalancer)
+        && is_verdict(finding, Kind::Refused, Kind::Unreachable)
+}
+
+fn mode_source_ranges(finding: &Finding<'_>) -> bool {
+    finding.target.kind == FrontendKind::LoadBalancer
+        && (is_verdict(finding, Kind::Dropped, Kind::Refused) || is_verdict(finding, Kind::Dropped, Kind::Unreachable))
+}
+
+fn mode_name(finding: &Finding<'_>) -> bool {
+    finding.answers("/proxyMode").is_some_and(|(first, second)| first.replace("nftables", "iptables") == second)
 }

@@ -22,7 +22,7 @@ use std::{fmt, fs, net::IpAddr, path::Path};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{probe::ClientKind, target::FrontendKind};
+use super::{http::Request, probe::ClientKind, target::FrontendKind};
 use crate::lab::client::Transport;
 
 /// A scenario.
@@ -60,6 +60,12 @@ pub struct Header {
     /// What is asked beside the frontends of the Services.
     #[serde(default)]
     pub also: Vec<Also>,
+    /// Whether each client also [keeps](super::kept) an exchange with each frontend of the first step, through all steps.
+    #[serde(default)]
+    pub keep: bool,
+    /// What the proxies' own servers are asked after each step.
+    #[serde(default)]
+    pub requests: Vec<Request>,
 }
 
 /// An address and port that belong to no Service.

@@ -22,9 +22,10 @@ use serde_json::{Map, Value, json};
 
 use super::{
     api::{self, ApiHost},
-    arm::{self, Arm, Implementation},
-    divergence::{self, Finding, NOT_ANNOUNCED},
-    observation::{Observation, Verdict, differences},
+    arm::{self, Arm},
+    cell::{AnswerCell, Cell, Place},
+    kept::Kept,
+    observation::Observation,
     probe::{ClientKind, MORE_PATIENCE, PATIENCE, ask_all},
     relay,
     report::Report,
@@ -50,6 +51,8 @@ const FIRST_SENTINEL_PORT: u16 = 10000;
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
 /// Between one look at the sentinel and the next.
 const POLL: Duration = Duration::from_millis(20);
+/// How long servers of proxies may take to hear of a change: the Node has a watch of its own.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 /// For what is not ordered with the sentinel: the Node has a watch of its own, and what one synchronization writes is
 /// not in force all at once.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -95,10 +98,17 @@ impl Session {
             self.arms.iter_mut().for_each(|arm| arm.start_proxy(&kubeconfig, &scenario.header.proxy));
             self.proxy = Some(scenario.header.proxy.clone());
         }
+        let mut kept = None;
         for step in &scenario.steps {
             self.change(step, applied)?;
             self.await_sentinel()?;
-            self.compare(scenario, step, report);
+            let place = Place { scenario, step };
+            if scenario.header.keep {
+                let kept = kept.get_or_insert_with(|| self.keep(scenario));
+                self.compare_kept(kept, place, report);
+            }
+            self.compare(place, report);
+            self.compare_answers(place, report);
         }
         Ok(())
     }
@@ -111,7 +121,7 @@ impl Session {
         for object in &step.apply {
             let named = Named::of(object)?;
             if named.kind == "Node" {
-                self.api.apply(&self.node(&named, &object["metadata"]["labels"])?)?;
+                self.api.apply(&self.node(&named, object)?)?;
             } else {
                 self.api.apply(object)?;
             }
@@ -125,7 +135,9 @@ impl Session {
         let (slices, others): (Vec<_>, Vec<_>) = applied.into_iter().partition(|named| named.kind == "EndpointSlice");
         for named in others.into_iter().chain(slices) {
             if named.kind == "Node" {
-                self.api.apply(&self.node(&named, &Value::Null)?)?;
+                let node = self.node(&named, &Value::Null)?;
+                // One that is being deleted goes as soon as nothing holds it.
+                self.api.apply(&node).or_else(|_| self.api.apply(&node))?;
             } else {
                 self.api.delete(&named)?;
             }
@@ -133,14 +145,18 @@ impl Session {
         Ok(())
     }
 
-    /// A Node as it was registered, with other labels: the rest of it cannot be changed, or a scenario has no use for it.
-    fn node(&self, named: &Named, labels: &Value) -> Result<Value, String> {
+    /// A Node as it was registered, with other labels, taints or finalizers: the rest of it cannot be changed, or a
+    /// scenario has no use for it.
+    fn node(&self, named: &Named, given: &Value) -> Result<Value, String> {
         let nodes = &self.arms[0].lab.nodes;
         let found = (1..).zip(nodes).find(|(_, node)| node.host.name() == named.name);
         let (number, node) = found.ok_or_else(|| format!("there is no {named}"))?;
         let mut object = api::node_object(number, &named.name, node.host.addresses());
-        if !labels.is_null() {
-            object["metadata"]["labels"] = labels.clone();
+        for (part, field) in [("metadata", "labels"), ("metadata", "finalizers"), ("spec", "taints")] {
+            let wanted = &given[part][field];
+            if !wanted.is_null() {
+                object[part][field] = wanted.clone();
+            }
         }
         Ok(object)
     }
@@ -207,8 +223,8 @@ impl Session {
         Ok(())
     }
 
-    /// Asks everywhere, and enters into the report in what the proxies differ.
-    fn compare(&self, scenario: &Scenario, step: &Step, report: &mut Report) {
+    /// What there is to ask, by client.
+    fn targets(&self, scenario: &Scenario) -> Vec<(ClientKind, Vec<Target>)> {
         let ours = |object: &Value| object["metadata"]["namespace"] != "lb-differential";
         let services: Vec<Value> = self.api.list("Service").into_iter().filter(ours).collect();
         let services: Vec<Value> =
@@ -219,12 +235,17 @@ impl Session {
         let cells = scenario.clients().into_iter().map(|client| {
             (client, targets.iter().filter(|target| target.concerns(client)).cloned().collect::<Vec<_>>())
         });
-        let cells: Vec<(ClientKind, Vec<Target>)> = cells.collect();
+        cells.collect()
+    }
+
+    /// Asks everywhere, and enters into the report in what the proxies differ.
+    fn compare(&self, place: Place<'_>, report: &mut Report) {
+        let cells = self.targets(place.scenario);
         report.cells += cells.iter().map(|(_, targets)| targets.len()).sum::<usize>();
 
         let mut doubtful = Vec::new();
         for cell in self.observe(&cells, PATIENCE) {
-            if cell.is_plain() { cell.judge(scenario, step, report) } else { doubtful.push(cell) }
+            if cell.is_plain() { cell.judge(place, report) } else { doubtful.push(cell) }
         }
         if doubtful.is_empty() {
             return;
@@ -234,7 +255,7 @@ impl Session {
             (client, of_client.map(|cell| cell.target.clone()).collect::<Vec<_>>())
         });
         for cell in self.observe(&again, MORE_PATIENCE) {
-            cell.judge(scenario, step, report);
+            cell.judge(place, report);
         }
     }
 
@@ -248,10 +269,15 @@ impl Session {
             threads.collect::<Vec<_>>()
         };
         let threads = self.arms.each_ref().map(start);
-        let mut observed = threads.map(|threads| {
-            let all = threads.into_iter().flat_map(|thread| thread.join().expect("clients do not panic"));
-            all.collect::<Vec<Observation>>().into_iter()
+        let observed = threads.map(|threads| {
+            threads.into_iter().flat_map(|thread| thread.join().expect("clients do not panic")).collect::<Vec<_>>()
         });
+        self.cells(cells, observed)
+    }
+
+    /// Puts together what each twin's clients saw.
+    fn cells(&self, cells: &[(ClientKind, Vec<Target>)], observed: [Vec<Observation>; 3]) -> Vec<Cell> {
+        let mut observed = observed.map(Vec::into_iter);
         let all = cells.iter().flat_map(|(client, targets)| targets.iter().map(move |target| (*client, target)));
         all.map(|(client, target)| {
             let seen = observed.each_mut().map(|observations| observations.next().expect("one for each target"));
@@ -260,56 +286,59 @@ impl Session {
         })
         .collect()
     }
-}
 
-/// What one client saw at one frontend, of each proxy in the order of [`Implementation::ALL`].
-struct Cell {
-    client: ClientKind,
-    host: String,
-    target: Target,
-    seen: [Observation; 3],
-}
-
-impl Cell {
-    fn findings(&self) -> Vec<Finding<'_>> {
-        let [nftables, _, lb] = &self.seen;
-        let aspects = differences(nftables, lb, self.target.has_affinity).into_iter();
-        aspects.map(|aspect| Finding { client: self.client, host: &self.host, target: &self.target, aspect }).collect()
-    }
-
-    /// Whether there is no reason to look again: what differs is explained, kube-proxy's modes agree, and what was not
-    /// answered were not SYNs, whose refusal may go unheard the first time.
-    fn is_plain(&self) -> bool {
-        let [nftables, iptables, _] = &self.seen;
-        let is_silent = |observation: &Observation| observation.others.contains(&Verdict::Dropped);
-        let may_be_unheard = self.target.transport == Transport::Tcp && self.seen.iter().any(is_silent);
-        !may_be_unheard
-            && differences(nftables, iptables, self.target.has_affinity).is_empty()
-            && self.findings().iter().all(|finding| divergence::explanations(finding).len() == 1)
-    }
-
-    fn judge(&self, scenario: &Scenario, step: &Step, report: &mut Report) {
-        let Self { client, target, seen, .. } = self;
-        let [nftables, iptables, _] = seen;
-        let place = || {
-            let Scenario { name, .. } = scenario;
-            let seen = Implementation::ALL.iter().zip(seen);
-            let lines = seen.map(|(who, observation)| format!("    {:<21} {observation}\n", who.name()));
-            format!("{name}, {}: {client:?} to {target}\n{}", step.about, lines.collect::<String>())
+    /// Opens the exchanges that a scenario keeps.
+    fn keep(&self, scenario: &Scenario) -> KeptCells {
+        let targets = self.targets(scenario).into_iter();
+        let cells: Vec<(ClientKind, Vec<Target>)> =
+            targets.map(|(client, targets)| (client, targets.iter().flat_map(Target::to_keep).collect())).collect();
+        let open = |arm: &Arm| {
+            let clients = cells.iter().map(|(client, targets)| {
+                Kept::open(&arm.lab, *client, arm.ports[*client as usize].clone(), targets.clone())
+            });
+            clients.collect()
         };
-        for finding in self.findings() {
-            match divergence::explanations(&finding)[..] {
-                [difference] => drop(report.shown.insert(difference.id.to_owned())),
-                [] => report.failures.push(format!("{}    {NOT_ANNOUNCED}: {}\n", place(), finding.aspect)),
-                _ => {
-                    let ids: Vec<&str> =
-                        divergence::explanations(&finding).iter().map(|difference| difference.id).collect();
-                    report.failures.push(format!("{}    announced more than once: {}\n", place(), ids.join(", ")));
+        KeptCells { of_arms: self.arms.each_ref().map(open), cells }
+    }
+
+    /// Has the exchanges that are kept speak, and enters into the report in what the proxies differ.
+    fn compare_kept(&self, kept: &KeptCells, place: Place<'_>, report: &mut Report) {
+        let speak = |patience| {
+            let replies =
+                kept.of_arms.each_ref().map(|clients| clients.iter().map(|client| client.speak(patience)).collect());
+            let observed = replies.map(|replies: Vec<_>| {
+                replies.into_iter().flat_map(|reply| reply.recv().expect("clients do not panic")).collect()
+            });
+            self.cells(&kept.cells, observed)
+        };
+        let first = speak(PATIENCE);
+        report.cells += first.len();
+        let is_plain: Vec<bool> = first.iter().map(Cell::is_plain).collect();
+        // What it is the second time counts, for all of them: an exchange that moved in between is not asked twice.
+        let cells = if is_plain.iter().all(|plain| *plain) { first } else { speak(MORE_PATIENCE) };
+        cells.iter().for_each(|cell| cell.judge(place, report));
+    }
+
+    /// Asks the proxies' own servers, until they agree or it is clear that they will not.
+    fn compare_answers(&self, place: Place<'_>, report: &mut Report) {
+        for request in &place.scenario.header.requests {
+            report.cells += 1;
+            let deadline = Instant::now() + ANSWERS_WITHIN;
+            let cell = loop {
+                let seen = self.arms.each_ref().map(|arm| request.ask(&arm.lab.nodes[0].host));
+                let cell = AnswerCell { target: request.target(), seen };
+                if cell.is_plain() || Instant::now() > deadline {
+                    break cell;
                 }
-            }
-        }
-        for aspect in differences(nftables, iptables, target.has_affinity) {
-            report.modes.push(format!("{}    kube-proxy's modes differ: {aspect}\n", place()));
+                thread::sleep(POLL);
+            };
+            cell.judge(place, report);
         }
     }
+}
+
+/// The exchanges of all clients, of each twin.
+struct KeptCells {
+    cells: Vec<(ClientKind, Vec<Target>)>,
+    of_arms: [Vec<Kept>; 3],
 }

@@ -1,20 +1,27 @@
-//! `docs/divergence.md` and the table of the harness are one list.
+//! `docs/divergence.md` and the tables of the harness are the same lists.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use lb_tests::differential::divergence::DIFFERENCES;
+use lb_tests::differential::divergence::{DIFFERENCES, Difference, MODES};
 
-/// The ids in the first column of the document's first table.
-fn documented() -> BTreeSet<String> {
+/// The ids in the first columns of the document's tables that have such.
+fn documented() -> Vec<BTreeSet<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/divergence.md");
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let rows = text.lines().skip_while(|line| !line.starts_with("| id |")).skip(2);
-    let ids = rows.map_while(|line| line.strip_prefix("| ")?.split_once(" |").map(|(id, _)| id.to_owned()));
-    ids.collect()
+    let tables = text.split("\n| id |").skip(1);
+    let ids = |table: &str| -> BTreeSet<String> {
+        let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| ")?.split_once(" |"));
+        rows.map(|(id, _)| id.to_owned()).collect()
+    };
+    tables.map(ids).collect()
 }
 
 pub(crate) fn every_announced_difference_is_documented_and_no_other() {
-    let table: BTreeSet<String> = DIFFERENCES.iter().map(|difference| difference.id.to_owned()).collect();
-    assert_eq!(table.len(), DIFFERENCES.len(), "an id is there twice");
-    assert_eq!(documented(), table, "left: docs/divergence.md, right: DIFFERENCES");
+    let ids = |table: &[Difference]| -> BTreeSet<String> {
+        table.iter().map(|difference| difference.id.to_owned()).collect()
+    };
+    let tables = [ids(DIFFERENCES), ids(MODES)];
+    let all: BTreeSet<&String> = tables.iter().flatten().collect();
+    assert_eq!(all.len(), DIFFERENCES.len() + MODES.len(), "an id is there twice");
+    assert_eq!(documented(), tables, "left: docs/divergence.md, right: DIFFERENCES and MODES");
 }

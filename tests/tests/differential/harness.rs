@@ -1,7 +1,7 @@
 //! One trial for each scenario file, a few workers that run them, and what can only be said in the end.
 //!
-//! With `LB_VERBOSE` in the environment every scenario says how long it took, where kube-proxy's two modes differ from each
-//! other, and, if it is pending, in what it fails.
+//! With `LB_VERBOSE` in the environment every scenario says how long it took, where each announced difference was seen,
+//! and, if it is pending, in what it fails.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use std::{
 
 use lb_tests::{
     differential::{
-        divergence::{DIFFERENCES, NOT_ANNOUNCED},
+        divergence::{DIFFERENCES, MODES, NOT_ANNOUNCED},
         generate,
         report::Report,
         scenario::Scenario,
@@ -160,9 +160,9 @@ impl Shared {
     }
 
     fn judge(&self, scenario: &Scenario, report: &Report) -> Result<Completion, Failed> {
-        let Report { failures, shown, modes, cells, seconds } = report;
+        let Report { failures, shown, explained, cells, seconds } = report;
         if env::var_os("LB_VERBOSE").is_some() {
-            let lines: String = modes.iter().map(String::as_str).collect();
+            let lines: String = explained.iter().map(String::as_str).collect();
             print!("{}: {cells} cells, {seconds:.1} s, shows {shown:?}\n{lines}", scenario.name);
         }
         if let Some(reason) = &scenario.header.pending {
@@ -193,7 +193,7 @@ impl Shared {
         if let Some(reason) = &outcome.cannot_run {
             return Ok(Completion::ignored_with(reason.clone()));
         }
-        let to_show = DIFFERENCES.iter().filter(|difference| difference.explains.is_some());
+        let to_show = DIFFERENCES.iter().chain(MODES).filter(|difference| difference.explains.is_some());
         let missing: Vec<&str> =
             to_show.map(|difference| difference.id).filter(|id| !outcome.shown.contains(*id)).collect();
         if missing.is_empty() {

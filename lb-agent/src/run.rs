@@ -146,17 +146,10 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     }));
 
     let (stop, stopped) = oneshot::channel();
-    let channels = Channels { messages, network, internal, service_checks, events };
-    let dataplane = Dataplane::new(
-        loaded,
-        pins,
-        maps,
-        controller,
-        channels,
-        proxy_health,
-        counted,
-        effective.policy.node_port_addresses.clone(),
-    );
+    let channels =
+        Channels { messages, network, internal, service_checks, events, health: proxy_health, metrics: counted };
+    let dataplane =
+        Dataplane::new(loaded, pins, maps, controller, channels, effective.policy.node_port_addresses.clone());
     let mut ended = dataplane.spawn(stopped)?;
     tokio::select! {
         result = &mut ended => result.map_err(|_| anyhow!("the dataplane thread panicked"))??,

@@ -42,6 +42,8 @@ pub(super) struct Channels {
     /// The servers of `healthCheckNodePort` that are to be there.
     pub(super) service_checks: watch::Sender<Wanted>,
     pub(super) events: Events,
+    pub(super) health: Arc<ProxyHealth>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// All that changes the kernel.
@@ -50,8 +52,6 @@ pub(super) struct Dataplane {
     maps: KernelMaps,
     pub(super) controller: Controller,
     pub(super) channels: Channels,
-    health: Arc<ProxyHealth>,
-    pub(super) metrics: Arc<Metrics>,
     /// Whether all maps have been what they should be.
     synchronized: bool,
     node_port_addresses: NodePortAddresses,
@@ -74,8 +74,6 @@ impl Dataplane {
         maps: KernelMaps,
         controller: Controller,
         channels: Channels,
-        health: Arc<ProxyHealth>,
-        metrics: Arc<Metrics>,
         node_port_addresses: NodePortAddresses,
     ) -> Self {
         Self {
@@ -83,8 +81,6 @@ impl Dataplane {
             maps,
             controller,
             channels,
-            health,
-            metrics,
             synchronized: false,
             node_port_addresses,
             attached: BTreeMap::new(),
@@ -134,7 +130,7 @@ impl Dataplane {
                 message = self.channels.messages.recv() => first = Some(message.context("the source ended")?),
                 () = due => {}
             }
-            self.health.begun(Instant::now());
+            self.channels.health.begun(Instant::now());
             if network_changed {
                 self.take_network();
             }
@@ -158,11 +154,11 @@ impl Dataplane {
             SourceMessage::Event(event) => self.take_event(event),
             SourceMessage::Rejected(rejection) => {
                 tracing::warn!("rejected: {rejection}");
-                self.metrics.rejected(rejection.kind);
+                self.channels.metrics.rejected(rejection.kind);
                 self.channels.events.tell(Notice::rejected(&rejection));
             }
             SourceMessage::State(state) => {
-                self.metrics.watch(&state);
+                self.channels.metrics.watch(&state);
                 let WatchState { watch, problem } = state;
                 if let Some(problem) = problem {
                     tracing::warn!("{watch}: {problem}");
@@ -184,11 +180,11 @@ impl Dataplane {
         };
         self.controller.apply(event);
         let inputs = self.controller.inputs();
-        self.metrics.objects(kind, inputs.count(kind));
+        self.channels.metrics.objects(kind, inputs.count(kind));
         let now = Timestamp::now();
         match kind {
-            ObjectKind::Service => self.metrics.queued(Pending { services: changed, slices: 0 }, now),
-            ObjectKind::EndpointSlice => self.metrics.queued(Pending { services: 0, slices: changed }, now),
+            ObjectKind::Service => self.channels.metrics.queued(Pending { services: changed, slices: 0 }, now),
+            ObjectKind::EndpointSlice => self.channels.metrics.queued(Pending { services: 0, slices: changed }, now),
             ObjectKind::ServiceCidr => {}
             ObjectKind::Node => {
                 let internal = inputs.node().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
@@ -199,7 +195,7 @@ impl Dataplane {
                     }
                     changed
                 });
-                self.health.set_node(inputs.node());
+                self.channels.health.set_node(inputs.node());
                 self.want_service_checks();
             }
         }
@@ -214,7 +210,7 @@ impl Dataplane {
 
     fn synchronize(&mut self) {
         if !self.controller.is_complete() {
-            self.health.waiting();
+            self.channels.health.waiting();
             return;
         }
         let start = Instant::now();
@@ -233,12 +229,12 @@ impl Dataplane {
         // What found nothing to do says nothing of how long it takes.
         let worked = report.writes > 0 || !report.failures.is_empty() || !self.synchronized;
         let seconds = worked.then(|| start.elapsed().as_secs_f64());
-        self.metrics.synchronized(seconds, !self.synchronized, succeeded, now);
-        self.metrics.programmed(&report.programmed, now);
+        self.channels.metrics.synchronized(seconds, !self.synchronized, succeeded, now);
+        self.channels.metrics.programmed(&report.programmed, now);
         let (behind, fill) = (self.controller.services_behind(), self.controller.fill(&self.maps));
-        self.metrics.wrote(report.writes, report.conflicts.len(), behind, fill);
-        self.metrics.no_local_endpoints(self.controller.no_local_endpoints());
-        if self.health.synchronized(succeeded, now) {
+        self.channels.metrics.wrote(report.writes, report.conflicts.len(), behind, fill);
+        self.channels.metrics.no_local_endpoints(self.controller.no_local_endpoints());
+        if self.channels.health.synchronized(succeeded, now) {
             self.synchronized = true;
             let services = self.controller.inputs().services().count();
             tracing::info!(services, writes = report.writes, elapsed = ?start.elapsed(), "first synchronization done");

@@ -59,7 +59,7 @@ impl Dataplane {
         if uplinks == 0 && uplinks_before > 0 {
             tracing::warn!("no uplink is left: packets from outside are not balanced");
         }
-        self.metrics.devices(uplinks, self.attached.len() - uplinks, network.missing.len());
+        self.channels.metrics.devices(uplinks, self.attached.len() - uplinks, network.missing.len());
         self.note_missing(network.missing);
         if self.attached.len() == attached_before && self.others_detached {
             return;

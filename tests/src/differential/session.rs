@@ -316,7 +316,9 @@ impl Session {
         let is_plain: Vec<bool> = first.iter().map(Cell::is_plain).collect();
         // What it is the second time counts, for all of them: an exchange that moved in between is not asked twice.
         let cells = if is_plain.iter().all(|plain| *plain) { first } else { speak(MORE_PATIENCE) };
-        cells.iter().for_each(|cell| cell.judge(place, report));
+        for cell in cells {
+            cell.judge(place, report);
+        }
     }
 
     /// Asks the proxies' own servers, until they agree or it is clear that they will not.

@@ -145,15 +145,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
 
     let (stop, stopped) = oneshot::channel();
     let channels = Channels { messages, network, internal, service_checks, events };
-    let dataplane = Dataplane::new(
-        loaded,
-        maps,
-        controller,
-        channels,
-        proxy_health,
-        counted,
-        effective.policy.node_port_addresses.clone(),
-    );
+    let dataplane = Dataplane::new(loaded, maps, controller, channels, proxy_health, counted, effective.policy.clone());
     let mut ended = dataplane.spawn(stopped)?;
     tokio::select! {
         result = &mut ended => result.map_err(|_| anyhow!("the dataplane thread panicked"))??,

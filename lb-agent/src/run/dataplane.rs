@@ -8,7 +8,7 @@ use lb_agent::{
     controller::Controller,
     dataplane::{ApplyError, KernelMaps},
     loader::{Loaded, Role},
-    model::{Change, NodePortAddresses, ObjectKind, SourceEvent},
+    model::{Change, ObjectKind, Policy, SourceEvent},
     network::Network,
     source::{self, SourceMessage, WatchState},
 };
@@ -48,7 +48,7 @@ pub(super) struct Dataplane {
     pub(super) metrics: Arc<Metrics>,
     /// Whether all maps have been what they should be.
     synchronized: bool,
-    node_port_addresses: NodePortAddresses,
+    policy: Policy,
     /// Devices that hold our programs, by index.
     pub(super) attached: BTreeMap<u32, Role>,
     /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
@@ -66,7 +66,7 @@ impl Dataplane {
         channels: Channels,
         health: Arc<ProxyHealth>,
         metrics: Arc<Metrics>,
-        node_port_addresses: NodePortAddresses,
+        policy: Policy,
     ) -> Self {
         Self {
             loaded,
@@ -76,7 +76,7 @@ impl Dataplane {
             health,
             metrics,
             synchronized: false,
-            node_port_addresses,
+            policy,
             attached: BTreeMap::new(),
             others_detached: false,
             attach_again: None,
@@ -239,7 +239,7 @@ impl Dataplane {
         let own = self.channels.network.borrow().node.local_addresses.keys().copied().collect::<Vec<_>>();
         let node = self.controller.inputs().node();
         let wanted = Wanted {
-            addresses: service_checks::addresses(&self.node_port_addresses, own, node),
+            addresses: service_checks::addresses(&self.policy, own, node),
             checks: self.controller.health_checks(),
         };
         self.channels.service_checks.send_if_modified(|known| {

@@ -6,6 +6,7 @@
 //! dataplane thread: Controller + KernelMaps + Loaded: every system call that changes the kernel, in order
 //! ```
 
+mod configuration_file;
 mod dataplane;
 mod devices;
 mod log;
@@ -49,6 +50,7 @@ use crate::{
     metrics::{Collected, Metrics, MetricsServer},
     serve::{BindError, serve_at},
 };
+pub(crate) use configuration_file::{ConfigurationChanged, ConfigurationFile};
 use dataplane::{Channels, Dataplane};
 pub(crate) use memory::hold_little;
 
@@ -56,8 +58,10 @@ pub(crate) use memory::hold_little;
 const LAST_SYNC: Duration = Duration::from_secs(5);
 
 /// What `lb-agent run` was told.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Configuration {
+    /// That of `--config`, to be followed.
+    pub(crate) file: Option<ConfigurationFile>,
     pub(crate) source: Source,
     pub(crate) node_name: String,
     pub(crate) bpffs: PathBuf,
@@ -75,9 +79,10 @@ pub(crate) enum Source {
     Manifests(PathBuf),
 }
 
-/// Runs until a signal ends it. The data plane stays.
+/// Runs until a signal ends it, or its configuration file changes. The data plane stays.
 pub(crate) async fn run(configuration: Configuration) -> Result<()> {
-    let Configuration { source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes } = configuration;
+    let Configuration { file, source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes } =
+        configuration;
     let counted = Arc::new(Metrics::new(Timestamp::now()));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -148,12 +153,16 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let (stop, stopped) = oneshot::channel();
     let channels =
         Channels { messages, network, internal, service_checks, events, health: proxy_health, metrics: counted };
-    let dataplane =
-        Dataplane::new(loaded, pins, maps, controller, channels, effective.policy.node_port_addresses.clone());
+    let dataplane = Dataplane::new(loaded, pins, maps, controller, channels, effective.policy.clone());
     let mut ended = dataplane.spawn(stopped)?;
+    let mut outcome = Ok(());
     tokio::select! {
         result = &mut ended => result.map_err(|_| anyhow!("the dataplane thread panicked"))??,
         result = bind_failure(bind_failed), if effective.kube_proxy.bind_address_hard_fail => result?,
+        reason = changed(file.as_ref()) => {
+            tracing::error!("{reason}");
+            outcome = Err(reason.into());
+        }
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -163,13 +172,21 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         tracing::warn!("a synchronization was cut off; the next start completes it");
     }
     tracing::info!("stopped; the data plane stays in force");
-    Ok(())
+    outcome
 }
 
 /// Ends where the address of a server cannot be had.
 async fn bind_failure(mut failures: mpsc::Receiver<BindError>) -> Result<()> {
     match failures.recv().await {
         Some(error) => Err(error).context("with --bind-address-hard-fail"),
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends where the configuration file has changed.
+async fn changed(file: Option<&ConfigurationFile>) -> ConfigurationChanged {
+    match file {
+        Some(file) => file.changed().await,
         None => std::future::pending().await,
     }
 }

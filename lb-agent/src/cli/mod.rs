@@ -24,8 +24,12 @@ use lb_agent::{
     source::{kubernetes::ConnectError, manifests::ManifestsError},
 };
 
+use crate::run::ConfigurationChanged;
+
 /// Bad configuration: `EX_USAGE` of `sysexits.h`.
 const EX_USAGE: u8 = 64;
+/// To be started again: `EX_TEMPFAIL` of `sysexits.h`.
+const EX_TEMPFAIL: u8 = 75;
 
 /// Balances the Services of a Kubernetes cluster on this node, in eBPF.
 #[derive(Debug, Parser)]
@@ -109,7 +113,13 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lb-agent: {}", describe(&error));
-            if is_usage(&error) { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+            if is_usage(&error) {
+                ExitCode::from(EX_USAGE)
+            } else if error.is::<ConfigurationChanged>() {
+                ExitCode::from(EX_TEMPFAIL)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -17,14 +17,15 @@ use lb_common::{abi::capacity, ports::Reserved};
 use tracing_subscriber::EnvFilter;
 
 use super::{PinArguments, kube_proxy_flags::KubeProxyFlags, show};
-use crate::run::{Configuration, Source, hold_little, run};
+use crate::run::{Configuration, ConfigurationFile, Source, hold_little, run};
 
 /// The API client logs every failed request as an error; that a watch broke, and works again, is said by the watch.
 const LOG_FILTER: &str = "info,kube_client=off";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Configuration of kube-proxy: a `KubeProxyConfiguration`, v1alpha1. Flags go before it.
+    /// Configuration of kube-proxy: a `KubeProxyConfiguration`, v1alpha1. Flags go before it. When its contents change,
+    /// the agent ends with exit code 75, to be started again.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Write the effective configuration as a `KubeProxyConfiguration`, and exit.
@@ -141,6 +142,7 @@ impl Arguments {
         if self.actions.master.is_some() {
             return Err(Unsupported { flag: "--master", instead: "name the API server in the kubeconfig" }.into());
         }
+        let file = self.config.as_deref().and_then(ConfigurationFile::open);
         let effective = Effective::new(&Given {
             file: self.config.clone(),
             flags: self.kube_proxy.given.clone(),
@@ -168,7 +170,7 @@ impl Arguments {
             return Ok(());
         }
         let show = self.show;
-        let configuration = self.configuration(effective)?;
+        let configuration = self.configuration(effective, file)?;
         if show {
             return show::print(&configuration, &format!("{format:?}").to_lowercase(), &filter);
         }
@@ -184,7 +186,7 @@ impl Arguments {
         result
     }
 
-    fn configuration(self, effective: Effective) -> Result<Configuration> {
+    fn configuration(self, effective: Effective, file: Option<ConfigurationFile>) -> Result<Configuration> {
         let variable = || env::var("NODE_NAME").ok().filter(|name| !name.trim().is_empty());
         let node_name = match effective.node_name.clone().or_else(variable) {
             Some(name) => name,
@@ -193,6 +195,7 @@ impl Arguments {
         let Sizes { flow_table_size, frontend_table_size, service_table_size, slot_table_size, backend_table_size } =
             self.sizes;
         Ok(Configuration {
+            file,
             source: match self.manifests {
                 Some(dir) => Source::Manifests(dir),
                 None => Source::Kubernetes(effective.kubeconfig.clone()),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     model::{DetectLocal, NodePortAddresses, Policy},
-    source::parse_cidr_sloppy,
+    source::{parse_cidr_sloppy, parse_ip_sloppy},
 };
 
 /// The value of `--detect-local-mode` that kube-proxy does not have: what we do where nothing is given.
@@ -132,6 +132,7 @@ impl Effective {
         let kubeconfig = &kube_proxy.client_connection.kubeconfig;
         Ok(Self {
             policy: Policy {
+                bind_address: parse_ip_sloppy(&kube_proxy.bind_address).filter(|ip| !ip.is_unspecified()),
                 node_port_addresses: node_port_addresses(&kube_proxy.node_port_addresses),
                 localhost_node_ports: kube_proxy.iptables.localhost_node_ports.unwrap_or(true),
                 detect_local,

@@ -9,7 +9,7 @@ use std::{
 use lb_common::abi::{BackendFlags, FrontendFlags, FrontendKey};
 
 use super::{
-    Cidr, Conflict, Family, Inputs,
+    Cidr, Conflict, Family, Inputs, Policy,
     claims::{Claimant, Claims, protocol_name},
     objects::{Endpoint, ObjectKey, Protocol, Service, ServicePort, ServiceType, TrafficPolicy},
     topology::{Candidate, Place, categorize},
@@ -103,20 +103,26 @@ impl DesiredState {
     }
 
     /// The IPv4 ports of a Service, ascending by name; none if it is gone.
-    pub fn ports4(&self, inputs: &Inputs, service: &ObjectKey) -> Vec<DesiredPort<[u8; 4]>> {
-        self.ports(&self.claims4, inputs, service)
+    pub fn ports4(&self, inputs: &Inputs, policy: &Policy, service: &ObjectKey) -> Vec<DesiredPort<[u8; 4]>> {
+        self.ports(&self.claims4, inputs, policy, service)
     }
 
     /// The IPv6 ports of a Service.
-    pub fn ports6(&self, inputs: &Inputs, service: &ObjectKey) -> Vec<DesiredPort<[u8; 16]>> {
-        self.ports(&self.claims6, inputs, service)
+    pub fn ports6(&self, inputs: &Inputs, policy: &Policy, service: &ObjectKey) -> Vec<DesiredPort<[u8; 16]>> {
+        self.ports(&self.claims6, inputs, policy, service)
     }
 
-    fn ports<A: Family>(&self, claims: &Claims<A>, inputs: &Inputs, key: &ObjectKey) -> Vec<DesiredPort<A>> {
+    fn ports<A: Family>(
+        &self,
+        claims: &Claims<A>,
+        inputs: &Inputs,
+        policy: &Policy,
+        key: &ObjectKey,
+    ) -> Vec<DesiredPort<A>> {
         let Some(service) = inputs.service(key) else { return Vec::new() };
         let zone = inputs.node().and_then(|node| node.zone.as_deref());
         let place = Place { node: &self.node_name, zone };
-        let ranges = source_ranges(service, inputs);
+        let ranges = source_ranges(service, policy.primary(inputs.node()));
         served_ports::<A>(key, service)
             .into_iter()
             .enumerate()
@@ -174,12 +180,11 @@ fn wanted<A: Family>(key: &ObjectKey, service: &Service) -> Vec<(FrontendKey<A>,
 ///
 /// Where the node itself is among the clients, so are the Service's load-balancer addresses: they are often addresses of
 /// the node as well, and then the source of what it sends to them (`allowFromNode` in `pkg/proxy/nftables/proxier.go`).
-fn source_ranges<A: Family>(service: &Service, inputs: &Inputs) -> Vec<Cidr<A>> {
+fn source_ranges<A: Family>(service: &Service, node_ip: Option<A>) -> Vec<Cidr<A>> {
     let mut ranges: Vec<Cidr<A>> = service.source_ranges.iter().filter_map(|net| Cidr::from_net(*net)).collect();
     if ranges.iter().any(|range| range.bits == 0) {
         return Vec::new();
     }
-    let node_ip = inputs.node().and_then(|node| node.internal_ips.iter().find_map(|ip| A::from_ip(*ip)));
     if node_ip.is_some_and(|ip| ranges.iter().any(|range| range.contains(ip))) {
         let own = service.load_balancer_ips.iter().filter_map(|ip| A::from_ip(*ip));
         ranges.extend(own.map(Cidr::of_address));

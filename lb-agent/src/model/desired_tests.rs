@@ -32,11 +32,11 @@ impl World {
     }
 
     fn v4(&self, name: &str) -> Vec<String> {
-        self.state.ports4(&self.inputs, &key(name)).iter().map(describe).collect()
+        self.state.ports4(&self.inputs, &Policy::default(), &key(name)).iter().map(describe).collect()
     }
 
     fn v6(&self, name: &str) -> Vec<String> {
-        self.state.ports6(&self.inputs, &key(name)).iter().map(describe).collect()
+        self.state.ports6(&self.inputs, &Policy::default(), &key(name)).iter().map(describe).collect()
     }
 }
 

@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Change, DesiredState, Endpoint, Inputs, Service, ServiceType, SourceEvent, TrafficPolicy,
+        Change, DesiredState, Endpoint, Inputs, Policy, Service, ServiceType, SourceEvent, TrafficPolicy,
         testing::{endpoint, key, service, slice},
     };
 
@@ -73,7 +73,7 @@ mod tests {
         inputs.apply(SourceEvent::Changed(Change::EndpointSlice(key("web-1"), Some(slice("web", endpoints)))));
         let mut desired = DesiredState::new("here");
         desired.claim(&inputs, &mut BTreeSet::from([key("web")]));
-        let NoLocal { internal, external } = NoLocal::of(&desired.ports4(&inputs, &key("web")));
+        let NoLocal { internal, external } = NoLocal::of(&desired.ports4(&inputs, &Policy::default(), &key("web")));
         [internal, external]
     }
 

@@ -1,12 +1,18 @@
 //! What the operator decided for all Services of this node: the parts of kube-proxy's configuration that change what
 //! the maps hold.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use lb_common::abi::ConfigFlags;
+
+use super::{Family, Node};
 
 /// The node's policy. Where it came from, a file or flags, does not matter here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// `bindAddress`, unless it is unspecified: the node's own address of its family, whatever its Node says.
+    pub bind_address: Option<IpAddr>,
     /// `nodePortAddresses`.
     pub node_port_addresses: NodePortAddresses,
     /// Whether processes of the node reach node ports on `127.0.0.1` and `::1` (`iptables.localhostNodePorts`).
@@ -20,11 +26,21 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            bind_address: None,
             node_port_addresses: NodePortAddresses::default(),
             localhost_node_ports: true,
             detect_local: DetectLocal::default(),
             service_cidrs: Vec::new(),
         }
+    }
+}
+
+impl Policy {
+    /// The node's own address of a family (`detectNodeIPs` of `cmd/kube-proxy/app/server.go`): `bindAddress`, or else the
+    /// first `InternalIP` of its Node. kube-proxy goes on with a loopback address where there is neither.
+    pub fn primary<A: Family>(&self, node: Option<&Node>) -> Option<A> {
+        let internal = node.into_iter().flat_map(|node| &node.internal_ips);
+        self.bind_address.iter().chain(internal).find_map(|ip| A::from_ip(*ip))
     }
 }
 
@@ -34,7 +50,7 @@ pub enum NodePortAddresses {
     /// On all of them.
     #[default]
     All,
-    /// On the node's primary address of each family (`primary`): the first `InternalIP`s of its Node.
+    /// On the node's primary address of each family (`primary`), see [`Policy::primary`].
     Primary,
     /// On those within one of these networks.
     Within(Vec<IpNet>),

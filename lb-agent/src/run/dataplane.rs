@@ -14,7 +14,7 @@ use lb_agent::{
     controller::Controller,
     dataplane::{ApplyError, KernelMaps},
     loader::{Loaded, Pins, Role},
-    model::{Change, NodePortAddresses, ObjectKind, SourceEvent},
+    model::{Change, ObjectKind, Policy, SourceEvent},
     network::Network,
     source::{self, SourceMessage, WatchState},
 };
@@ -54,7 +54,7 @@ pub(super) struct Dataplane {
     pub(super) channels: Channels,
     /// Whether all maps have been what they should be.
     synchronized: bool,
-    node_port_addresses: NodePortAddresses,
+    policy: Policy,
     /// Devices that hold our programs, by index.
     pub(super) attached: BTreeMap<u32, Role>,
     /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
@@ -74,7 +74,7 @@ impl Dataplane {
         maps: KernelMaps,
         controller: Controller,
         channels: Channels,
-        node_port_addresses: NodePortAddresses,
+        policy: Policy,
     ) -> Self {
         Self {
             loaded,
@@ -82,7 +82,7 @@ impl Dataplane {
             controller,
             channels,
             synchronized: false,
-            node_port_addresses,
+            policy,
             attached: BTreeMap::new(),
             others_detached: false,
             missing_noted: None,
@@ -248,7 +248,7 @@ impl Dataplane {
         let own = self.channels.network.borrow().node.local_addresses.keys().copied().collect::<Vec<_>>();
         let node = self.controller.inputs().node();
         let wanted = Wanted {
-            addresses: service_checks::addresses(&self.node_port_addresses, own, node),
+            addresses: service_checks::addresses(&self.policy, own, node),
             checks: self.controller.health_checks(),
         };
         self.channels.service_checks.send_if_modified(|known| {

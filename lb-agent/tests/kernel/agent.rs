@@ -4,12 +4,14 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    os::unix::fs::symlink,
     path::Path,
     process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use lb_common::abi::LocalAddressFlags;
 use nix::libc;
 
 use crate::sandbox::{self, Elsewhere, Sandbox, command, ip};
@@ -466,6 +468,59 @@ fn an_api_server_that_is_away_keeps_health_at_503_and_devices_served() {
         until(sandbox, "unhealthy", || answer().starts_with("HTTP/1.1 503"));
         assert!(!log(sandbox).contains("first synchronization"), "{}", log(sandbox));
     });
+}
+
+#[test]
+fn an_agent_whose_configuration_file_changes_ends_and_the_next_one_follows_it() {
+    let test = "agent::an_agent_whose_configuration_file_changes_ends_and_the_next_one_follows_it";
+    sandbox::run(test, |sandbox| {
+        write_manifest(sandbox, &["10.244.0.5"]);
+        // As a ConfigMap is mounted: a link to a link to a directory, of which the second is replaced.
+        let mounted = sandbox.dir.join("mounted");
+        let publish = |version: &str, fields: &str| {
+            let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+            fs::create_dir_all(mounted.join(version)).expect("a directory");
+            fs::write(mounted.join(version).join("config.conf"), format!("{head}{fields}\n")).expect("written");
+            symlink(version, mounted.join("..data_tmp")).expect("a link");
+            fs::rename(mounted.join("..data_tmp"), mounted.join("..data")).expect("renamed");
+        };
+        publish("..1", "oomScoreAdj: 0");
+        let file = mounted.join("config.conf");
+        symlink("..data/config.conf", &file).expect("a link");
+        let path = file.display().to_string();
+        let mut agent = Agent::start(sandbox, &[], &["--config", &path]);
+        until(sandbox, "healthy", healthy);
+        assert_eq!(node_ports_at(sandbox, "127.0.0.1"), 1);
+        let services = show(sandbox, &["service", "list"]);
+
+        publish("..2", "oomScoreAdj: 0");
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!(agent.0.try_wait().expect("asked"), None, "the contents are the same\n{}", log(sandbox));
+
+        publish("..3", "oomScoreAdj: 0\niptables: {localhostNodePorts: false}");
+        let start = Instant::now();
+        let status = agent.0.wait().expect("it ends");
+        assert!(start.elapsed() < Duration::from_secs(5), "it was told by inotify, {:?}", start.elapsed());
+        assert_eq!(status.code(), Some(75), "{}", log(sandbox));
+        let said = format!("ERROR --config {path}: the contents were changed");
+        assert!(log(sandbox).contains(&said), "{}", log(sandbox));
+        assert!(log(sandbox).contains("the data plane stays in force"), "{}", log(sandbox));
+        assert_eq!(show(sandbox, &["service", "list"]), services);
+        assert_eq!(node_ports_at(sandbox, "127.0.0.1"), 1);
+
+        let _agent = Agent::start(sandbox, &[], &["--config", &path]);
+        until(sandbox, "it follows the new contents", || healthy() && node_ports_at(sandbox, "127.0.0.1") == 0);
+        assert_eq!(show(sandbox, &["service", "list"]), services);
+    });
+}
+
+/// The flag of `LOCAL_ADDRS4` that says whether node ports answer at an address of the node.
+fn node_ports_at(sandbox: &Sandbox, address: &str) -> u32 {
+    let pins = lb_agent::loader::Pins::new(&sandbox.bpffs);
+    let map = aya::maps::MapData::from_pin(pins.maps().join("LOCAL_ADDRS4")).expect("the map");
+    let map = aya::maps::HashMap::<_, [u8; 4], u32>::try_from(aya::maps::Map::HashMap(map)).expect("a hash map");
+    let address: std::net::Ipv4Addr = address.parse().expect("an address");
+    map.get(&address.octets(), 0).expect("the node's own") & LocalAddressFlags::NODE_PORTS
 }
 
 #[test]

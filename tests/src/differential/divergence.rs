@@ -63,6 +63,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "events", explains: None },
     Difference { id: "unknown-field", explains: None },
     Difference { id: "flag-over-file", explains: None },
+    Difference { id: "same-file", explains: None },
     Difference { id: "empty-address", explains: None },
 ];
 

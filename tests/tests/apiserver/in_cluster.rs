@@ -85,7 +85,9 @@ pub(crate) fn an_agent_with_what_a_pod_is_given_serves_and_goes_on_when_its_toke
     agent.wait_ready(node);
     let from_node: Vec<_> = paths(&lab).filter(|path| path.client.name() == "node1").collect();
     assert!(!from_node.is_empty());
-    from_node.iter().for_each(|path| wait_until_reached(path, &web));
+    for path in &from_node {
+        wait_until_reached(path, &web);
+    }
     let log = agent::log(node);
     assert_eq!(log.matches("reached by KUBERNETES_SERVICE_HOST").count(), 1, "{log}");
     assert!(log.contains(&format!("https://{server}")) && !log.contains("forbidden"), "{log}");

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     );
     tests.extend(sandboxed!(
         told: an_operator_finds_events_on_what_is_not_served_and_each_once,
+        a_service_without_room_is_told_once_a_node_and_keeps_nobody_from_being_served,
         load_balancers_learn_which_node_has_endpoints,
         the_time_from_a_change_of_endpoints_to_the_maps_is_measured,
     ));

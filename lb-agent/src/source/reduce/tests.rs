@@ -269,6 +269,30 @@ fn a_broken_load_balancer_address_is_left_out() {
 }
 
 #[test]
+fn a_load_balancer_may_have_a_link_local_address_and_no_other_special_one() {
+    let ingress = ["169.254.20.10", "127.0.0.1", "fe80::1", "::1", "224.0.0.1", "ff02::1", "0.0.0.0", "::"];
+    let mut object = service_with(json!({ "type": "LoadBalancer" }));
+    object["status"] = json!({ "loadBalancer": { "ingress": ingress.map(|ip| json!({ "ip": ip })) } });
+    let reduced = reduced::<core::Service>(object);
+    let Some(Change::Service(_, Some(service))) = reduced.change else { panic!("not taken") };
+    assert_eq!(service.load_balancer_ips, [ip("169.254.20.10"), ip("fe80::1")]);
+    let problems: Vec<_> = reduced.rejections.iter().map(|rejection| rejection.problem.as_str()).collect();
+    assert_eq!(
+        problems,
+        [
+            "is 127.0.0.1, a loopback address",
+            "is ::1, a loopback address",
+            "is 224.0.0.1, a multicast address",
+            "is ff02::1, a multicast address",
+            "is 0.0.0.0, the unspecified address",
+            "is ::, the unspecified address",
+        ]
+    );
+    let external = rejected::<core::Service>(service_with(json!({ "externalIPs": ["169.254.20.10"] })));
+    assert_eq!(external.0, "spec.externalIPs[0]");
+}
+
+#[test]
 fn one_object_cannot_flood_the_log() {
     let ports: Vec<_> =
         (1..=10_000).map(|port| json!({ "name": format!("p{port}"), "port": port, "protocol": "SCTP" })).collect();

@@ -136,8 +136,8 @@ pub trait PacketContext: EbpfContext {
     fn tag(&self) -> Tag;
     /// Takes a tag outside the packet's data off. Pointers into the packet end here.
     fn untag(&self) -> Result<(), Reason>;
-    /// Whether the kernel or the device will cut the packet into segments.
-    fn is_segmented_later(&self) -> bool;
+    /// Bytes of data in each of the segments that the kernel or the device will cut the packet into; 0 where it will not.
+    fn segment_size(&self) -> usize;
     /// Applies changes of addresses and ports to a layer-4 checksum. Pointers into the packet end here.
     fn update_checksum(&self, checksum: L4Checksum, addresses: Diff, ports: Diff) -> Result<(), Reason>;
     /// Notes a change of a header that has no checksum of its own, where the device summed the whole packet. Pointers into
@@ -265,9 +265,9 @@ impl PacketContext for TcContext {
     }
 
     #[inline(always)]
-    fn is_segmented_later(&self) -> bool {
+    fn segment_size(&self) -> usize {
         // SAFETY: as above.
-        unsafe { (*skb(self)).gso_size != 0 }
+        unsafe { (*skb(self)).gso_size as usize }
     }
 
     /// Only the kernel knows whether the packet's checksum is complete, partial (`CHECKSUM_PARTIAL`: the pseudo

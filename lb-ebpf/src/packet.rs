@@ -322,9 +322,9 @@ impl Packet<[u8; 16]> {
     }
 }
 
-/// Length of the transport header that must be there.
+/// Length of the transport header that must be there: without a TCP header's options.
 #[inline(always)]
-const fn transport_length(protocol: Protocol) -> usize {
+pub const fn transport_length(protocol: Protocol) -> usize {
     match protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
@@ -376,6 +376,16 @@ impl<A: Address> Packet<A> {
     #[inline(always)]
     pub fn opens_connection(&self) -> bool {
         self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// Length of the transport header with its options.
+    #[inline(always)]
+    pub fn transport_header_length<C: PacketContext>(&self, ctx: &C) -> Result<usize, Reason> {
+        match self.protocol() {
+            // The data offset, in units of 4 bytes (RFC 9293 §3.1).
+            Protocol::Tcp => Ok(usize::from(read::<_, u8>(ctx, self.l4() + 12)? >> 4) * 4),
+            Protocol::Udp => Ok(UDP),
+        }
     }
 
     /// Where the transport checksum is.

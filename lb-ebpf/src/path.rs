@@ -112,7 +112,7 @@ fn translate<C: PacketContext, F: Family>(
         return match hand_over::<F>(packet) {
             Some(work) => {
                 work.request.to = known.to;
-                Ok(forward_known::<C, F>(ctx))
+                Ok(forward_known::<C, F>(ctx).unwrap_or_else(|| refuse::<C, F>(ctx)))
             }
             None => Err(Reason::TablesInconsistent),
         };
@@ -142,7 +142,7 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
         Choice::NotOurs => Verdict::Next,
         Choice::Backend => {
             trace::flow::<C, F>(ctx);
-            connect::<C, P, F>(ctx)
+            connect::<C, P, F>(ctx).unwrap_or_else(|| refuse::<C, F>(ctx))
         }
         Choice::Refuse => {
             trace::rejection::<C, F>(ctx);
@@ -174,22 +174,33 @@ fn hand_over<F: Family>(packet: &Packet<F::Address>) -> Option<&'static mut Work
     Some(work)
 }
 
+/// What becomes of a packet that was to go on. `None` is for the caller to have answered, from where the stack is low.
+#[inline(always)]
+fn conclude_sending<F: Family>(result: Result<Verdict, Reason>) -> Option<Verdict> {
+    if result == Err(Reason::TooBig) {
+        count::reason(Reason::TooBig);
+        work::<F>().ok()?.reason = Reason::TooBig as u32;
+        return None;
+    }
+    Some(conclude(result))
+}
+
 #[inline(never)]
-fn forward_known<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
-    conclude(try_forward_known::<C, F>(ctx))
+fn forward_known<C: PacketContext, F: Family>(ctx: &C) -> Option<Verdict> {
+    conclude_sending::<F>(try_forward_known::<C, F>(ctx))
 }
 
 #[inline(always)]
 fn try_forward_known<C: PacketContext, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
     let Work { packet, request, route, .. } = work::<F>()?;
-    route.look_up::<C, F>(ctx, packet.l3(), &request.to)?;
+    route.look_up::<C, F>(ctx, packet, &request.to)?;
     forward::send::<C, F>(ctx, packet, &request.to, route)
 }
 
-/// A packet that is to be answered.
+/// A packet that is to be answered, for `Work::reason`.
 #[inline(never)]
 fn refuse<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
-    conclude(work::<F>().and_then(|work| refuse::answer::<C, F>(ctx, &work.packet)))
+    conclude(work::<F>().and_then(|work| refuse::answer::<C, F>(ctx, work)))
 }
 
 /// What a packet of no known flow is for.
@@ -262,8 +273,8 @@ fn rejected<A>(work: &mut Work<A>, reason: Reason) -> Choice {
 
 /// Enters both directions of a flow to the backend that `choose` picked, and sends its first packet on.
 #[inline(never)]
-fn connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Verdict {
-    conclude(try_connect::<C, P, F>(ctx))
+fn connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Option<Verdict> {
+    conclude_sending::<F>(try_connect::<C, P, F>(ctx))
 }
 
 #[inline(always)]
@@ -280,7 +291,7 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
         if is_of_vlan::<C, F>(ctx, packet) {
             return Err(Reason::VlanForward);
         }
-        match work.route.look_up::<C, F>(ctx, work.packet.l3(), &work.request.to) {
+        match work.route.look_up::<C, F>(ctx, &work.packet, &work.request.to) {
             Ok(()) => work.request.to.src = node_address::<F>(work.route.interface())?,
             // The kernel forwards nothing to itself: an address of this node that no `nodeName` says to be on it (a
             // process of the node, an endpoint made by hand).

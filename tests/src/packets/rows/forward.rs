@@ -6,8 +6,8 @@ use lb_common::abi::{FlowAction, Hook, Protocol, Reason};
 
 use super::{CLIENT_PORT, Case, PORT, TARGET, at};
 use crate::packets::{
-    FlowEntry, Interface, Net, Packet, Place, Row, Tables, TestService, Verdict,
-    world::{NARROW_GATEWAY_MAC, NARROW_MTU, OTHER_NODE_MAC, POD_MAC, ROUTER_MAC},
+    FlowEntry, Interface, Packet, Place, Row, Tables, TestService, Verdict,
+    world::{NARROW_GATEWAY_MAC, OTHER_NODE_MAC, POD_MAC, ROUTER_MAC},
 };
 
 const IN: Hook = Hook::UplinkIngress;
@@ -79,34 +79,14 @@ fn ways_out(case: Case) -> Vec<Row> {
             .to(at(net.narrow_backend, TARGET))
             .forwarded(Interface::Narrow.mac(), NARROW_GATEWAY_MAC)
     };
-    let fitting = |excess: usize| {
-        // As large as the narrow uplink takes, and then some.
-        let packet = case.later(client, frontend);
-        let headers = packet.clone().payload(b"").bytes().len() - packet.ip_offset();
-        packet.payload(&vec![0x5a; NARROW_MTU as usize - headers + excess])
-    };
     let unresolved = first.clone().from(case.masqueraded()).to(at(net.unresolved_backend, TARGET)).ttl(63);
-    let mut rows = vec![
+    vec![
         case.row("another way out has another address to masquerade with", to(net.narrow_backend)).packet(
             IN,
             &first,
             Verdict::Redirect,
             narrow_out(&first),
         ),
-        case.row("what just fits the way out is sent", to(net.narrow_backend)).packet(
-            IN,
-            fitting(0),
-            Verdict::Redirect,
-            narrow_out(&fitting(0)),
-        ),
-        case.row("what does not fit the way out is dropped", to(net.narrow_backend)).dropped(
-            IN,
-            fitting(1),
-            Reason::TooBig,
-        ),
-        case.row("what will be cut into segments that fit is sent", to(net.narrow_backend))
-            .packet(IN, fitting(100), Verdict::Redirect, narrow_out(&fitting(100)))
-            .gso_size(1000),
         case.row("a neighbour that is not known yet is left to the kernel to find", to(net.unresolved_backend))
             .packet(IN, &first, Verdict::Redirect, unresolved)
             .whatever_its_macs(),
@@ -129,16 +109,7 @@ fn ways_out(case: Case) -> Vec<Row> {
         case.row("a tagged packet to forward is left to the hook of its VLAN device", case.one_remote())
             .untouched(IN, first.clone().vlans(&[100]))
             .counted(Reason::VlanForward),
-    ];
-    if case.net.name == Net::V4.name {
-        let fragmentable = fitting(1).ipv4(|ip| ip.dont_fragment = false);
-        rows.push(case.row("what does not fit is not cut up, either", to(net.narrow_backend)).dropped(
-            IN,
-            fragmentable,
-            Reason::TooBig,
-        ));
-    }
-    rows
+    ]
 }
 
 /// The source ports of the node.

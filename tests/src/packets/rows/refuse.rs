@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 /// Time to live of what the node itself sends (RFC 1700, "IP time to live").
 const OWN_TTL: u8 = 64;
-/// Bytes of the packet that an ICMP error quotes beyond the IP header: what RFC 792 asks for. RFC 1812 §4.3.2.3 and
+/// Bytes of a datagram that an ICMP error quotes beyond the IP header, its UDP header: what RFC 792 asks for. RFC 1812 §4.3.2.3 and
 /// RFC 4443 §2.4 (c) want as much as fits into 576 and 1280 bytes; the programs keep to the least that tells the sender
 /// which socket is meant.
 const QUOTED: usize = 8;
@@ -26,7 +26,7 @@ fn empty(case: Case) -> Tables {
 }
 
 /// What comes back from a node by itself, without the traits of the input's IP header.
-fn own(packet: Packet, family_is_v4: bool) -> Packet {
+pub(super) fn own(packet: Packet, family_is_v4: bool) -> Packet {
     let packet = packet.between([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]).ttl(OWN_TTL);
     if family_is_v4 {
         packet.ipv4(|ip| ip.identification = 0)

@@ -1,8 +1,13 @@
 //! The table of announced differences: data for the harness, and the rows of `docs/divergence.md`.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
 use super::{
-    observation::{Aspect, Kind, Source},
+    observation::{Aspect, Endpoint, Kind, Observation, Source},
     probe::ClientKind,
+    scenario::Scenario,
     target::{FrontendKind, Target},
 };
 use crate::lab::client::Transport;
@@ -10,6 +15,8 @@ use crate::lab::client::Transport;
 /// Something in which `lb-agent`, or kube-proxy's iptables mode, differs from kube-proxy's nftables mode.
 #[derive(Debug)]
 pub struct Finding<'a> {
+    /// What the proxies were started with, among others.
+    pub scenario: &'a Scenario,
     /// Who asked.
     pub client: ClientKind,
     /// The client's host.
@@ -18,6 +25,8 @@ pub struct Finding<'a> {
     pub target: &'a Target,
     /// What kube-proxy in nftables mode did, and what the other one.
     pub aspect: Aspect,
+    /// All that the other one's clients saw; nothing where servers of the proxies themselves were asked.
+    pub other: &'a Observation,
 }
 
 /// An announced difference.
@@ -69,10 +78,7 @@ pub const DIFFERENCES: &[Difference] = &[
 /// In what kube-proxy's iptables mode differs from its nftables mode, as far as scenarios show it. We follow the latter,
 /// so that a row here says what is not to be taken from the former.
 pub const MODES: &[Difference] = &[
-    Difference {
-        id: "mode-localhost-node-port",
-        explains: Some(|finding| finding.target.kind == FrontendKind::LocalhostNodePort),
-    },
+    Difference { id: "mode-localhost-node-port", explains: Some(mode_localhost_node_port) },
     Difference { id: "mode-node-port-addresses", explains: Some(mode_node_port_addresses) },
     Difference { id: "mode-unused-addresses", explains: Some(mode_unused_addresses) },
     Difference { id: "mode-undefined-ports", explains: Some(mode_undefined_ports) },
@@ -89,6 +95,20 @@ pub fn explanations(table: &'static [Difference], finding: &Finding<'_>) -> Vec<
 impl Finding<'_> {
     fn is_from_outside(&self) -> bool {
         matches!(self.client, ClientKind::Outside | ClientKind::OtherNode | ClientKind::RemotePod)
+    }
+
+    /// A field of the configuration that the scenario gives.
+    fn proxy(&self, field: &str) -> &Value {
+        self.scenario.header.proxy.get(field).unwrap_or(&Value::Null)
+    }
+
+    /// Whether the other one's clients were all served, by these hosts, which saw them with this address.
+    fn is_served(&self, is_one: impl Fn(&str) -> bool, as_source: impl Fn(&str) -> Source) -> bool {
+        let Observation { reached, others } = self.other;
+        let is_right = |(endpoint, sources): (&Endpoint, &BTreeSet<Source>)| {
+            is_one(&endpoint.host) && sources.iter().eq([&as_source(&endpoint.host)])
+        };
+        others.is_empty() && !reached.is_empty() && reached.iter().all(is_right)
     }
 
     fn is_from_pod_here(&self) -> bool {
@@ -126,7 +146,7 @@ impl Finding<'_> {
 }
 
 fn client_address(finding: &Finding<'_>) -> bool {
-    finding.is_from_outside() && finding.keeps_own_address().is_some_and(|host| host.starts_with("node1"))
+    finding.is_from_outside() && finding.keeps_own_address().is_some_and(is_here)
 }
 
 fn pod_address(finding: &Finding<'_>) -> bool {
@@ -151,7 +171,8 @@ fn udp_stale(finding: &Finding<'_>) -> bool {
     finding.is_kept_udp()
         && !finding.is_connected_by_the_node()
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
-            if theirs.iter().eq([&Kind::Reached]) && !ours.contains(&Kind::Reached))
+            if theirs.iter().eq([&Kind::Reached])
+                && [Kind::Refused, Kind::Dropped, Kind::Unreachable].iter().any(|kind| ours.iter().eq([kind])))
 }
 
 fn node_udp_connected(finding: &Finding<'_>) -> bool {
@@ -187,27 +208,39 @@ fn health_check_families(finding: &Finding<'_>) -> bool {
 fn other_nodes_pod(finding: &Finding<'_>) -> bool {
     finding.client == ClientKind::RemotePod
         && finding.target.external_local
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
-            if theirs.contains(&Kind::Dropped) && theirs != ours)
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
+        && finding.is_served(is_here, |_| Source::Own)
 }
 
 fn localhost_node_port(finding: &Finding<'_>) -> bool {
-    finding.target.kind == FrontendKind::LocalhostNodePort
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.iter().eq([&Kind::Refused]))
+    finding.target.kind == FrontendKind::LocalhostNodePort && is_verdict(finding, Kind::Refused, Kind::Reached)
 }
 
 fn pod_interfaces(finding: &Finding<'_>) -> bool {
-    finding.is_from_pod_here()
+    matches!(finding.proxy("detectLocalMode").as_str(), Some("BridgeInterface" | "InterfaceNamePrefix"))
+        && finding.is_from_pod_here()
         && finding.target.external_local
         && finding.target.kind != FrontendKind::ClusterIp
-        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours) if theirs.is_empty() && !ours.is_empty())
+        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours)
+            if theirs.is_empty() && ours.iter().all(|endpoint| !is_here(&endpoint.host)))
 }
 
 fn outside_cluster_ip(finding: &Finding<'_>) -> bool {
-    finding.is_from_outside()
+    let detects_nobody = matches!(finding.proxy("detectLocalMode").as_str(), None | Some("" | "ClusterCIDR"))
+        && finding.proxy("clusterCIDR") == "";
+    let address = |host: &str| if is_here(host) { Source::Own } else { Source::Node };
+    detects_nobody
+        && finding.is_from_outside()
         && finding.target.kind == FrontendKind::ClusterIp
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
-            if theirs.contains(&Kind::Dropped) && ours.iter().eq([&Kind::Reached]))
+        && !finding.target.internal_local
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
+        && finding.is_served(|_| true, address)
+        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
+}
+
+/// Whether a host is the node whose proxies are compared, or a pod of it.
+fn is_here(host: &str) -> bool {
+    host.starts_with("node1")
 }
 
 fn moved_slice(finding: &Finding<'_>) -> bool {
@@ -225,6 +258,11 @@ fn service_cidr_at_once(finding: &Finding<'_>) -> bool {
 fn is_verdict(finding: &Finding<'_>, nftables: Kind, iptables: Kind) -> bool {
     matches!(&finding.aspect, Aspect::Verdict(first, second)
         if first.iter().eq([&nftables]) && second.iter().eq([&iptables]))
+}
+
+fn mode_localhost_node_port(finding: &Finding<'_>) -> bool {
+    finding.target.kind == FrontendKind::LocalhostNodePort
+        && matches!(&finding.aspect, Aspect::Verdict(first, _) if first.iter().eq([&Kind::Refused]))
 }
 
 fn mode_node_port_addresses(finding: &Finding<'_>) -> bool {

@@ -1,11 +1,9 @@
 //! The table of announced differences: data for the harness, and the rows of `docs/divergence.md`.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::{
-    observation::{Aspect, Endpoint, Kind, Observation, Source},
+    observation::{Aspect, Kind, Observation, Source},
     probe::ClientKind,
     scenario::Scenario,
     target::{FrontendKind, Target},
@@ -53,6 +51,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "cluster-ip-first", explains: None },
     Difference { id: "other-nodes-pod", explains: Some(other_nodes_pod) },
     Difference { id: "localhost-node-port", explains: Some(localhost_node_port) },
+    Difference { id: "node-ports-without-mode", explains: Some(node_ports_without_mode) },
     Difference { id: "pod-interfaces", explains: Some(pod_interfaces) },
     Difference { id: "outside-cluster-ip", explains: Some(outside_cluster_ip) },
     Difference { id: "moved-slice", explains: Some(moved_slice) },
@@ -102,13 +101,12 @@ impl Finding<'_> {
         self.scenario.header.proxy.get(field).unwrap_or(&Value::Null)
     }
 
-    /// Whether the other one's clients were all served, by these hosts, which saw them with this address.
-    fn is_served(&self, is_one: impl Fn(&str) -> bool, as_source: impl Fn(&str) -> Source) -> bool {
+    /// Whether the other one's clients were all served, by hosts that may see such an address of theirs.
+    fn is_served(&self, may_see: impl Fn(&str, &Source) -> bool) -> bool {
         let Observation { reached, others } = self.other;
-        let is_right = |(endpoint, sources): (&Endpoint, &BTreeSet<Source>)| {
-            is_one(&endpoint.host) && sources.iter().eq([&as_source(&endpoint.host)])
-        };
-        others.is_empty() && !reached.is_empty() && reached.iter().all(is_right)
+        others.is_empty()
+            && !reached.is_empty()
+            && reached.iter().all(|(at, sources)| sources.iter().all(|source| may_see(&at.host, source)))
     }
 
     fn is_from_pod_here(&self) -> bool {
@@ -209,11 +207,19 @@ fn other_nodes_pod(finding: &Finding<'_>) -> bool {
     finding.client == ClientKind::RemotePod
         && finding.target.external_local
         && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
-        && finding.is_served(is_here, |_| Source::Own)
+        // An endpoint that does not say that it is here is masqueraded, too.
+        && finding.is_served(|host, source| *source == Source::Node || is_here(host) && *source == Source::Own)
+        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
 }
 
 fn localhost_node_port(finding: &Finding<'_>) -> bool {
     finding.target.kind == FrontendKind::LocalhostNodePort && is_verdict(finding, Kind::Refused, Kind::Reached)
+}
+
+fn node_ports_without_mode(finding: &Finding<'_>) -> bool {
+    finding.scenario.header.kubeadm
+        && finding.target.kind == FrontendKind::SecondNodePort
+        && is_verdict(finding, Kind::Refused, Kind::Reached)
 }
 
 fn pod_interfaces(finding: &Finding<'_>) -> bool {
@@ -228,13 +234,12 @@ fn pod_interfaces(finding: &Finding<'_>) -> bool {
 fn outside_cluster_ip(finding: &Finding<'_>) -> bool {
     let detects_nobody = matches!(finding.proxy("detectLocalMode").as_str(), None | Some("" | "ClusterCIDR"))
         && finding.proxy("clusterCIDR") == "";
-    let address = |host: &str| if is_here(host) { Source::Own } else { Source::Node };
     detects_nobody
         && finding.is_from_outside()
         && finding.target.kind == FrontendKind::ClusterIp
         && !finding.target.internal_local
         && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
-        && finding.is_served(|_| true, address)
+        && finding.is_served(|host, source| *source == if is_here(host) { Source::Own } else { Source::Node })
         && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
 }
 

@@ -67,10 +67,20 @@ pub(crate) fn main() -> ExitCode {
         .collect();
     files.sort();
     let count = files.len();
-    let mut trials = vec![Trial::test("document::every_announced_difference_is_documented_and_no_other", || {
-        catch_unwind(document::every_announced_difference_is_documented_and_no_other)
-            .map_err(|_| Failed::from("see above"))
-    })];
+    let of_document = |name: &str, test: fn()| {
+        let run = move || catch_unwind(test).map_err(|_| Failed::from("see above"));
+        Trial::test(format!("document::{name}"), run)
+    };
+    let mut trials = vec![
+        of_document(
+            "every_announced_difference_is_documented_and_no_other",
+            document::every_announced_difference_is_documented_and_no_other,
+        ),
+        of_document(
+            "every_test_that_the_document_names_is_there",
+            document::every_test_that_the_document_names_is_there,
+        ),
+    ];
     trials.extend(files.into_iter().map(|path| {
         let name = format!("scenario::{}", path.file_stem().unwrap_or_default().to_string_lossy());
         let shared = Arc::clone(&shared);
@@ -117,6 +127,12 @@ impl Shared {
         let about = format!("Made by seed {seed}.");
         let fails = |text: &str| -> Result<Option<String>, NoReport> {
             let report = self.run(&format!("seed-{seed}"), text)?;
+            if env::var_os("LB_VERBOSE").is_some() {
+                print!(
+                    "seed {seed}: {} cells, {:.1} s, shows {:?}\n{text}",
+                    report.cells, report.seconds, report.shown
+                );
+            }
             Ok((!report.failures.is_empty()).then(|| report.failures.concat()))
         };
         let mut text = generate::text(&generated.documents(&about));

@@ -74,6 +74,13 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "empty-address", explains: None },
 ];
 
+/// What is not built yet, and differs until it is.
+pub const LIMITS: &[Difference] = &[
+    Difference { id: "fragments", explains: None },
+    Difference { id: "icmp-quote", explains: None },
+    Difference { id: "sctp", explains: None },
+];
+
 /// In what kube-proxy's iptables mode differs from its nftables mode, as far as scenarios show it. We follow the latter,
 /// so that a row here says what is not to be taken from the former.
 pub const MODES: &[Difference] = &[

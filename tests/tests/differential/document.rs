@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lb_tests::differential::divergence::{DIFFERENCES, Difference, MODES};
+use lb_tests::differential::divergence::{DIFFERENCES, Difference, LIMITS, MODES};
 
 /// What the last column says of a difference that the harness finds by itself.
 const SCENARIOS: &str = "scenarios";
@@ -41,12 +41,12 @@ pub(crate) fn every_announced_difference_is_documented_and_no_other() {
     let ids = |table: &[Difference]| -> BTreeSet<String> {
         table.iter().map(|difference| difference.id.to_owned()).collect()
     };
-    let expected = [ids(DIFFERENCES), ids(MODES)];
+    let expected = [ids(DIFFERENCES), ids(LIMITS), ids(MODES)];
     let all: BTreeSet<&String> = expected.iter().flatten().collect();
-    assert_eq!(all.len(), DIFFERENCES.len() + MODES.len(), "an id is there twice");
+    assert_eq!(all.len(), DIFFERENCES.len() + LIMITS.len() + MODES.len(), "an id is there twice");
     let documented: Vec<BTreeSet<String>> =
         tables().into_iter().map(|table| table.into_iter().map(|row| row.id).collect()).collect();
-    assert_eq!(documented, expected, "left: docs/divergence.md, right: DIFFERENCES and MODES");
+    assert_eq!(documented, expected, "left: docs/divergence.md, right: DIFFERENCES, LIMITS and MODES");
 }
 
 /// A row that the harness does not look for says so, and a row's tests are functions, files, or texts of tests that are there.
@@ -54,8 +54,8 @@ pub(crate) fn every_test_that_the_document_names_is_there() {
     let mut code = String::new();
     SOURCES.iter().for_each(|directory| read(&root().join(directory), &mut code));
     let tables = tables();
-    for Row { id, test } in &tables[0] {
-        let difference = DIFFERENCES.iter().find(|difference| difference.id == id);
+    for Row { id, test } in tables[..2].iter().flatten() {
+        let difference = DIFFERENCES.iter().chain(LIMITS).find(|difference| difference.id == id);
         let is_found = difference.is_some_and(|difference| difference.explains.is_some());
         assert_eq!(test.starts_with(SCENARIOS), is_found, "{id}: whether scenarios show it: {test}");
         let named: Vec<&str> = between(test, '`').chain(between(test, '"')).collect();

@@ -158,7 +158,7 @@ impl Arm {
     }
 }
 
-/// What kubeadm puts below `config.conf` of its ConfigMap, and the network of pods that it has been told.
+/// What kubeadm puts below `config.conf` of its `ConfigMap`, and the network of pods that it has been told.
 const KUBEADM: &str = include_str!("../../../lb-agent/src/configuration/testdata/kubeadm.yaml");
 const KUBEADM_PODS: &str = "clusterCIDR: 10.244.0.0/16";
 

@@ -51,6 +51,7 @@ pub(super) struct Service {
 
 /// What may change of a Service.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of a Service that has two values")]
 pub(super) struct Shape {
     pub kind: Type,
     pub internal_local: bool,

@@ -258,7 +258,9 @@ impl Session {
         let is_asked_again =
             |cell: &Cell| !cell.is_plain(place) || cell.target.has_affinity && wavering.contains(&cell.client);
         let (again, clear): (Vec<_>, Vec<_>) = first.into_iter().partition(is_asked_again);
-        clear.iter().for_each(|cell| cell.judge(place, report));
+        for cell in clear {
+            cell.judge(place, report);
+        }
         if again.is_empty() {
             return;
         }
@@ -332,7 +334,9 @@ impl Session {
             thread::sleep(SETTLE);
             cells = speak(MORE_PATIENCE);
         }
-        cells.iter().for_each(|cell| cell.judge(place, report));
+        for cell in cells {
+            cell.judge(place, report);
+        }
     }
 
     /// Asks the proxies' own servers, until they agree or it is clear that they will not.

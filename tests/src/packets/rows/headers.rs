@@ -207,7 +207,7 @@ pub(super) fn wrapped(packet: &Packet) -> Vec<(&'static str, Packet)> {
         let with = |bytes: &[u8], tags: &[u16]| {
             tagged(tags).ipv4(|ip| ip.options = bytes.try_into().expect("a multiple of 4 bytes, 40 at most"))
         };
-        packets.extend([
+        packets.extend(vec![
             ("a router alert option", with(&[148, 4, 0, 0], &[])),
             ("as many IPv4 options as there can be", with(&[1; 40], &[])),
             ("IPv4 options behind a VLAN tag", with(&[1; 12], &[7])),
@@ -220,7 +220,7 @@ pub(super) fn wrapped(packet: &Packet) -> Vec<(&'static str, Packet)> {
                 extensions.destination_options = Some(options(units[1]));
             })
         };
-        packets.extend([
+        packets.extend(vec![
             ("two IPv6 extension headers", with([1, 1], &[])),
             // Up to offset 510: the programs look for no transport header beyond 512.
             ("IPv6 extension headers as long as are followed", with([32, 25], &[])),

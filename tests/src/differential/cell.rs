@@ -1,5 +1,7 @@
 //! What was seen of each proxy at one place, and whether the tables of [`divergence`] explain in what it differs.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
     arm::Implementation,
     divergence::{self, DIFFERENCES, Difference, Finding, MODES, NOT_ANNOUNCED},
@@ -34,11 +36,13 @@ pub struct Cell {
 
 impl Cell {
     /// In what we differ from nftables mode, and iptables mode from it.
-    fn findings(&self) -> [Vec<Finding<'_>>; 2] {
+    fn findings<'a>(&'a self, place: Place<'a>) -> [Vec<Finding<'a>>; 2] {
         let [nftables, iptables, lb] = &self.seen;
         let [ours, mut modes] = [lb, iptables].map(|other| {
             let aspects = differences(nftables, other, self.target.has_affinity).into_iter();
-            let finding = |aspect| Finding { client: self.client, host: &self.host, target: &self.target, aspect };
+            let Self { client, host, target, .. } = self;
+            let scenario = place.scenario;
+            let finding = |aspect| Finding { scenario, client: *client, host, target, aspect, other };
             aspects.map(finding).collect::<Vec<_>>()
         });
         // Where both leave tries unanswered, chance says how many.
@@ -50,19 +54,29 @@ impl Cell {
 
     /// Whether there is no reason to look again: what differs is explained, kube-proxy's modes agree, and what was not
     /// answered were not SYNs, whose refusal may go unheard the first time.
-    pub fn is_plain(&self) -> bool {
+    pub fn is_plain(&self, place: Place<'_>) -> bool {
         let is_silent = |observation: &Observation| observation.others.contains(&Verdict::Dropped);
         let may_be_unheard = self.target.transport == Transport::Tcp && self.seen.iter().any(is_silent);
-        let [ours, modes] = self.findings();
+        let [ours, modes] = self.findings(place);
         !may_be_unheard && modes.is_empty() && ours.iter().all(|finding| is_explained(DIFFERENCES, finding))
+    }
+
+    /// Whether the tables explain all in what the proxies differ.
+    pub fn is_announced(&self, place: Place<'_>) -> bool {
+        let [ours, modes] = self.findings(place);
+        ours.iter().all(|finding| is_explained(DIFFERENCES, finding))
+            && modes.iter().all(|finding| is_explained(MODES, finding))
     }
 
     /// Enters into the report in what the proxies differ.
     pub fn judge(&self, place: Place<'_>, report: &mut Report) {
         let head = head(place, self.client, &self.target, self.seen.each_ref());
-        enter(self.findings(), &head, report);
+        enter(self.findings(place), &head, report);
     }
 }
+
+/// What clients saw where there are none.
+static NOTHING: Observation = Observation { reached: BTreeMap::new(), others: BTreeSet::new() };
 
 /// What a server of each proxy's own answered.
 pub struct AnswerCell {
@@ -73,18 +87,20 @@ pub struct AnswerCell {
 }
 
 impl AnswerCell {
-    fn findings(&self) -> [Vec<Finding<'_>>; 2] {
+    fn findings<'a>(&'a self, place: Place<'a>) -> [Vec<Finding<'a>>; 2] {
         let [nftables, iptables, lb] = &self.seen;
         [lb, iptables].map(|other| {
             let aspect = (nftables != other).then(|| Aspect::Answer(nftables.clone(), other.clone()));
-            let finding = |aspect| Finding { client: ClientKind::Node, host: "node1", target: &self.target, aspect };
+            let (scenario, target) = (place.scenario, &self.target);
+            let finding =
+                |aspect| Finding { scenario, client: ClientKind::Node, host: "node1", target, aspect, other: &NOTHING };
             aspect.map(finding).into_iter().collect()
         })
     }
 
     /// Whether there is no reason to ask again.
-    pub fn is_plain(&self) -> bool {
-        let [ours, modes] = self.findings();
+    pub fn is_plain(&self, place: Place<'_>) -> bool {
+        let [ours, modes] = self.findings(place);
         ours.iter().all(|finding| is_explained(DIFFERENCES, finding))
             && modes.iter().all(|finding| is_explained(MODES, finding))
     }
@@ -93,7 +109,7 @@ impl AnswerCell {
     pub fn judge(&self, place: Place<'_>, report: &mut Report) {
         let seen = self.seen.each_ref().map(|text| format!("{text:?}"));
         let head = head(place, ClientKind::Node, &self.target, seen.each_ref());
-        enter(self.findings(), &head, report);
+        enter(self.findings(place), &head, report);
     }
 }
 

@@ -1,8 +1,11 @@
 //! The table of announced differences: data for the harness, and the rows of `docs/divergence.md`.
 
+use serde_json::Value;
+
 use super::{
-    observation::{Aspect, Kind, Source},
+    observation::{Aspect, Kind, Observation, Source},
     probe::ClientKind,
+    scenario::Scenario,
     target::{FrontendKind, Target},
 };
 use crate::lab::client::Transport;
@@ -10,6 +13,8 @@ use crate::lab::client::Transport;
 /// Something in which `lb-agent`, or kube-proxy's iptables mode, differs from kube-proxy's nftables mode.
 #[derive(Debug)]
 pub struct Finding<'a> {
+    /// What the proxies were started with, among others.
+    pub scenario: &'a Scenario,
     /// Who asked.
     pub client: ClientKind,
     /// The client's host.
@@ -18,6 +23,8 @@ pub struct Finding<'a> {
     pub target: &'a Target,
     /// What kube-proxy in nftables mode did, and what the other one.
     pub aspect: Aspect,
+    /// All that the other one's clients saw; nothing where servers of the proxies themselves were asked.
+    pub other: &'a Observation,
 }
 
 /// An announced difference.
@@ -44,6 +51,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "cluster-ip-first", explains: None },
     Difference { id: "other-nodes-pod", explains: Some(other_nodes_pod) },
     Difference { id: "localhost-node-port", explains: Some(localhost_node_port) },
+    Difference { id: "node-ports-without-mode", explains: Some(node_ports_without_mode) },
     Difference { id: "pod-interfaces", explains: Some(pod_interfaces) },
     Difference { id: "outside-cluster-ip", explains: Some(outside_cluster_ip) },
     Difference { id: "moved-slice", explains: Some(moved_slice) },
@@ -67,13 +75,17 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "empty-address", explains: None },
 ];
 
+/// What is not built yet, and differs until it is.
+pub const LIMITS: &[Difference] = &[
+    Difference { id: "fragments", explains: None },
+    Difference { id: "icmp-quote", explains: None },
+    Difference { id: "sctp", explains: None },
+];
+
 /// In what kube-proxy's iptables mode differs from its nftables mode, as far as scenarios show it. We follow the latter,
 /// so that a row here says what is not to be taken from the former.
 pub const MODES: &[Difference] = &[
-    Difference {
-        id: "mode-localhost-node-port",
-        explains: Some(|finding| finding.target.kind == FrontendKind::LocalhostNodePort),
-    },
+    Difference { id: "mode-localhost-node-port", explains: Some(mode_localhost_node_port) },
     Difference { id: "mode-node-port-addresses", explains: Some(mode_node_port_addresses) },
     Difference { id: "mode-unused-addresses", explains: Some(mode_unused_addresses) },
     Difference { id: "mode-undefined-ports", explains: Some(mode_undefined_ports) },
@@ -90,6 +102,19 @@ pub fn explanations(table: &'static [Difference], finding: &Finding<'_>) -> Vec<
 impl Finding<'_> {
     fn is_from_outside(&self) -> bool {
         matches!(self.client, ClientKind::Outside | ClientKind::OtherNode | ClientKind::RemotePod)
+    }
+
+    /// A field of the configuration that the scenario gives.
+    fn proxy(&self, field: &str) -> &Value {
+        self.scenario.header.proxy.get(field).unwrap_or(&Value::Null)
+    }
+
+    /// Whether the other one's clients were all served, by hosts that may see such an address of theirs.
+    fn is_served(&self, may_see: impl Fn(&str, &Source) -> bool) -> bool {
+        let Observation { reached, others } = self.other;
+        others.is_empty()
+            && !reached.is_empty()
+            && reached.iter().all(|(at, sources)| sources.iter().all(|source| may_see(&at.host, source)))
     }
 
     fn is_from_pod_here(&self) -> bool {
@@ -127,7 +152,7 @@ impl Finding<'_> {
 }
 
 fn client_address(finding: &Finding<'_>) -> bool {
-    finding.is_from_outside() && finding.keeps_own_address().is_some_and(|host| host.starts_with("node1"))
+    finding.is_from_outside() && finding.keeps_own_address().is_some_and(is_here)
 }
 
 fn pod_address(finding: &Finding<'_>) -> bool {
@@ -152,7 +177,8 @@ fn udp_stale(finding: &Finding<'_>) -> bool {
     finding.is_kept_udp()
         && !finding.is_connected_by_the_node()
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
-            if theirs.iter().eq([&Kind::Reached]) && !ours.contains(&Kind::Reached))
+            if theirs.iter().eq([&Kind::Reached])
+                && [Kind::Refused, Kind::Dropped, Kind::Unreachable].iter().any(|kind| ours.iter().eq([kind])))
 }
 
 fn node_udp_connected(finding: &Finding<'_>) -> bool {
@@ -188,27 +214,46 @@ fn health_check_families(finding: &Finding<'_>) -> bool {
 fn other_nodes_pod(finding: &Finding<'_>) -> bool {
     finding.client == ClientKind::RemotePod
         && finding.target.external_local
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
-            if theirs.contains(&Kind::Dropped) && theirs != ours)
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
+        // An endpoint that does not say that it is here is masqueraded, too.
+        && finding.is_served(|host, source| *source == Source::Node || is_here(host) && *source == Source::Own)
+        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
 }
 
 fn localhost_node_port(finding: &Finding<'_>) -> bool {
-    finding.target.kind == FrontendKind::LocalhostNodePort
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.iter().eq([&Kind::Refused]))
+    finding.target.kind == FrontendKind::LocalhostNodePort && is_verdict(finding, Kind::Refused, Kind::Reached)
+}
+
+fn node_ports_without_mode(finding: &Finding<'_>) -> bool {
+    finding.scenario.header.kubeadm
+        && finding.target.kind == FrontendKind::SecondNodePort
+        && is_verdict(finding, Kind::Refused, Kind::Reached)
 }
 
 fn pod_interfaces(finding: &Finding<'_>) -> bool {
-    finding.is_from_pod_here()
+    matches!(finding.proxy("detectLocalMode").as_str(), Some("BridgeInterface" | "InterfaceNamePrefix"))
+        && finding.is_from_pod_here()
         && finding.target.external_local
         && finding.target.kind != FrontendKind::ClusterIp
-        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours) if theirs.is_empty() && !ours.is_empty())
+        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours)
+            if theirs.is_empty() && ours.iter().all(|endpoint| !is_here(&endpoint.host)))
 }
 
 fn outside_cluster_ip(finding: &Finding<'_>) -> bool {
-    finding.is_from_outside()
+    let detects_nobody = matches!(finding.proxy("detectLocalMode").as_str(), None | Some("" | "ClusterCIDR"))
+        && finding.proxy("clusterCIDR") == "";
+    detects_nobody
+        && finding.is_from_outside()
         && finding.target.kind == FrontendKind::ClusterIp
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
-            if theirs.contains(&Kind::Dropped) && ours.iter().eq([&Kind::Reached]))
+        && !finding.target.internal_local
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
+        && finding.is_served(|host, source| *source == if is_here(host) { Source::Own } else { Source::Node })
+        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
+}
+
+/// Whether a host is the node whose proxies are compared, or a pod of it.
+fn is_here(host: &str) -> bool {
+    host.starts_with("node1")
 }
 
 fn moved_slice(finding: &Finding<'_>) -> bool {
@@ -226,6 +271,11 @@ fn service_cidr_at_once(finding: &Finding<'_>) -> bool {
 fn is_verdict(finding: &Finding<'_>, nftables: Kind, iptables: Kind) -> bool {
     matches!(&finding.aspect, Aspect::Verdict(first, second)
         if first.iter().eq([&nftables]) && second.iter().eq([&iptables]))
+}
+
+fn mode_localhost_node_port(finding: &Finding<'_>) -> bool {
+    finding.target.kind == FrontendKind::LocalhostNodePort
+        && matches!(&finding.aspect, Aspect::Verdict(first, _) if first.iter().eq([&Kind::Refused]))
 }
 
 fn mode_node_port_addresses(finding: &Finding<'_>) -> bool {

@@ -4,7 +4,7 @@
 //! the date, and points of time within the body, whose fractions of a second are as long as they need to be.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use serde::Deserialize;
 
 use super::target::{FrontendKind, Target};
-use crate::lab::{Host, client::Transport};
+use crate::lab::client::Transport;
 
 /// How long an answer may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -57,20 +57,21 @@ impl Request {
         }
     }
 
-    /// The answer, without what changes from one moment to the next; or why there is none.
-    pub fn ask(&self, host: &Host) -> String {
-        let Self { to, path, method, body } = self.clone();
-        let text = host.run(move || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
-            write!(stream, "{method} {path} HTTP/1.1\r\nHost: lab\r\n{length}Connection: close\r\n\r\n")?;
-            let mut text = Vec::new();
-            stream.read_to_end(&mut text)?;
-            Ok(String::from_utf8_lossy(&text).into_owned())
-        });
-        let (is_head, with_body) = (self.method == "HEAD", body);
-        text.map_or_else(|error| error.to_string(), |text| lasting(&text, is_head, with_body))
+    /// The answer to the calling thread's host, without what changes from one moment to the next; or why there is none.
+    pub fn ask(&self) -> String {
+        let (is_head, with_body) = (self.method == "HEAD", self.body);
+        self.exchange().map_or_else(|error| error.to_string(), |text| lasting(&text, is_head, with_body))
+    }
+
+    fn exchange(&self) -> io::Result<String> {
+        let Self { to, path, method, body: _ } = self;
+        let mut stream = TcpStream::connect_timeout(to, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: lab\r\n{length}Connection: close\r\n\r\n")?;
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
 

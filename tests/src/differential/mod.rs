@@ -24,6 +24,7 @@ pub mod http;
 pub mod kept;
 pub mod kube_proxy;
 pub mod observation;
+mod plan;
 pub mod probe;
 pub mod relay;
 pub mod report;

@@ -24,6 +24,7 @@ use super::{
     api::{self, ApiHost},
     arm::{self, Arm},
     cell::{AnswerCell, Cell, Place},
+    http::Request,
     kept::Kept,
     observation::Observation,
     probe::{ClientKind, MORE_PATIENCE, PATIENCE, ask_all},
@@ -52,7 +53,9 @@ const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
 /// Between one look at the sentinel and the next.
 const POLL: Duration = Duration::from_millis(20);
 /// How long servers of proxies may take to hear of a change: the Node has a watch of its own.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long a UDP flow may take to move: kube-proxy reads the table of all flows, and removes entries one by one.
+const MOVED_WITHIN: Duration = Duration::from_secs(10);
 /// For what is not ordered with the sentinel: the Node has a watch of its own, and what one synchronization writes is
 /// not in force all at once.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -62,7 +65,7 @@ pub struct Session {
     arms: [Arm; 3],
     api: ApiHost,
     /// What the proxies that run were started with.
-    proxy: Option<Map<String, Value>>,
+    proxy: Option<(Map<String, Value>, bool)>,
     sentinel_port: u16,
 }
 
@@ -93,10 +96,11 @@ impl Session {
     }
 
     fn steps(&mut self, scenario: &Scenario, applied: &mut BTreeSet<Named>, report: &mut Report) -> Result<(), String> {
-        if self.proxy.as_ref() != Some(&scenario.header.proxy) {
+        let proxy = (scenario.header.proxy.clone(), scenario.header.kubeadm);
+        if self.proxy.as_ref() != Some(&proxy) {
             let kubeconfig = self.api.kubeconfig();
-            self.arms.iter_mut().for_each(|arm| arm.start_proxy(&kubeconfig, &scenario.header.proxy));
-            self.proxy = Some(scenario.header.proxy.clone());
+            self.arms.iter_mut().for_each(|arm| arm.start_proxy(&kubeconfig, &proxy.0, proxy.1));
+            self.proxy = Some(proxy);
         }
         let mut kept = None;
         for step in &scenario.steps {
@@ -240,18 +244,28 @@ impl Session {
 
     /// Asks everywhere, and enters into the report in what the proxies differ.
     fn compare(&self, place: Place<'_>, report: &mut Report) {
+        if !place.scenario.header.probe {
+            return;
+        }
         let cells = self.targets(place.scenario);
         report.cells += cells.iter().map(|(_, targets)| targets.len()).sum::<usize>();
 
-        let mut doubtful = Vec::new();
-        for cell in self.observe(&cells, PATIENCE) {
-            if cell.is_plain() { cell.judge(place, report) } else { doubtful.push(cell) }
+        let first = self.observe(&cells, PATIENCE);
+        // Where clients stay is one choice for all frontends of a Service port, which asking at one of them alone would not
+        // put to the test again.
+        let has_doubts = |client| first.iter().any(|cell| cell.client == client && !cell.is_plain(place));
+        let wavering: Vec<ClientKind> = ClientKind::ALL.into_iter().filter(|client| has_doubts(*client)).collect();
+        let is_asked_again =
+            |cell: &Cell| !cell.is_plain(place) || cell.target.has_affinity && wavering.contains(&cell.client);
+        let (again, clear): (Vec<_>, Vec<_>) = first.into_iter().partition(is_asked_again);
+        for cell in clear {
+            cell.judge(place, report);
         }
-        if doubtful.is_empty() {
+        if again.is_empty() {
             return;
         }
         let again = ClientKind::ALL.map(|client| {
-            let of_client = doubtful.iter().filter(|cell| cell.client == client);
+            let of_client = again.iter().filter(|cell| cell.client == client);
             (client, of_client.map(|cell| cell.target.clone()).collect::<Vec<_>>())
         });
         for cell in self.observe(&again, MORE_PATIENCE) {
@@ -311,11 +325,15 @@ impl Session {
             });
             self.cells(&kept.cells, observed)
         };
-        let first = speak(PATIENCE);
-        report.cells += first.len();
-        let is_plain: Vec<bool> = first.iter().map(Cell::is_plain).collect();
-        // What it is the second time counts, for all of them: an exchange that moved in between is not asked twice.
-        let cells = if is_plain.iter().all(|plain| *plain) { first } else { speak(MORE_PATIENCE) };
+        let mut cells = speak(PATIENCE);
+        report.cells += cells.len();
+        // kube-proxy forgets UDP flows some time after it has written its rules. All are asked again: what an exchange
+        // is that moved in between is what counts.
+        let deadline = Instant::now() + MOVED_WITHIN;
+        while !cells.iter().all(|cell| cell.is_announced(place)) && Instant::now() < deadline {
+            thread::sleep(SETTLE);
+            cells = speak(MORE_PATIENCE);
+        }
         for cell in cells {
             cell.judge(place, report);
         }
@@ -323,19 +341,31 @@ impl Session {
 
     /// Asks the proxies' own servers, until they agree or it is clear that they will not.
     fn compare_answers(&self, place: Place<'_>, report: &mut Report) {
-        for request in &place.scenario.header.requests {
-            report.cells += 1;
-            let deadline = Instant::now() + ANSWERS_WITHIN;
-            let cell = loop {
-                let seen = self.arms.each_ref().map(|arm| request.ask(&arm.lab.nodes[0].host));
+        let deadline = Instant::now() + ANSWERS_WITHIN;
+        let mut requests: Vec<&Request> = place.scenario.header.requests.iter().collect();
+        report.cells += requests.len();
+        while !requests.is_empty() {
+            let answers = self.answers(&requests);
+            let is_late = Instant::now() > deadline;
+            let mut open = Vec::new();
+            for (request, seen) in requests.into_iter().zip(answers) {
                 let cell = AnswerCell { target: request.target(), seen };
-                if cell.is_plain() || Instant::now() > deadline {
-                    break cell;
-                }
-                thread::sleep(POLL);
-            };
-            cell.judge(place, report);
+                if is_late || cell.is_plain(place) { cell.judge(place, report) } else { open.push(request) }
+            }
+            requests = open;
+            thread::sleep(POLL);
         }
+    }
+
+    /// What each twin answers to each request; the twins are asked at once.
+    fn answers(&self, requests: &[&Request]) -> Vec<[String; 3]> {
+        let threads = self.arms.each_ref().map(|arm| {
+            let requests: Vec<Request> = requests.iter().map(|request| (*request).clone()).collect();
+            arm.lab.nodes[0].host.spawn(move || requests.iter().map(Request::ask).collect::<Vec<_>>())
+        });
+        let mut answers = threads.map(|thread| thread.join().expect("who asks does not panic").into_iter());
+        let all = requests.iter().map(|_| answers.each_mut().map(|texts| texts.next().expect("one for each request")));
+        all.collect()
     }
 }
 

@@ -35,7 +35,7 @@ pub enum FrontendKind {
 
 /// A frontend in one family and protocol.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own that predicates ask")]
 pub struct Target {
     /// Whose it is: `namespace/name:port`.
     pub service: String,

@@ -156,9 +156,9 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     tokio::select! {
         result = &mut ended => result.map_err(|_| anyhow!("the dataplane thread panicked"))??,
         result = bind_failure(bind_failed), if effective.kube_proxy.bind_address_hard_fail => result?,
-        changed = changed(file.as_ref()) => {
-            tracing::error!("{changed}");
-            outcome = Err(changed.into());
+        reason = changed(file.as_ref()) => {
+            tracing::error!("{reason}");
+            outcome = Err(reason.into());
         }
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -106,23 +106,23 @@ mod tests {
         let node = Node { internal_ips, ..Node::default() };
         inputs.apply(SourceEvent::Changed(Change::Node(Some(node))));
         let within = |texts: &[&str]| NodePortAddresses::Within(nets(texts));
-        let none: Option<IpAddr> = None;
+        let unbound: Option<IpAddr> = None;
         let bind = |text: &str| text.parse().ok();
         for (node_port_addresses, bind_address, localhost_node_ports, expected) in [
-            (NodePortAddresses::All, none, true, "10.0.0.1 10.0.0.2 127.0.0.1 192.0.2.1 ::1 fd00::1 fd00::2"),
-            (NodePortAddresses::All, none, false, "10.0.0.1 10.0.0.2 192.0.2.1 fd00::1 fd00::2"),
+            (NodePortAddresses::All, unbound, true, "10.0.0.1 10.0.0.2 127.0.0.1 192.0.2.1 ::1 fd00::1 fd00::2"),
+            (NodePortAddresses::All, unbound, false, "10.0.0.1 10.0.0.2 192.0.2.1 fd00::1 fd00::2"),
             (NodePortAddresses::All, bind("10.0.0.1"), false, "10.0.0.1 10.0.0.2 192.0.2.1 fd00::1 fd00::2"),
-            (NodePortAddresses::Primary, none, true, "10.0.0.2 127.0.0.1 ::1 fd00::2"),
-            (NodePortAddresses::Primary, none, false, "10.0.0.2 fd00::2"),
+            (NodePortAddresses::Primary, unbound, true, "10.0.0.2 127.0.0.1 ::1 fd00::2"),
+            (NodePortAddresses::Primary, unbound, false, "10.0.0.2 fd00::2"),
             (NodePortAddresses::Primary, bind("192.0.2.1"), false, "192.0.2.1 fd00::2"),
             (NodePortAddresses::Primary, bind("fd00::1"), false, "10.0.0.2 fd00::1"),
             (NodePortAddresses::Primary, bind("203.0.113.1"), false, "fd00::2"),
             (NodePortAddresses::Primary, bind("127.0.0.1"), false, "fd00::2"),
-            (within(&["10.0.0.0/24"]), none, false, "10.0.0.1 10.0.0.2 fd00::1 fd00::2"),
-            (within(&["10.0.0.0/24", "fd00::2/128"]), none, true, "10.0.0.1 10.0.0.2 fd00::2"),
-            (within(&["127.0.0.0/8", "192.0.2.0/24", "::1/128"]), none, true, "127.0.0.1 192.0.2.1 ::1"),
-            (within(&["127.0.0.0/8", "192.0.2.0/24", "::1/128"]), none, false, "192.0.2.1"),
-            (within(&["172.16.0.0/12", "::/0"]), none, false, "fd00::1 fd00::2"),
+            (within(&["10.0.0.0/24"]), unbound, false, "10.0.0.1 10.0.0.2 fd00::1 fd00::2"),
+            (within(&["10.0.0.0/24", "fd00::2/128"]), unbound, true, "10.0.0.1 10.0.0.2 fd00::2"),
+            (within(&["127.0.0.0/8", "192.0.2.0/24", "::1/128"]), unbound, true, "127.0.0.1 192.0.2.1 ::1"),
+            (within(&["127.0.0.0/8", "192.0.2.0/24", "::1/128"]), unbound, false, "192.0.2.1"),
+            (within(&["172.16.0.0/12", "::/0"]), unbound, false, "fd00::1 fd00::2"),
         ] {
             let policy = Policy { bind_address, node_port_addresses, localhost_node_ports, ..Policy::default() };
             let v4 = DesiredNode::v4(&network, &policy, &inputs).local_addresses;

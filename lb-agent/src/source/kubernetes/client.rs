@@ -73,8 +73,8 @@ pub async fn connect(kubeconfig: Option<&Path>, observer: Observer) -> Result<Cl
 fn client(config: Config, observer: Observer) -> Result<Client, kube::Error> {
     let config = tuned(config);
     let server = config.cluster_url.authority().cloned();
-    let observed = layer_fn(move |inner| Observed::new(inner, server.as_ref(), observer.clone()));
-    Ok(ClientBuilder::try_from(config)?.with_layer(&observed).build())
+    let layer = layer_fn(move |inner| Observed::new(inner, server.as_ref(), observer.clone()));
+    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
 fn tuned(config: Config) -> Config {

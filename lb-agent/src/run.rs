@@ -31,7 +31,7 @@ use lb_agent::{
     loader::{self, LoadOptions, Loaded, Pins, TableSizes},
     model::ObjectKind,
     network::{self, Network, Watcher},
-    source::{self, SourceMessage},
+    source::{self, SourceMessage, kubernetes::Observer},
     takeover,
 };
 use tokio::{
@@ -93,7 +93,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     loader::check_requirements()?;
     let watcher = Watcher::start(network).await?;
     let (sender, messages) = mpsc::channel(source::CHANNEL_CAPACITY);
-    let client = start_source(source, &node_name, sender).await?;
+    let client = start_source(source, &node_name, sender, Arc::clone(&counted)).await?;
     // Manifests need not have a Node.
     let in_cluster = client.is_some();
     let events = Events::start(client, &node_name);
@@ -214,14 +214,20 @@ fn is_takeover() -> bool {
 }
 
 /// Returns the client of the cluster, if there is one.
-async fn start_source(source: Source, node_name: &str, sender: mpsc::Sender<SourceMessage>) -> Result<Option<Client>> {
+async fn start_source(
+    source: Source,
+    node_name: &str,
+    sender: mpsc::Sender<SourceMessage>,
+    counted: Arc<Metrics>,
+) -> Result<Option<Client>> {
     match source {
         Source::Manifests(dir) => {
             source::manifests::spawn(&dir, node_name, sender).context("--manifests")?;
             Ok(None)
         }
         Source::Kubernetes(kubeconfig) => {
-            let client = source::kubernetes::connect(kubeconfig.as_deref()).await.context("--kubeconfig")?;
+            let observer = Observer::new(move |request| counted.requested(request));
+            let client = source::kubernetes::connect(kubeconfig.as_deref(), observer).await.context("--kubeconfig")?;
             let node_name = node_name.to_owned();
             let watching = client.clone();
             tokio::spawn(async move { Box::pin(source::kubernetes::run(watching, &node_name, sender)).await });

@@ -113,7 +113,7 @@ pub const FIELDS: &[Field] = &[
         "bind-address",
         Text,
         Honoured,
-        "if it is no unspecified one: the node's own address of its family, for `nodePortAddresses: primary` and source ranges that hold the node, in place of the first `InternalIP` of the Node; its family is that of the two addresses below where they are not given",
+        "if it is no unspecified one: the node's own address of its family, for `nodePortAddresses: primary` and source ranges that hold the node, in place of the first `InternalIP` of the Node, or `ExternalIP` where it has none of the family; its family is that of the two addresses below where they are not given",
     ),
     field(
         "healthzBindAddress",

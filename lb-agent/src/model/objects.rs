@@ -184,6 +184,8 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// `status.addresses` of type `InternalIP`, the first of each family is the node's primary address.
     pub internal_ips: Vec<IpAddr>,
+    /// Those of type `ExternalIP`, for a family without the former.
+    pub external_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`: networks of the pods of this node.
     pub pod_cidrs: Vec<IpNet>,
     /// `metadata.deletionTimestamp` is set.

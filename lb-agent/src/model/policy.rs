@@ -37,10 +37,11 @@ impl Default for Policy {
 
 impl Policy {
     /// The node's own address of a family (`detectNodeIPs` of `cmd/kube-proxy/app/server.go`): `bindAddress`, or else the
-    /// first `InternalIP` of its Node. kube-proxy goes on with a loopback address where there is neither.
+    /// first `InternalIP` of its Node, or else the first `ExternalIP` (`GetNodeHostIPs` of `pkg/util/node/node.go`).
+    /// kube-proxy goes on with a loopback address where there is none.
     pub fn primary<A: Family>(&self, node: Option<&Node>) -> Option<A> {
-        let internal = node.into_iter().flat_map(|node| &node.internal_ips);
-        self.bind_address.iter().chain(internal).find_map(|ip| A::from_ip(*ip))
+        let of_node = node.into_iter().flat_map(|node| node.internal_ips.iter().chain(&node.external_ips));
+        self.bind_address.iter().chain(of_node).find_map(|ip| A::from_ip(*ip))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The file of `--config`, followed: what it holds is read once, so an agent whose file changed ends, and whoever
 //! restarts it gets one that follows the new contents. kube-proxy does the same (`eventHandler` of
-//! `cmd/kube-proxy/app/server.go`), but goes by events: a file that is written again as it was ends it, too.
+//! `cmd/kube-proxy/app/options.go`), but goes by events: a file that is written again as it was ends it, too.
 //!
 //! What counts are the contents. A mounted `ConfigMap` is a link to a link to a directory, and the second link is
 //! replaced; so the directory of the path is watched, and not the file.

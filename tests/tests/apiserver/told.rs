@@ -230,4 +230,10 @@ pub(crate) fn the_time_from_a_change_of_endpoints_to_the_maps_is_measured(sandbo
     set(&[&node2.pods[0]], 1);
     let (sum, _) = eventually("one change", sum_and_count, |(_, count)| (*count - 1.0).abs() < 0.5);
     assert!((1.0..10.0).contains(&sum), "{sum} s");
+
+    // What it asked of the API server: a watch of each kind at least, all of which were answered.
+    let text = get(&node1.host, METRICS, "/metrics");
+    let requests = text.lines().find_map(|line| line.strip_prefix("rest_client_requests_total{code=\"200\",host=\""));
+    let (host, count) = requests.and_then(|rest| rest.split_once("\",method=\"GET\"} ")).expect("requests are counted");
+    assert!(host.ends_with(":6443") && count.parse::<u32>().expect("a number") >= 4, "{host}: {count}");
 }

@@ -451,6 +451,7 @@ fn a_node_keeps_every_field_in_use() {
     let expected = Node {
         zone: Some("z1".into()),
         internal_ips: vec![ip("192.0.2.10"), ip("2001:db8::a")],
+        external_ips: vec![ip("203.0.113.1")],
         pod_cidrs: vec![net("10.244.1.0/24"), net("fd00:244::/64")],
         deleting: true,
         taints: vec!["ToBeDeletedByClusterAutoscaler".into()],

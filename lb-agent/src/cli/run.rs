@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use lb_agent::{
     configuration::{Effective, Given},
     loader::TableSizes,
+    model::Balance,
     network,
     source::parse_cidr_sloppy,
 };
@@ -52,6 +53,9 @@ pub(super) struct Arguments {
     /// The API server's --service-node-port-range.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = port_range)]
     node_port_range: Reserved,
+    /// How backends are selected for Services without the annotation `lb-agent/balance`.
+    #[arg(long, value_name = "WAY", default_value = Balance::default().name(), value_parser = balance)]
+    balance: Balance,
     /// Format of the log, on the standard error [default: --logging-format].
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
@@ -147,6 +151,7 @@ impl Arguments {
             file: self.config.clone(),
             flags: self.kube_proxy.given.clone(),
             service_cidrs: self.service_cluster_ip_range.clone(),
+            balance: self.balance,
             healthz_port: self.actions.healthz_port,
             metrics_port: self.actions.metrics_port,
         })?;
@@ -226,6 +231,11 @@ fn filter_of(verbosity: u32) -> &'static str {
         4..8 => "info,lb_agent=debug,kube_client=off",
         _ => "debug,lb_agent=trace,kube_client=off",
     }
+}
+
+fn balance(text: &str) -> Result<Balance, String> {
+    let names = || Balance::ALL.map(Balance::name).join(" or ");
+    Balance::ALL.into_iter().find(|balance| balance.name() == text).ok_or_else(|| format!("expected {}", names()))
 }
 
 fn cidr(text: &str) -> Result<IpNet, String> {

@@ -46,6 +46,7 @@ pub(super) fn print(configuration: &Configuration, log_format: &str, log_level: 
             },
             "localhost": policy.localhost_node_ports,
         },
+        "balance": policy.balance.name(),
         "serviceClusterIPRange": networks(&policy.service_cidrs),
         "bpffs": bpffs,
         "cgroup": cgroup,

@@ -19,7 +19,7 @@ use super::{
     validate,
 };
 use crate::{
-    model::{DetectLocal, NodePortAddresses, Policy},
+    model::{Balance, DetectLocal, NodePortAddresses, Policy},
     source::{parse_cidr_sloppy, parse_ip_sloppy},
 };
 
@@ -38,6 +38,8 @@ pub struct Given {
     pub flags: Vec<Flag>,
     /// `--service-cluster-ip-range`.
     pub service_cidrs: Vec<IpNet>,
+    /// `--balance`.
+    pub balance: Balance,
     /// `--healthz-port`, which kube-proxy deprecates: 0 is no server.
     pub healthz_port: Option<u16>,
     /// `--metrics-port`, likewise.
@@ -136,6 +138,7 @@ impl Effective {
                 node_port_addresses: node_port_addresses(&kube_proxy.node_port_addresses),
                 localhost_node_ports: kube_proxy.iptables.localhost_node_ports.unwrap_or(true),
                 detect_local,
+                balance: given.balance,
                 service_cidrs: given.service_cidrs.clone(),
             },
             healthz: validate::parse_address(&kube_proxy.healthz_bind_address),
@@ -206,6 +209,9 @@ impl Effective {
         }
         if !self.policy.service_cidrs.is_empty() {
             lost.push("the file cannot hold --service-cluster-ip-range".to_owned());
+        }
+        if self.policy.balance != Balance::default() {
+            lost.push("the file cannot hold --balance".to_owned());
         }
         Ok(lost)
     }

@@ -1,6 +1,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
+    Balance,
     testing::{endpoint, key, port, service, slice},
     *,
 };
@@ -13,7 +14,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { inputs: Inputs::new([]), state: DesiredState::new("here") }
+        Self { inputs: Inputs::new([]), state: DesiredState::new("here", Balance::default()) }
     }
 
     /// Takes in a change; returns the Services to recompute and the conflicts.

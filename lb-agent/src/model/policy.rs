@@ -19,6 +19,8 @@ pub struct Policy {
     pub localhost_node_ports: bool,
     /// `detectLocalMode` and what belongs to it.
     pub detect_local: DetectLocal,
+    /// How backends are selected for Services that do not say.
+    pub balance: Balance,
     /// Ranges of cluster IPs that are known without `ServiceCIDR` objects (`--service-cluster-ip-range`).
     pub service_cidrs: Vec<IpNet>,
 }
@@ -30,6 +32,7 @@ impl Default for Policy {
             node_port_addresses: NodePortAddresses::default(),
             localhost_node_ports: true,
             detect_local: DetectLocal::default(),
+            balance: Balance::default(),
             service_cidrs: Vec::new(),
         }
     }
@@ -42,6 +45,30 @@ impl Policy {
     pub fn primary<A: Family>(&self, node: Option<&Node>) -> Option<A> {
         let of_node = node.into_iter().flat_map(|node| node.internal_ips.iter().chain(&node.external_ips));
         self.bind_address.iter().chain(of_node).find_map(|ip| A::from_ip(*ip))
+    }
+}
+
+/// How a new flow's backend is selected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// By the flow's hash, in the list of backends. Where the list changes, most flows that are in no flow table change
+    /// their backends with it.
+    #[default]
+    Hash,
+    /// By the flow's hash, in a Maglev table ([`lb_common::maglev`]): few do, and all nodes select the same.
+    Maglev,
+}
+
+impl Balance {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Hash, Self::Maglev];
+
+    /// The name that flags and annotations have for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Maglev => "maglev",
+        }
     }
 }
 

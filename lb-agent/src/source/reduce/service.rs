@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1 as api;
 
 use super::{Problem, Reduce, leave_out, not_a_network, not_a_port, port_name, port_number, protocol, quote};
 use crate::{
-    model::{Change, ObjectKey, ObjectKind, Service, ServicePort, ServiceType, TrafficPolicy},
+    model::{
+        BALANCE_ANNOTATION, Balance, Change, ObjectKey, ObjectKind, Service, ServicePort, ServiceType, TrafficPolicy,
+    },
     source::address::{never_served, parse_cidr_sloppy, parse_ip_sloppy, special},
 };
 
@@ -53,6 +55,7 @@ fn service(service: &api::Service, left_out: &mut Vec<Problem>) -> Result<Servic
         internal_policy: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref())?,
         external_policy,
         affinity_seconds: affinity_seconds(spec)?,
+        balance: balance(service, left_out),
         health_check_node_port: health_check_node_port(spec, service_type, external_policy)?,
         uid: service.metadata.uid.as_deref().map(Arc::from),
         created: service.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
@@ -218,4 +221,16 @@ fn affinity_seconds(spec: &api::ServiceSpec) -> Result<Option<u32>, Problem> {
             format!("is {seconds}, expected 1 to {MAX_AFFINITY_SECONDS}"),
         )
     })
+}
+
+/// What the Service's annotation asks for. One that is wrong is left out: the Service is served with the default.
+fn balance(service: &api::Service, left_out: &mut Vec<Problem>) -> Option<Balance> {
+    let asked = service.metadata.annotations.as_ref()?.get(BALANCE_ANNOTATION)?;
+    let known = Balance::ALL.into_iter().find(|balance| balance.name() == asked);
+    if known.is_none() {
+        let names = Balance::ALL.map(Balance::name).join(" or ");
+        let field = format!("metadata.annotations[{BALANCE_ANNOTATION}]");
+        leave_out(left_out, Problem::new(field, format!("is {}, expected {names}; the default is used", quote(asked))));
+    }
+    known
 }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::{Reduce, Reduced, reduce};
 use crate::model::{
-    Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
-    SlicePort, TrafficPolicy,
+    BALANCE_ANNOTATION, Balance, Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, Protocol, Service,
+    ServicePort, ServiceType, SlicePort, TrafficPolicy,
 };
 
 fn reduced<K: Reduce>(object: Value) -> Reduced {
@@ -78,7 +78,8 @@ fn rejected<K: Reduce>(object: Value) -> (String, String) {
 #[test]
 fn a_service_keeps_every_field_in_use() {
     let object = json!({
-        "metadata": { "namespace": "shop", "name": "web", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:10Z" },
+        "metadata": { "namespace": "shop", "name": "web", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:10Z",
+            "annotations": { BALANCE_ANNOTATION: "maglev" } },
         "spec": {
             "type": "LoadBalancer",
             "clusterIP": "10.96.0.10",
@@ -115,10 +116,26 @@ fn a_service_keeps_every_field_in_use() {
             internal_policy: TrafficPolicy::Local,
             external_policy: TrafficPolicy::Local,
             affinity_seconds: Some(60),
+            balance: Some(Balance::Maglev),
             health_check_node_port: Some(32_000),
             uid: Some("u-1".into()),
             created: 1_767_225_610,
         }
+    );
+}
+
+#[test]
+fn a_way_to_balance_that_does_not_exist_is_left_out() {
+    let reduced = reduced::<core::Service>(json!({
+        "metadata": { "namespace": "shop", "name": "web", "annotations": { BALANCE_ANNOTATION: "fairest" } },
+        "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80 }] },
+    }));
+    let Some(Change::Service(_, Some(service))) = &reduced.change else { panic!("not taken: {reduced:?}") };
+    assert_eq!(service.balance, None);
+    let [rejection] = reduced.rejections.as_slice() else { panic!("not one rejection: {reduced:?}") };
+    assert_eq!(
+        rejection.to_string(),
+        "Service shop/web: metadata.annotations[lb-agent/balance]: is \"fairest\", expected hash or maglev; the default is used"
     );
 }
 

@@ -234,7 +234,7 @@ fn filter_of(verbosity: u32) -> &'static str {
 }
 
 fn balance(text: &str) -> Result<Balance, String> {
-    let names = || Balance::ALL.map(Balance::name).join(" or ");
+    let names = || Balance::ALL.map(Balance::name).join(", ");
     Balance::ALL.into_iter().find(|balance| balance.name() == text).ok_or_else(|| format!("expected {}", names()))
 }
 

@@ -26,7 +26,7 @@ use lb_agent::{
     configuration::Effective,
     controller::{Controller, Settings},
     dataplane::{Scraper, Tuning},
-    loader::{self, LoadOptions, Loaded, Pins, TableSizes},
+    loader::{self, LoadOptions, Loaded, Pins, TableSizes, XdpMode},
     model::ObjectKind,
     network::{self, Network, Watcher},
     source::{self, SourceMessage},
@@ -64,6 +64,7 @@ pub(crate) struct Configuration {
     pub(crate) effective: Effective,
     pub(crate) trace_packets: bool,
     pub(crate) sizes: TableSizes,
+    pub(crate) xdp: XdpMode,
 }
 
 #[derive(Clone, Debug)]
@@ -75,7 +76,8 @@ pub(crate) enum Source {
 
 /// Runs until a signal ends it. The data plane stays.
 pub(crate) async fn run(configuration: Configuration) -> Result<()> {
-    let Configuration { source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes } = configuration;
+    let Configuration { source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes, xdp } =
+        configuration;
     let counted = Arc::new(Metrics::new(Timestamp::now()));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -101,6 +103,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         sizes,
         trace: trace_packets,
         takeover,
+        xdp: xdp != XdpMode::Off,
         ..LoadOptions::default()
     })?;
     let maps = loaded.take_maps()?;
@@ -153,6 +156,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         proxy_health,
         counted,
         effective.policy.node_port_addresses.clone(),
+        xdp,
     );
     let mut ended = dataplane.spawn(stopped)?;
     tokio::select! {

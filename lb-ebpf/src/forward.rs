@@ -78,6 +78,12 @@ impl Route {
     }
 }
 
+/// Whether [`send`] would succeed, asked where a packet that cannot be sent must stay as it is.
+#[inline(always)]
+pub fn is_possible<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>, route: &Route) -> bool {
+    packet.ttl > 1 && route.resolved != 0 && ctx.can_redirect(route.interface())
+}
+
 /// Turns the packet into one of tuple `to` and sends it.
 #[inline(always)]
 pub fn send<C: PacketContext, F: Family>(

@@ -349,6 +349,14 @@ impl<A: Address> Packet<A> {
         usize::from(self.l4 & OFFSET_MASK)
     }
 
+    /// Whether nothing but an Ethernet header and an IP header without options or extension headers is in front of the
+    /// transport header.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        let ip = if size_of::<A>() == 16 { IPV6 } else { IPV4 };
+        usize::from(self.l3) == ETHERNET && usize::from(self.l4) == ETHERNET + ip
+    }
+
     /// The transport protocol.
     #[inline(always)]
     pub fn protocol(&self) -> Protocol {

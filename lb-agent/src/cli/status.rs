@@ -4,10 +4,10 @@ use anyhow::Result;
 use aya::{Pod, programs::ProgramInfo};
 use lb_agent::{
     dataplane::{Capacities, Counters, FamilyMaps, Flows, KernelMaps},
-    loader::{self, Attached, PROGRAMS, Pins},
+    loader::{self, Attached, LoaderError, PROGRAMS, Pins, XdpDevices, XdpPlace},
     model::Family,
 };
-use lb_common::abi::{ABI_VERSION, Tuple, reason::Disposition};
+use lb_common::abi::{ABI_VERSION, Tuple, XdpState, reason::Disposition};
 use serde::Serialize;
 
 use super::{
@@ -26,6 +26,7 @@ struct Status {
     /// Process id of the agent, if one runs and can be seen from here.
     agent: Option<u32>,
     hooks: Vec<AttachedHook>,
+    xdp: Vec<XdpUplink>,
     tables: Vec<TableFill>,
     counters: Vec<Counter>,
 }
@@ -36,11 +37,23 @@ struct Status {
 struct AttachedHook {
     /// Name of a device, or `cgroup`. `<device N?>` and `<cgroup?>` are gone.
     target: String,
-    /// `ingress` or `egress`, or the name of the socket call.
+    /// `ingress`, `egress`, `xdp native` or `xdp generic`, or the name of the socket call.
     hook: &'static str,
     /// Name of the program; `<program N?>` where it is of an agent that did not come to its end.
     program: String,
     program_id: u32,
+}
+
+/// How far XDP came on an uplink.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct XdpUplink {
+    /// Name of the device; `<device N?>` is gone.
+    device: String,
+    /// `native`, `generic`, or why it is neither.
+    state: &'static str,
+    /// The same for people.
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,6 +84,7 @@ pub(super) fn show(pins: &Pins, output: &OutputArguments) -> Result<()> {
         pins: pins.root().to_owned(),
         agent: pins.agent(),
         hooks: hooks(pins)?,
+        xdp: xdp(pins)?,
         tables,
         counters: counters(pins)?,
     };
@@ -106,11 +120,6 @@ fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
         .iter()
         .filter_map(|name| Some((ProgramInfo::from_pin(pins.program(name)).ok()?.id(), *name)))
         .collect();
-    let interfaces = nix::net::if_::if_nameindex()?;
-    let device = |index: u32| {
-        let found = interfaces.iter().find(|interface| interface.index() == index);
-        found.map_or_else(|| format!("<device {index}?>"), |found| found.name().to_string_lossy().into_owned())
-    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let filters = runtime.block_on(loader::clsact_filters())?;
     let filters = filters.into_iter().map(|(direction, index, program)| (Attached::Device(direction, index), program));
@@ -120,11 +129,33 @@ fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
             Attached::Cgroup(hook, 0) => ("<cgroup?>".to_owned(), hook.program),
             Attached::Cgroup(hook, _) => ("cgroup".to_owned(), hook.program),
             Attached::Device(direction, index) => (device(index), direction.name()),
+            Attached::Xdp(XdpPlace::Native, index) => (device(index), "xdp native"),
+            Attached::Xdp(XdpPlace::Generic, index) => (device(index), "xdp generic"),
         };
         let name = programs.get(&program).map_or_else(|| format!("<program {program}?>"), ToString::to_string);
         AttachedHook { target, hook, program: name, program_id: program }
     });
     Ok(hooks.collect())
+}
+
+/// The name of a device.
+fn device(index: u32) -> String {
+    let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| format!("<device {index}?>"))
+}
+
+fn xdp(pins: &Pins) -> Result<Vec<XdpUplink>> {
+    let devices = match XdpDevices::open(pins) {
+        // Pinned by an agent that had no XDP yet.
+        Err(LoaderError::NotPinned { .. }) => return Ok(Vec::new()),
+        devices => devices?.read()?,
+    };
+    let uplinks = devices.into_iter().map(|(index, found)| XdpUplink {
+        device: device(index),
+        state: XdpState::from_number(found.state).map_or("unknown", XdpState::name),
+        reason: loader::describe_xdp(found),
+    });
+    Ok(uplinks.collect())
 }
 
 fn counters(pins: &Pins) -> Result<Vec<Counter>> {
@@ -143,13 +174,18 @@ fn counters(pins: &Pins) -> Result<Vec<Counter>> {
 
 impl Status {
     fn text(&self) -> String {
-        let Self { abi_version, pins, agent, hooks, tables, counters } = self;
+        let Self { abi_version, pins, agent, hooks, xdp, tables, counters } = self;
         let agent = agent.map_or_else(|| "not running".to_owned(), |pid| format!("running, pid {pid}"));
         let hooks = table(
             &["TARGET", "HOOK", "PROGRAM", "ID"],
             hooks.iter().map(|hook| {
                 vec![hook.target.clone(), hook.hook.to_owned(), hook.program.clone(), hook.program_id.to_string()]
             }),
+        );
+        let xdp = table(
+            &["UPLINK", "XDP", "REASON"],
+            xdp.iter()
+                .map(|XdpUplink { device, state, reason }| vec![device.clone(), (*state).to_owned(), reason.clone()]),
         );
         let tables = table(
             &["TABLE", "USED", "CAPACITY", "FILL"],
@@ -165,7 +201,7 @@ impl Status {
             }),
         );
         format!(
-            "Agent: {agent}\nMaps:  {} (ABI version {abi_version})\n\n{hooks}\n\n{tables}\n\n{counters}",
+            "Agent: {agent}\nMaps:  {} (ABI version {abi_version})\n\n{hooks}\n\n{xdp}\n\n{tables}\n\n{counters}",
             pins.display()
         )
     }

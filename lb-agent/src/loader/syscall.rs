@@ -22,6 +22,8 @@ const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
+/// `BPF_LINK_TYPE_XDP`.
+const LINK_TYPE_XDP: u32 = 6;
 /// `BPF_LINK_TYPE_TCX`.
 const LINK_TYPE_TCX: u32 = 11;
 
@@ -56,6 +58,7 @@ impl std::fmt::Display for Pinned {
             Self::Link(LinkInfo { attach_type, target, .. }) => match target {
                 LinkTarget::Cgroup(id) => write!(f, "a link of attach type {attach_type} to cgroup {id}"),
                 LinkTarget::Tcx(index) => write!(f, "a tcx link of attach type {attach_type} to device {index}"),
+                LinkTarget::Xdp(index) => write!(f, "an XDP link to device {index}"),
                 LinkTarget::Other(kind) => write!(f, "a link of type {kind}"),
             },
         }
@@ -78,6 +81,8 @@ pub(crate) enum LinkTarget {
     Cgroup(u64),
     /// Interface index; 0 once the device is gone.
     Tcx(u32),
+    /// Likewise.
+    Xdp(u32),
     /// `enum bpf_link_type` of a link that we do not make.
     Other(u32),
 }
@@ -145,6 +150,7 @@ fn link_info(fd: &OwnedFd) -> io::Result<LinkInfo> {
     let (target, attach_type) = match raw.kind {
         LINK_TYPE_CGROUP => (LinkTarget::Cgroup(u64::from(second) << 32 | u64::from(first)), third),
         LINK_TYPE_TCX => (LinkTarget::Tcx(first), second),
+        LINK_TYPE_XDP => (LinkTarget::Xdp(first), 0),
         other => (LinkTarget::Other(other), 0),
     };
     Ok(LinkInfo { program: raw.program, attach_type, target })

@@ -15,15 +15,21 @@ pub(super) fn link(message: &LinkMessage) -> Link {
     let mut kind = Kind::Physical;
     let mut is_port = false;
     let mut elsewhere = false;
+    let mut below = None;
+    let mut is_vlan = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name.clone_from(text),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Link(index) => below = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => kind = Kind::Pod,
-                        LinkInfo::Kind(_) => kind = Kind::Virtual,
+                        LinkInfo::Kind(other) => {
+                            kind = Kind::Virtual;
+                            is_vlan = *other == InfoKind::Vlan;
+                        }
                         LinkInfo::PortKind(port) => is_port = *port != InfoPortKind::Vrf,
                         _ => {}
                     }
@@ -39,7 +45,7 @@ pub(super) fn link(message: &LinkMessage) -> Link {
     } else if kind == Kind::Pod && !elsewhere {
         kind = Kind::Virtual;
     }
-    Link { name, kind, is_port }
+    Link { name, kind, is_port, vlan_of: below.filter(|_| is_vlan && !elsewhere) }
 }
 
 /// The address that a message is about.

@@ -10,7 +10,7 @@ use super::{
 const PORTS: [Reserved; 2] = [Reserved { first: 32768, last: 60999 }, Reserved { first: 30000, last: 32767 }];
 
 fn link(name: &str, kind: Kind) -> Link {
-    Link { name: name.to_owned(), kind, is_port: false }
+    Link { name: name.to_owned(), kind, is_port: false, vlan_of: None }
 }
 
 fn ip(address: &str) -> IpAddr {

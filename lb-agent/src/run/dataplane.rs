@@ -7,11 +7,12 @@ use k8s_openapi::jiff::Timestamp;
 use lb_agent::{
     controller::Controller,
     dataplane::{ApplyError, KernelMaps},
-    loader::{Loaded, Role},
+    loader::{Loaded, Role, XdpMode},
     model::{Change, NodePortAddresses, ObjectKind, SourceEvent},
     network::Network,
     source::{self, SourceMessage, WatchState},
 };
+use lb_common::abi::XdpDevice;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::log::Log;
@@ -51,6 +52,10 @@ pub(super) struct Dataplane {
     node_port_addresses: NodePortAddresses,
     /// Devices that hold our programs, by index.
     pub(super) attached: BTreeMap<u32, Role>,
+    /// Where XDP is to be used.
+    pub(super) xdp: XdpMode,
+    /// What came of it, by index of the uplink.
+    pub(super) xdp_devices: BTreeMap<u32, XdpDevice>,
     /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
     pub(super) others_detached: bool,
     /// When to try again what could not be attached.
@@ -67,6 +72,7 @@ impl Dataplane {
         health: Arc<ProxyHealth>,
         metrics: Arc<Metrics>,
         node_port_addresses: NodePortAddresses,
+        xdp: XdpMode,
     ) -> Self {
         Self {
             loaded,
@@ -78,6 +84,8 @@ impl Dataplane {
             synchronized: false,
             node_port_addresses,
             attached: BTreeMap::new(),
+            xdp,
+            xdp_devices: BTreeMap::new(),
             others_detached: false,
             attach_again: None,
             log: Log::default(),

@@ -105,9 +105,13 @@ fn a_program_of_somebody_elses_is_named_and_left_alone() {
         ip("link add eth0 type veth peer name far0");
         let pins = pins(sandbox);
         let mut loaded = load(&pins);
-        for (theirs, ours) in [("xdpdrv", XdpMode::Native), ("xdpgeneric", XdpMode::Generic), ("xdpgeneric", XdpMode::Native)]
+        for (theirs, ours) in
+            [("xdpdrv", XdpMode::Native), ("xdpgeneric", XdpMode::Generic), ("xdpgeneric", XdpMode::Native)]
         {
-            command("bpftool", &format!("net attach {theirs} pinned {} dev eth0", pins.program("uplink_xdp").display()));
+            command(
+                "bpftool",
+                &format!("net attach {theirs} pinned {} dev eth0", pins.program("uplink_xdp").display()),
+            );
             let before = at_device("eth0");
             let found = loaded.attach_xdp(&device("eth0"), ours, None).expect("no error");
             assert_eq!(found.state, XdpState::Occupied as u32);
@@ -124,12 +128,12 @@ fn a_program_of_somebody_elses_is_named_and_left_alone() {
 fn a_device_without_xdp_and_one_that_is_no_place_for_it_are_left_to_tc() {
     sandbox::run("xdp::a_device_without_xdp_and_one_that_is_no_place_for_it_are_left_to_tc", |sandbox| {
         ip("link add eth0 type veth peer name far0");
-        ip("link add dummy0 type dummy");
+        ip("link add br0 type bridge");
         let pins = pins(sandbox);
         let mut loaded = load(&pins);
-        let found = loaded.attach_xdp(&device("dummy0"), XdpMode::Native, None).expect("no error");
+        let found = loaded.attach_xdp(&device("br0"), XdpMode::Native, None).expect("no error");
         assert_eq!((found.state, found.detail), (XdpState::NotSupported as u32, libc::EOPNOTSUPP.unsigned_abs()));
-        assert_eq!(attach(&pins, "dummy0", XdpMode::Generic, None), XdpState::Generic);
+        assert_eq!(attach(&pins, "br0", XdpMode::Generic, None), XdpState::Generic);
 
         assert_eq!(attach(&pins, "eth0", XdpMode::Auto, None), XdpState::Native);
         assert_eq!(attach(&pins, "eth0", XdpMode::Auto, Some(Obstacle::Virtual)), XdpState::Virtual);
@@ -149,7 +153,9 @@ fn the_agent_attaches_as_its_flag_says_and_status_gives_the_reason() {
         let xdp = || show(sandbox, &["status"])["xdp"].clone();
         let state_is = |state: &str| {
             let found = xdp();
-            found[0]["device"] == "eth0" && found[0]["state"] == state && found.as_array().is_some_and(|all| all.len() == 1)
+            found[0]["device"] == "eth0"
+                && found[0]["state"] == state
+                && found.as_array().is_some_and(|all| all.len() == 1)
         };
         let at_hook = || {
             let hooks = show(sandbox, &["status"])["hooks"].as_array().expect("hooks").clone();
@@ -165,7 +171,11 @@ fn the_agent_attaches_as_its_flag_says_and_status_gives_the_reason() {
         };
         drop(run(&[], "off", None));
         drop(run(&["--xdp=auto"], "virtual", None));
-        assert!(log(sandbox).contains("no XDP: packets are balanced at TC device=\"eth0\" reason="), "{}", log(sandbox));
+        assert!(
+            log(sandbox).contains("no XDP: packets are balanced at TC device=\"eth0\" reason="),
+            "{}",
+            log(sandbox)
+        );
         assert!(xdp()[0]["reason"].as_str().is_some_and(|reason| reason.contains("unfinished checksums")), "{}", xdp());
         let three = ["setpriv", "--bounding-set", "-all,+bpf,+net_admin,+perfmon", "--inh-caps", "-all"];
         for _ in 0..2 {

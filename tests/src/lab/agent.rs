@@ -66,6 +66,7 @@ impl Agent {
             .arg(node.cgroup())
             .arg(source)
             .arg(path)
+            .args(&node.arguments)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))

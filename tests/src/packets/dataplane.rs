@@ -153,12 +153,8 @@ pub struct Dataplane {
 impl Dataplane {
     /// Loads the programs and creates the maps, as the agent does when it pins nothing.
     pub fn load(world: World, sizes: TableSizes) -> Result<Self> {
-        let mut loaded = Loaded::load(&LoadOptions {
-            sizes,
-            netns_cookie: Some(xdp::MARK),
-            xdp: true,
-            ..LoadOptions::default()
-        })?;
+        let mut loaded =
+            Loaded::load(&LoadOptions { sizes, netns_cookie: Some(xdp::MARK), xdp: true, ..LoadOptions::default() })?;
         let counters = loaded.take(maps::COUNTERS)?.try_into()?;
         let flows4 = loaded.take(maps::FLOWS4)?.try_into()?;
         let flows6 = loaded.take(maps::FLOWS6)?.try_into()?;

@@ -118,7 +118,8 @@ fn at_xdp(dataplane: &Dataplane, arrival: &Arrival, name: &str) -> AtXdp {
     let changed = outcome.packet != arrival.packet;
     let counted = dataplane.counters() != before;
     let difference = diff::difference(&arrival.packet, &outcome.packet).unwrap_or_default();
-    let says = format!("{name} at XDP, {:?}, mark {:x?}, counted: {counted}\n{difference}", outcome.action, outcome.mark);
+    let says =
+        format!("{name} at XDP, {:?}, mark {:x?}, counted: {counted}\n{difference}", outcome.action, outcome.mark);
     assert_eq!(outcome.mark.is_some(), changed && outcome.action == Action::Pass, "{says}");
     match outcome.action {
         Action::Pass if !changed => {
@@ -152,7 +153,10 @@ pub fn other_devices_need_a_driver(dataplane: &mut Dataplane, case: Case) -> Res
         let outcome = dataplane.run_xdp(&arrival, 1)?;
         assert_eq!(outcome.action, action);
         assert_eq!(outcome.packet == arrival.packet, !redirects);
-        assert_eq!(dataplane.flows::<[u8; 4]>()?.len() + dataplane.flows::<[u8; 16]>()?.len(), 2 * usize::from(redirects));
+        assert_eq!(
+            dataplane.flows::<[u8; 4]>()?.len() + dataplane.flows::<[u8; 16]>()?.len(),
+            2 * usize::from(redirects)
+        );
     }
     Ok(())
 }

@@ -231,11 +231,7 @@ impl Row {
         })
     }
 
-    fn play_by(
-        &self,
-        dataplane: &mut Dataplane,
-        run: impl Fn(&Exchange, &Dataplane) -> Result<Outcome>,
-    ) -> Result<()> {
+    fn play_by(&self, dataplane: &mut Dataplane, run: impl Fn(&Exchange, &Dataplane) -> Result<Outcome>) -> Result<()> {
         dataplane.forget()?;
         dataplane.fill(&self.tables)?;
         for (number, step) in self.steps.iter().enumerate() {

@@ -7,6 +7,7 @@ mod isolation;
 mod node_port;
 mod routing;
 mod socket;
+mod xdp;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,15 @@ fn main() -> ExitCode {
         pods_and_nodes_reach_node_ports_of_every_node,
         a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend,
         large_transfers_from_outside_arrive_whole,
+    ));
+    tests.extend(sandboxed!(
+        xdp: node_ports_are_served_from_outside_without_a_look_from_the_stack,
+        the_wire_shows_right_addresses_and_checksums,
+        pods_and_nodes_reach_node_ports_of_every_node,
+        a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend,
+        large_transfers_from_outside_arrive_whole,
+        what_xdp_has_translated_is_not_translated_again,
+        agents_that_are_killed_and_started_again_are_not_noticed,
     ));
     tests.extend(sandboxed!(
         change: connections_are_spread_over_all_backends,

@@ -14,7 +14,11 @@ use lb_tests::lab::{
 
 /// A cluster with two Services, of one pod of node1 and of one of node2.
 fn start(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) -> (Cluster, [Service; 2]) {
-    let lab = Lab::new(sandbox, reverse_path_filter);
+    start_on(Lab::new(sandbox, reverse_path_filter))
+}
+
+/// As [`start`], on a lab.
+pub(crate) fn start_on(lab: Lab) -> (Cluster, [Service; 2]) {
     let on_node1 = Service::new("on-node1", 1).with_endpoints([&lab.nodes[0].pods[0]]);
     let on_node2 = Service::new("on-node2", 2).with_endpoints([&lab.nodes[1].pods[0]]);
     (Cluster::start(lab, [&on_node1, &on_node2]), [on_node1, on_node2])
@@ -29,7 +33,12 @@ pub(crate) fn a_loose_reverse_path_filter_makes_no_difference(sandbox: Sandbox) 
 }
 
 fn from_outside(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) {
-    let (cluster, [local, remote]) = start(sandbox, reverse_path_filter);
+    let (cluster, services) = start(sandbox, reverse_path_filter);
+    assert_seen_from_outside(&cluster, &services);
+}
+
+/// Who answers a client outside, and whom it sees, on every way.
+pub(crate) fn assert_seen_from_outside(cluster: &Cluster, [local, remote]: &[Service; 2]) {
     let [node1, node2] = cluster.nodes();
     let client = &cluster.lab.client;
     for (family, transport) in ways() {
@@ -58,6 +67,11 @@ fn assert_in_pool(port: u16) {
 
 pub(crate) fn the_wire_shows_right_addresses_and_checksums(sandbox: Sandbox) {
     let (cluster, [_, remote]) = start(sandbox, ReversePathFilter::Strict);
+    assert_right_on_the_wire(&cluster, &remote);
+}
+
+/// Each leg to a backend elsewhere, seen on the wire.
+pub(crate) fn assert_right_on_the_wire(cluster: &Cluster, remote: &Service) {
     let [node1, node2] = cluster.nodes();
     let (client, pod) = (&cluster.lab.client, &node2.pods[0]);
     let at_client = Capture::start(client, UPLINK);
@@ -92,6 +106,11 @@ pub(crate) fn the_wire_shows_right_addresses_and_checksums(sandbox: Sandbox) {
 
 pub(crate) fn pods_and_nodes_reach_node_ports_of_every_node(sandbox: Sandbox) {
     let (cluster, services) = start(sandbox, ReversePathFilter::Strict);
+    assert_reached_from_inside(&cluster, &services);
+}
+
+/// Pods and nodes reach every node port of every node.
+pub(crate) fn assert_reached_from_inside(cluster: &Cluster, services: &[Service; 2]) {
     let [node1, node2] = cluster.nodes();
     for (family, transport) in ways() {
         for (service, node) in services.iter().zip([node1, node2]) {
@@ -109,7 +128,11 @@ pub(crate) fn pods_and_nodes_reach_node_ports_of_every_node(sandbox: Sandbox) {
 }
 
 pub(crate) fn a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend(sandbox: Sandbox) {
-    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    assert_local_policy(Lab::new(sandbox, ReversePathFilter::Strict));
+}
+
+/// A Service with the policy serves on the node that has a backend, and is silent on the other.
+pub(crate) fn assert_local_policy(lab: Lab) {
     let service = Service::new("local", 1).external_policy_local().with_endpoints(lab.nodes[0].all_pods());
     let cluster = Cluster::start(lab, [&service]);
     let [node1, node2] = cluster.nodes();
@@ -127,9 +150,14 @@ pub(crate) fn a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend
 
 pub(crate) fn large_transfers_from_outside_arrive_whole(sandbox: Sandbox) {
     let (cluster, services) = start(sandbox, ReversePathFilter::Strict);
+    assert_large_transfers(&cluster, &services);
+}
+
+/// 10 MB each way, and full datagrams.
+pub(crate) fn assert_large_transfers(cluster: &Cluster, services: &[Service; 2]) {
     let [node1, _] = cluster.nodes();
     for family in Family::BOTH {
-        for service in &services {
+        for service in services {
             let to = service.node_port_address(&node1.host, family, Transport::Tcp);
             let path = format!("{} at {to}", service.name());
             let opened = Conversation::open(&cluster.lab.client, to);

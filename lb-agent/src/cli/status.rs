@@ -7,7 +7,7 @@ use lb_agent::{
     loader::{self, Attached, LoaderError, PROGRAMS, Pins, XdpDevices, XdpPlace},
     model::Family,
 };
-use lb_common::abi::{ABI_VERSION, Tuple, XdpState, reason::Disposition};
+use lb_common::abi::{ABI_VERSION, Tuple, XdpFlags, XdpState, reason::Disposition};
 use serde::Serialize;
 
 use super::{
@@ -54,6 +54,8 @@ struct XdpUplink {
     state: &'static str,
     /// The same for people.
     reason: String,
+    /// Whether XDP of other uplinks sends packets by this one.
+    sends_redirected: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -154,6 +156,7 @@ fn xdp(pins: &Pins) -> Result<Vec<XdpUplink>> {
         device: device(index),
         state: XdpState::from_number(found.state).map_or("unknown", XdpState::name),
         reason: loader::describe_xdp(found),
+        sends_redirected: found.flags & XdpFlags::REDIRECT != 0,
     });
     Ok(uplinks.collect())
 }
@@ -184,8 +187,9 @@ impl Status {
         );
         let xdp = table(
             &["UPLINK", "XDP", "REASON"],
-            xdp.iter()
-                .map(|XdpUplink { device, state, reason }| vec![device.clone(), (*state).to_owned(), reason.clone()]),
+            xdp.iter().map(|XdpUplink { device, state, reason, sends_redirected: _ }| {
+                vec![device.clone(), (*state).to_owned(), reason.clone()]
+            }),
         );
         let tables = table(
             &["TABLE", "USED", "CAPACITY", "FILL"],

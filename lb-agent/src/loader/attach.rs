@@ -24,6 +24,7 @@ use super::{
     hooks::{Attached, Device, Direction, Role, SocketHook, attached, recognize},
     pins::pin_error,
     syscall::{self, Pinned},
+    xdp::remove_link,
 };
 
 /// Priority of our clsact filters: before all others.
@@ -112,8 +113,12 @@ impl Loaded {
     pub fn detach_devices_except(&mut self, keep: &BTreeSet<u32>) -> Result<(), LoaderError> {
         if let Some(pins) = &self.pins {
             for (path, attached, _) in attached(pins)? {
-                if matches!(attached, Attached::Device(_, index) | Attached::Xdp(_, index) if !keep.contains(&index)) {
-                    fs::remove_file(&path).map_err(|source| pin_error("removing", &path, source))?;
+                match attached {
+                    Attached::Device(_, index) if !keep.contains(&index) => {
+                        fs::remove_file(&path).map_err(|source| pin_error("removing", &path, source))?;
+                    }
+                    Attached::Xdp(_, index) if !keep.contains(&index) => remove_link(&path)?,
+                    Attached::Cgroup(..) | Attached::Device(..) | Attached::Xdp(..) => {}
                 }
             }
         }

@@ -17,6 +17,7 @@ mod cleanup;
 mod error;
 mod filters;
 mod hooks;
+mod netdev;
 mod pins;
 mod requirements;
 pub(crate) mod syscall;

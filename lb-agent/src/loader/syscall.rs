@@ -1,5 +1,5 @@
-//! The few things that aya has no call for: batched map operations, what a pinned link is attached to, and the cookie
-//! of the network namespace. Layouts are those of `include/uapi/linux/bpf.h`.
+//! The few things that aya has no call for: batched map operations, what a pinned link is attached to, detaching it at
+//! once, and the cookie of the network namespace. Layouts are those of `include/uapi/linux/bpf.h`.
 
 use std::{
     ffi::CString,
@@ -19,6 +19,7 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
@@ -127,11 +128,7 @@ struct Batch {
 
 /// Looks at what is pinned at `path`.
 pub(crate) fn inspect(path: &Path) -> io::Result<Pinned> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut get = ObjectGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    let fd = i32::try_from(bpf(BPF_OBJ_GET, &mut get)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = open(path)?;
     // All bpf objects share one system call for their information, which does not say what it describes.
     let kind = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
     Ok(match kind.to_string_lossy().trim_start_matches("anon_inode:").trim_matches(['[', ']']) {
@@ -140,6 +137,22 @@ pub(crate) fn inspect(path: &Path) -> io::Result<Pinned> {
         "bpf_link" | "bpf-link" => Pinned::Link(link_info(&fd)?),
         other => Pinned::Other(other.to_owned()),
     })
+}
+
+/// Detaches the link that is pinned at `path`. A link that nobody holds any more is detached only some time later, and
+/// keeps others off its place until then.
+pub(crate) fn detach(path: &Path) -> io::Result<()> {
+    let link = open(path)?;
+    let mut detach = descriptor(link.as_raw_fd());
+    bpf(BPF_LINK_DETACH, &mut detach).map(drop)
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = ObjectGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    let fd = i32::try_from(bpf(BPF_OBJ_GET, &mut get)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn link_info(fd: &OwnedFd) -> io::Result<LinkInfo> {

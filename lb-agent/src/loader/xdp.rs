@@ -1,6 +1,6 @@
 //! Puts the XDP program on uplinks, where the device can have it. It is never needed: what it does not do, TC does.
 
-use std::{collections::BTreeSet, fs, io, thread};
+use std::{collections::BTreeSet, fs, io, path::Path, thread};
 
 use aya::{
     maps::{HashMap, Map, MapData, MapError},
@@ -11,14 +11,16 @@ use aya::{
     },
 };
 use futures::TryStreamExt as _;
-use lb_common::abi::{Interface, XdpDevice, XdpState, maps::XDP_DEVICES};
+use lb_common::abi::{Interface, XdpDevice, XdpFlags, XdpState, maps::XDP_DEVICES};
 use nix::libc;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
 
 use super::{
     Attached, Device, Loaded, LoaderError, Pins, XDP_PROGRAM, XdpPlace,
     attach::{held, pin, raw_os_error},
+    netdev,
     pins::pin_error,
+    syscall,
 };
 
 /// Where XDP is to be used.
@@ -105,7 +107,10 @@ impl Loaded {
                             XdpPlace::Native => XdpState::Native,
                             XdpPlace::Generic => XdpState::Generic,
                         };
-                        XdpDevice { state: state as u32, ..XdpDevice::default() }
+                        // Asked when the program is there: with some drivers it depends on that.
+                        let sends = place == XdpPlace::Native && netdev::sends_redirected(device.index);
+                        let flags = if sends { XdpFlags::REDIRECT } else { 0 };
+                        XdpDevice { state: state as u32, flags, detail: 0 }
                     }
                     Err(error) => refused(device.index, &error).ok_or_else(|| LoaderError::Attach {
                         program: XDP_PROGRAM,
@@ -149,7 +154,7 @@ impl Loaded {
             if wanted == Some(place) && held == Attached::Xdp(place, index) {
                 adopt = true;
             } else {
-                fs::remove_file(&path).map_err(|source| pin_error("removing", &path, source))?;
+                remove_link(&path)?;
             }
         }
         Ok(adopt)
@@ -177,6 +182,12 @@ impl Loaded {
             None => Ok(()),
         }
     }
+}
+
+/// Takes a link of ours away at once.
+pub(super) fn remove_link(path: &Path) -> Result<(), LoaderError> {
+    syscall::detach(path).map_err(|source| pin_error("detaching", path, source))?;
+    fs::remove_file(path).map_err(|source| pin_error("removing", path, source))
 }
 
 /// What an error of attaching says of the device, if the kernel gave it.

@@ -115,3 +115,26 @@ pub(super) fn ways_out(message: &RouteMessage) -> Vec<Route> {
         .map(|(device, _)| Route { device, ..route })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_device_names_the_device_below_and_other_devices_do_not() {
+        let message = |kind: InfoKind, here: bool| {
+            let mut message = LinkMessage::default();
+            message.header.link_layer_type = LinkLayerType::Ether;
+            message.attributes = vec![LinkAttribute::Link(2), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])];
+            if !here {
+                message.attributes.push(LinkAttribute::LinkNetNsId(1));
+            }
+            link(&message)
+        };
+        assert_eq!(message(InfoKind::Vlan, true).vlan_of, Some(2));
+        // The index is one of another network namespace.
+        assert_eq!(message(InfoKind::Vlan, false).vlan_of, None);
+        assert_eq!(message(InfoKind::Veth, true).vlan_of, None);
+        assert_eq!(message(InfoKind::MacVlan, true).vlan_of, None);
+    }
+}

@@ -123,7 +123,7 @@ fn ipv4(case: Case, packet: &Packet) -> Vec<Row> {
             }),
         ),
         translated(case, "a packet that may be fragmented later", &packet.clone().ipv4(|ip| ip.dont_fragment = false)),
-        from_outside(case, "with options", |packet| packet.ipv4(|ip| ip.options = (&[148, 4, 0, 0]).into())),
+        from_outside(case, "with options", |packet| packet.ipv4(|ip| ip.options = [148, 4, 0, 0].into())),
         from_outside(case, "behind a VLAN tag", |packet| packet.vlans(&[7])),
     ];
     if case.protocol == Protocol::Udp {

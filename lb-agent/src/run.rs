@@ -156,9 +156,8 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         proxy_health,
         counted,
         effective.policy.node_port_addresses.clone(),
-        xdp,
     );
-    let mut ended = dataplane.spawn(stopped)?;
+    let mut ended = dataplane.with_xdp(xdp).spawn(stopped)?;
     tokio::select! {
         result = &mut ended => result.map_err(|_| anyhow!("the dataplane thread panicked"))??,
         result = bind_failure(bind_failed), if effective.kube_proxy.bind_address_hard_fail => result?,

@@ -72,7 +72,6 @@ impl Dataplane {
         health: Arc<ProxyHealth>,
         metrics: Arc<Metrics>,
         node_port_addresses: NodePortAddresses,
-        xdp: XdpMode,
     ) -> Self {
         Self {
             loaded,
@@ -84,12 +83,17 @@ impl Dataplane {
             synchronized: false,
             node_port_addresses,
             attached: BTreeMap::new(),
-            xdp,
+            xdp: XdpMode::Off,
             xdp_devices: BTreeMap::new(),
             others_detached: false,
             attach_again: None,
             log: Log::default(),
         }
+    }
+
+    /// Uses XDP on uplinks.
+    pub(super) fn with_xdp(self, xdp: XdpMode) -> Self {
+        Self { xdp, ..self }
     }
 
     /// Starts the thread; the receiver gets its result.

@@ -61,7 +61,9 @@ impl Lab {
     /// As [`new`](Self::new); the agents use XDP in the nodes' ends of the wires.
     pub fn with_xdp(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) -> Self {
         let mut lab = Self::new(sandbox, reverse_path_filter);
-        lab.use_xdp("native");
+        if lab.wires.is_empty() {
+            lab.use_xdp("native");
+        }
         lab
     }
 

@@ -1,5 +1,7 @@
 //! XDP on the nodes' uplinks, in the driver of a veth.
 
+use std::fmt::Write as _;
+
 use lb_tests::lab::{
     Family, Lab, ReversePathFilter, UPLINK, agent,
     capture::Capture,
@@ -90,14 +92,16 @@ fn trap(lab: &Lab) -> String {
     );
     for family in Family::BOTH {
         let address = other.of(family);
-        text += &format!(
+        let slice = family.to_string().to_lowercase();
+        write!(
+            text,
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata: {{namespace: lab, name: trap-{}, labels: {{kubernetes.io/service-name: trap}}}}\n\
+             metadata: {{namespace: lab, name: trap-{slice}, labels: {{kubernetes.io/service-name: trap}}}}\n\
              addressType: {family}\nports:\n- {{name: tcp, protocol: TCP, port: {ECHO_PORT}}}\n\
              - {{name: udp, protocol: UDP, port: {ECHO_PORT}}}\n\
              endpoints: [{{addresses: [\"{address}\"], nodeName: node2}}]\n",
-            family.to_string().to_lowercase()
-        );
+        )
+        .expect("write to a string");
     }
     text
 }

@@ -1,6 +1,5 @@
 //! `lb-agent`: see `lb-agent --help`.
 
-mod burst;
 mod cli;
 mod events;
 mod health;

@@ -6,9 +6,11 @@
 //! dataplane thread: Controller + KernelMaps + Loaded: every system call that changes the kernel, in order
 //! ```
 
+mod configuration_file;
 mod dataplane;
 mod devices;
 mod log;
+mod memory;
 
 use std::{
     collections::BTreeSet,
@@ -29,7 +31,7 @@ use lb_agent::{
     loader::{self, LoadOptions, Loaded, Pins, TableSizes, XdpMode},
     model::ObjectKind,
     network::{self, Network, Watcher},
-    source::{self, SourceMessage},
+    source::{self, SourceMessage, kubernetes::Observer},
     takeover,
 };
 use tokio::{
@@ -48,14 +50,18 @@ use crate::{
     metrics::{Collected, Metrics, MetricsServer},
     serve::{BindError, serve_at},
 };
+pub(crate) use configuration_file::{ConfigurationChanged, ConfigurationFile};
 use dataplane::{Channels, Dataplane};
+pub(crate) use memory::hold_little;
 
 /// Longest time that a synchronization under way is waited for at the end.
 const LAST_SYNC: Duration = Duration::from_secs(5);
 
 /// What `lb-agent run` was told.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Configuration {
+    /// That of `--config`, to be followed.
+    pub(crate) file: Option<ConfigurationFile>,
     pub(crate) source: Source,
     pub(crate) node_name: String,
     pub(crate) bpffs: PathBuf,
@@ -74,9 +80,9 @@ pub(crate) enum Source {
     Manifests(PathBuf),
 }
 
-/// Runs until a signal ends it. The data plane stays.
+/// Runs until a signal ends it, or its configuration file changes. The data plane stays.
 pub(crate) async fn run(configuration: Configuration) -> Result<()> {
-    let Configuration { source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes, xdp } =
+    let Configuration { file, source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes, xdp } =
         configuration;
     let counted = Arc::new(Metrics::new(Timestamp::now()));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -88,7 +94,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     loader::check_requirements()?;
     let watcher = Watcher::start(network).await?;
     let (sender, messages) = mpsc::channel(source::CHANNEL_CAPACITY);
-    let client = start_source(source, &node_name, sender).await?;
+    let client = start_source(source, &node_name, sender, Arc::clone(&counted)).await?;
     // Manifests need not have a Node.
     let in_cluster = client.is_some();
     let events = Events::start(client, &node_name);
@@ -147,20 +153,18 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     }));
 
     let (stop, stopped) = oneshot::channel();
-    let channels = Channels { messages, network, internal, service_checks, events };
-    let dataplane = Dataplane::new(
-        loaded,
-        maps,
-        controller,
-        channels,
-        proxy_health,
-        counted,
-        effective.policy.node_port_addresses.clone(),
-    );
+    let channels =
+        Channels { messages, network, internal, service_checks, events, health: proxy_health, metrics: counted };
+    let dataplane = Dataplane::new(loaded, pins, maps, controller, channels, effective.policy.clone());
     let mut ended = dataplane.with_xdp(xdp).spawn(stopped)?;
+    let mut outcome = Ok(());
     tokio::select! {
         result = &mut ended => result.map_err(|_| anyhow!("the dataplane thread panicked"))??,
         result = bind_failure(bind_failed), if effective.kube_proxy.bind_address_hard_fail => result?,
+        reason = changed(file.as_ref()) => {
+            tracing::error!("{reason}");
+            outcome = Err(reason.into());
+        }
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -170,13 +174,21 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         tracing::warn!("a synchronization was cut off; the next start completes it");
     }
     tracing::info!("stopped; the data plane stays in force");
-    Ok(())
+    outcome
 }
 
 /// Ends where the address of a server cannot be had.
 async fn bind_failure(mut failures: mpsc::Receiver<BindError>) -> Result<()> {
     match failures.recv().await {
         Some(error) => Err(error).context("with --bind-address-hard-fail"),
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends where the configuration file has changed.
+async fn changed(file: Option<&ConfigurationFile>) -> ConfigurationChanged {
+    match file {
+        Some(file) => file.changed().await,
         None => std::future::pending().await,
     }
 }
@@ -204,14 +216,20 @@ fn is_takeover() -> bool {
 }
 
 /// Returns the client of the cluster, if there is one.
-async fn start_source(source: Source, node_name: &str, sender: mpsc::Sender<SourceMessage>) -> Result<Option<Client>> {
+async fn start_source(
+    source: Source,
+    node_name: &str,
+    sender: mpsc::Sender<SourceMessage>,
+    counted: Arc<Metrics>,
+) -> Result<Option<Client>> {
     match source {
         Source::Manifests(dir) => {
             source::manifests::spawn(&dir, node_name, sender).context("--manifests")?;
             Ok(None)
         }
         Source::Kubernetes(kubeconfig) => {
-            let client = source::kubernetes::connect(kubeconfig.as_deref()).await.context("--kubeconfig")?;
+            let observer = Observer::new(move |request| counted.requested(request));
+            let client = source::kubernetes::connect(kubeconfig.as_deref(), observer).await.context("--kubeconfig")?;
             let node_name = node_name.to_owned();
             let watching = client.clone();
             tokio::spawn(async move { Box::pin(source::kubernetes::run(watching, &node_name, sender)).await });

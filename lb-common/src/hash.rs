@@ -41,6 +41,11 @@ pub fn socket<A: Address>(cookie: u64, frontend: &FrontendKey<A>, seed: u32) -> 
         as u32
 }
 
+/// Tells endpoints apart, the same on all nodes.
+pub fn endpoint<A: Address>(address: A, port: u16) -> u64 {
+    mix(address.fold().wrapping_mul(GOLDEN) ^ u64::from(port))
+}
+
 /// Names the flow that a value of `FLOWS*` was written for. Cheap rather than well mixed: it runs on every packet and
 /// only has to differ between two flows that a race confuses.
 #[inline(always)]

@@ -12,4 +12,5 @@
 pub mod abi;
 pub mod checksum;
 pub mod hash;
+pub mod maglev;
 pub mod ports;

@@ -12,8 +12,10 @@ use crate::{
     flow,
 };
 
-/// The backend of a client's last new flow, if that was at most so many seconds ago and the backend is still in the
-/// list. This flow is the last one from now on.
+/// The backend of a client's last new flow, if that was at most so many seconds ago and the backend is in the list. This
+/// flow is the last one from now on.
+///
+/// `client.list` names the list whose entry is asked; it need not be `list`.
 ///
 /// The value may be another client's by the time it is read (elements are handed out again at once). Index and
 /// generation are one word, so they belong together; a backend of another service is refused, and one of the same

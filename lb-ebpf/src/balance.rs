@@ -116,6 +116,15 @@ impl List {
         }
     }
 
+    /// The service's other list.
+    #[inline(always)]
+    const fn other(self) -> Self {
+        match self {
+            Self::Cluster => Self::Local,
+            Self::Local => Self::Cluster,
+        }
+    }
+
     /// The mark of backends that are in the list.
     #[inline(always)]
     pub const fn mark(self) -> u16 {
@@ -127,7 +136,8 @@ impl List {
 }
 
 /// Picks a backend for a new flow: the one of the client's last flow where the service has affinity, else by a hash of
-/// the flow or the socket. `client` is asked only where there is affinity.
+/// the flow or the socket. `client` is asked only where there is affinity; its list is
+/// filled in here.
 #[inline(always)]
 pub fn pick<F: Family>(
     frontend: Frontend,
@@ -144,11 +154,18 @@ pub fn pick<F: Family>(
     if affinity_seconds == 0 {
         return pick_by_hash::<F>(service, list, hash);
     }
-    let client = client();
+    let mut client = client();
+    client.list = list.other().mark().into();
+    let elsewhere = client;
+    client.list = list.mark().into();
     if let Some(picked) = affinity::find::<F>(&client, affinity_seconds, list) {
         return Ok(picked);
     }
-    let picked = pick_by_hash::<F>(service, list, hash)?;
+    // The client's first flow by a frontend of this list: where it went by one of the other.
+    let picked = match affinity::find::<F>(&elsewhere, affinity_seconds, list) {
+        Some(picked) => picked,
+        None => pick_by_hash::<F>(service, list, hash)?,
+    };
     affinity::enter::<F>(&client, &picked);
     Ok(picked)
 }

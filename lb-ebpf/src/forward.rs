@@ -13,7 +13,7 @@ use lb_common::abi::{Reason, Tuple};
 
 use crate::{
     family::Family,
-    hook::{PacketContext, Verdict, size_i32},
+    hook::{PacketContext, Tag, Verdict, size_i32},
     packet::{self, Mac, Packet},
     rewrite::rewrite,
 };
@@ -33,13 +33,20 @@ impl Route {
         self.params.ifindex
     }
 
-    /// Looks up the way for packets of a tuple that come by the device of `ctx`, whose IP header is at `l3`.
+    /// The longest IP packet that fits, where the way is too narrow for the one that it was looked up for.
+    #[inline(always)]
+    pub fn mtu(&self) -> u16 {
+        // SAFETY: both forms are integers of 16 bits.
+        unsafe { self.params.__bindgen_anon_1.mtu_result }
+    }
+
+    /// Looks up the way for a packet that comes by the device of `ctx` and is to be one of `tuple`.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "a protocol number, and a length below 64 KiB")]
     pub fn look_up<C: PacketContext, F: Family>(
         &mut self,
         ctx: &C,
-        l3: usize,
+        packet: &Packet<F::Address>,
         tuple: &Tuple<F::Address>,
     ) -> Result<(), Reason> {
         let params = &mut self.params;
@@ -48,9 +55,12 @@ impl Route {
         params.l4_protocol = protocol;
         params.sport = tuple.src_port.to_be();
         params.dport = tuple.dst_port.to_be();
-        // With a length the kernel compares it with the route's MTU. With 0 it compares the frame with the device's,
-        // passes what is still to be segmented, and takes 4 bytes too many of the rest (room for a VLAN tag).
-        params.__bindgen_anon_1.tot_len = if ctx.is_segmented_later() { 0 } else { (ctx.length() - l3) as u16 };
+        // The kernel compares it with the route's MTU. (With 0 it would compare the frame with the device's, and let pass
+        // all that is still to be segmented.)
+        params.__bindgen_anon_1.tot_len = match ctx.segment_size() {
+            0 => ctx.length() - packet.l3(),
+            data => packet.l4().saturating_sub(packet.l3()) + packet.transport_header_length(ctx)? + data,
+        } as u16;
         params.ifindex = ctx.interface();
         params.__bindgen_anon_2.flowinfo = 0;
         params.__bindgen_anon_5.tbid = 0;
@@ -94,6 +104,10 @@ pub fn send<C: PacketContext, F: Family>(
 ) -> Result<Verdict, Reason> {
     if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
+    }
+    // The priority that it came with was for that link.
+    if ctx.tag() == Tag::Priority {
+        ctx.untag()?;
     }
     rewrite::<C, F>(ctx, packet, to, true)?;
     if route.resolved == 0 {

@@ -28,42 +28,31 @@
     )
 )]
 
-#[cfg(target_arch = "bpf")]
-mod affinity;
-#[cfg(target_arch = "bpf")]
-mod balance;
-#[cfg(target_arch = "bpf")]
-mod count;
-#[cfg(target_arch = "bpf")]
-mod family;
-#[cfg(target_arch = "bpf")]
-mod flow;
-#[cfg(target_arch = "bpf")]
-mod forward;
-#[cfg(target_arch = "bpf")]
-mod hook;
-#[cfg(target_arch = "bpf")]
-mod maps;
-#[cfg(target_arch = "bpf")]
-mod packet;
-#[cfg(target_arch = "bpf")]
-mod path;
-#[cfg(target_arch = "bpf")]
-mod programs;
-#[cfg(target_arch = "bpf")]
-mod refuse;
-#[cfg(target_arch = "bpf")]
-mod rewrite;
-#[cfg(target_arch = "bpf")]
-mod snat;
-#[cfg(target_arch = "bpf")]
-mod socket;
-#[cfg(target_arch = "bpf")]
-mod trace;
-
-/// `cargo build --workspace` compiles this package for the host, too, where it is empty.
-#[cfg(not(target_arch = "bpf"))]
-fn main() {}
+// rustfmt formats the modules that it finds here, and nothing else between these braces.
+core::cfg_select! {
+    target_arch = "bpf" => {
+        mod affinity;
+        mod balance;
+        mod count;
+        mod family;
+        mod flow;
+        mod forward;
+        mod hook;
+        mod maps;
+        mod packet;
+        mod path;
+        mod programs;
+        mod refuse;
+        mod rewrite;
+        mod snat;
+        mod socket;
+        mod trace;
+    }
+    _ => {
+        /// `cargo build --workspace` compiles this package for the host, too, where it is empty.
+        fn main() {}
+    }
+}
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -36,6 +36,12 @@ const MAX_VLAN_TAGS: usize = 2;
 const MAX_EXTENSION_HEADERS: usize = 4;
 /// No transport header beyond this offset is looked for.
 const MAX_L4_OFFSET: usize = 512;
+/// An IPv4 header with all options that fit: 15 words of 4 bytes.
+pub const LONGEST_IPV4: usize = 60;
+/// An IPv6 header with all extension headers that are followed.
+pub const LONGEST_IPV6: usize = MAX_L4_OFFSET - ETHERNET;
+/// An Ethernet header with all tags that are followed.
+const LONGEST_LINK: usize = ETHERNET + 4 * MAX_VLAN_TAGS;
 /// Covers every offset of a header. The verifier, which knows nothing of a value that comes out of a map, takes a masked
 /// one for bounded; elsewhere the compiler removes the mask.
 const OFFSET_MASK: u16 = 1023;
@@ -148,6 +154,17 @@ pub fn set_macs<C: PacketContext>(ctx: &C, dst: Mac, src: Mac) -> Result<(), Rea
         write(macs.cast(), dst);
         write(macs.cast::<Mac>().add(1), src);
     }
+    Ok(())
+}
+
+/// Brings the link layer's header, tags included, to the start of a packet that has had `room` bytes put in front of it.
+/// What it copies beyond a header with fewer tags is for the caller to write over.
+#[inline(always)]
+pub fn bring_link_forward<C: PacketContext>(ctx: &C, room: usize) -> Result<(), Reason> {
+    let header: [u16; LONGEST_LINK / 2] = read(ctx, room)?;
+    let start = pointer(ctx, 0)?;
+    // SAFETY: `pointer` checked the bounds.
+    unsafe { write(start, header) };
     Ok(())
 }
 
@@ -305,9 +322,9 @@ impl Packet<[u8; 16]> {
     }
 }
 
-/// Length of the transport header that must be there.
+/// Length of the transport header that must be there: without a TCP header's options.
 #[inline(always)]
-const fn transport_length(protocol: Protocol) -> usize {
+pub const fn transport_length(protocol: Protocol) -> usize {
     match protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
@@ -367,6 +384,16 @@ impl<A: Address> Packet<A> {
     #[inline(always)]
     pub fn opens_connection(&self) -> bool {
         self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// Length of the transport header with its options.
+    #[inline(always)]
+    pub fn transport_header_length<C: PacketContext>(&self, ctx: &C) -> Result<usize, Reason> {
+        match self.protocol() {
+            // The data offset, in units of 4 bytes (RFC 9293 §3.1).
+            Protocol::Tcp => Ok(usize::from(read::<_, u8>(ctx, self.l4() + 12)? >> 4) * 4),
+            Protocol::Udp => Ok(UDP),
+        }
     }
 
     /// Where the transport checksum is.

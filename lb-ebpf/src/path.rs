@@ -2,7 +2,7 @@
 
 use lb_common::{
     abi::{
-        AffinityKey, BackendFlags, ConfigFlags, Disposition, FlowAction, FlowDirection, Frontend, Interface,
+        AffinityKey, BackendFlags, ConfigFlags, Disposition, FlowAction, FlowDirection, Frontend, Hook, Interface,
         LocalAddressKey, Protocol, Reason, Tuple,
     },
     hash,
@@ -14,7 +14,7 @@ use crate::{
     family::{Family, Ipv4, Ipv6},
     flow::{self, Known},
     forward,
-    hook::{Entrance, PacketContext, Place, Verdict},
+    hook::{Entrance, PacketContext, Place, Tag, Verdict},
     maps::{HASH_SEED, TAKEOVER, Work},
     packet::{self, Link, Packet},
     refuse,
@@ -115,12 +115,15 @@ fn translate<C: PacketContext, F: Family>(
     if C::EARLY {
         return translate_early::<C, F>(ctx, packet, known);
     }
+    if known.action == FlowAction::Forward as u8 && is_of_vlan::<C, F>(ctx, packet) {
+        return Err(Reason::VlanForward);
+    }
     note::<C, F>(ctx, packet, known);
     if known.action == FlowAction::Forward as u8 {
         return match hand_over::<F>(packet) {
             Some(work) => {
                 work.request.to = known.to;
-                Ok(forward_known::<C, F>(ctx))
+                Ok(forward_known::<C, F>(ctx).unwrap_or_else(|| refuse::<C, F>(ctx)))
             }
             None => Err(Reason::TablesInconsistent),
         };
@@ -139,7 +142,7 @@ fn translate_early<C: PacketContext, F: Family>(
     let verdict = if known.action == FlowAction::Forward as u8 {
         let work = hand_over::<F>(packet).ok_or(Reason::TablesInconsistent)?;
         work.request.to = known.to;
-        forward_known::<C, F>(ctx)
+        forward_known::<C, F>(ctx).unwrap_or(Verdict::Next)
     } else {
         ctx.mark_translated()?;
         rewrite::<C, F>(ctx, packet, &known.to, false)?;
@@ -158,6 +161,13 @@ fn note<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>, known
     count::translated::<F>(known.service, (ctx.length() - packet.l3()) as u64);
 }
 
+/// Whether a packet is of a VLAN of the device that it came by. We do not forward those here: the route to take is that of
+/// the VLAN's device, which sees the packet next, without its tag.
+#[inline(always)]
+fn is_of_vlan<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> bool {
+    packet.l3() != packet::ETHERNET || ctx.tag() == Tag::Vlan
+}
+
 /// A packet of no known flow: one step after the other from here, where the stack is low. 512 bytes must do for a whole
 /// chain of calls.
 #[inline(always)]
@@ -171,7 +181,7 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
     match choose::<C, P, F>() {
         Choice::NotOurs => Verdict::Next,
         Choice::Backend if C::EARLY => {
-            let verdict = connect::<C, P, F>(ctx);
+            let verdict = connect::<C, P, F>(ctx).unwrap_or(Verdict::Next);
             if verdict != Verdict::Next {
                 begun::<C, F>(ctx);
             }
@@ -179,7 +189,7 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
         }
         Choice::Backend => {
             begun::<C, F>(ctx);
-            connect::<C, P, F>(ctx)
+            connect::<C, P, F>(ctx).unwrap_or_else(|| refuse::<C, F>(ctx))
         }
         // Answers are given by the place that follows.
         Choice::Refuse if C::EARLY => Verdict::Next,
@@ -222,25 +232,37 @@ fn hand_over<F: Family>(packet: &Packet<F::Address>) -> Option<&'static mut Work
     Some(work)
 }
 
+/// What becomes of a packet that was to go on. `None` is for the caller to have answered, from where the stack is low.
+#[inline(always)]
+fn conclude_sending<C: PacketContext, F: Family>(result: Result<Verdict, Reason>) -> Option<Verdict> {
+    // Answers are given by the place that follows.
+    if !C::EARLY && result == Err(Reason::TooBig) {
+        count::reason(Reason::TooBig);
+        work::<F>().ok()?.reason = Reason::TooBig as u32;
+        return None;
+    }
+    Some(conclude::<C>(result))
+}
+
 #[inline(never)]
-fn forward_known<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
-    conclude::<C>(try_forward_known::<C, F>(ctx))
+fn forward_known<C: PacketContext, F: Family>(ctx: &C) -> Option<Verdict> {
+    conclude_sending::<C, F>(try_forward_known::<C, F>(ctx))
 }
 
 #[inline(always)]
 fn try_forward_known<C: PacketContext, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
     let Work { packet, request, route, .. } = work::<F>()?;
-    route.look_up::<C, F>(ctx, packet.l3(), &request.to)?;
+    route.look_up::<C, F>(ctx, packet, &request.to)?;
     if C::EARLY && !forward::is_possible::<C, F>(ctx, packet, route) {
         return Ok(Verdict::Next);
     }
     forward::send::<C, F>(ctx, packet, &request.to, route)
 }
 
-/// A packet that is to be answered.
+/// A packet that is to be answered, for `Work::reason`.
 #[inline(never)]
 fn refuse<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
-    conclude::<C>(work::<F>().and_then(|work| refuse::answer::<C, F>(ctx, &work.packet)))
+    conclude::<C>(work::<F>().and_then(|work| refuse::answer::<C, F>(ctx, work)))
 }
 
 /// What a packet of no known flow is for.
@@ -298,7 +320,7 @@ fn backend<P: Entrance, F: Family>(
         P::FROM_POD && config.flags & ConfigFlags::PODS_BY_INTERFACE != 0
             || config.flags & ConfigFlags::PODS_BY_ADDRESS != 0 && F::pods(config).contains(tuple.src)
     });
-    let client = || AffinityKey { namespace: [0; 2], client: tuple.src, service: frontend.service };
+    let client = || AffinityKey { namespace: [0; 2], client: tuple.src, service: frontend.service, list: 0 };
     balance::pick::<F>(frontend, list, hash, client)
 }
 
@@ -319,8 +341,8 @@ fn rejected<C: PacketContext, A>(work: &mut Work<A>, reason: Reason) -> Choice {
 
 /// Enters both directions of a flow to the backend that `choose` picked, and sends its first packet on.
 #[inline(never)]
-fn connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Verdict {
-    conclude::<C>(try_connect::<C, P, F>(ctx))
+fn connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Option<Verdict> {
+    conclude_sending::<C, F>(try_connect::<C, P, F>(ctx))
 }
 
 #[inline(always)]
@@ -334,10 +356,10 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
     let mut masquerade =
         if P::FROM_POD { backend.address == tuple.src } else { backend.flags & BackendFlags::LOCAL == 0 };
     if masquerade {
-        if ctx.has_vlan_tag() || work.packet.l3() != packet::ETHERNET {
+        if is_of_vlan::<C, F>(ctx, packet) {
             return Err(Reason::VlanForward);
         }
-        match work.route.look_up::<C, F>(ctx, work.packet.l3(), &work.request.to) {
+        match work.route.look_up::<C, F>(ctx, &work.packet, &work.request.to) {
             Ok(()) => work.request.to.src = node_address::<F>(work.route.interface())?,
             // The kernel forwards nothing to itself: an address of this node that no `nodeName` says to be on it (a
             // process of the node, an endpoint made by hand).
@@ -365,6 +387,9 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
     Ok(Verdict::Translated)
 }
 
+/// Where packets come from: bits of [`Hook`].
+const ENTRANCES: u8 = Hook::PodIngress as u8 | Hook::UplinkIngress as u8;
+
 /// Fills in both directions of the flow; where the request goes to is known already, its source port aside.
 #[inline(always)]
 fn describe<P: Entrance, F: Family>(work: &mut Work<F::Address>, masquerade: bool) {
@@ -385,9 +410,9 @@ fn describe<P: Entrance, F: Family>(work: &mut Work<F::Address>, masquerade: boo
     request.last_seen = flow::now();
 
     *reply = *request;
-    // A reply that is forwarded comes in by where the request came from (a pod that answers itself) or went out to
-    // (another node): the same kind of place.
-    reply.hooks = if masquerade { P::HOOK } else { P::REPLY_HOOK } as u8;
+    // A reply that is forwarded comes in from another node, from the pod that answers itself, or from a pod of this node
+    // that no `nodeName` says to be here: an endpoint made by hand.
+    reply.hooks = if masquerade { ENTRANCES } else { P::REPLY_HOOK as u8 };
     reply.tcp_state = 0;
     reply.direction = FlowDirection::Reply as u8;
     reply.to = tuple.reversed();

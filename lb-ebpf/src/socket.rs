@@ -175,6 +175,7 @@ fn choose<F: Family>(
         namespace: halves(namespace(ctx)),
         client: F::Address::UNSPECIFIED,
         service: frontend.service,
+        list: 0,
     };
     let hash = hash::socket(cookie(ctx), key, HASH_SEED.load());
     let picked =

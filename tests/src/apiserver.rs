@@ -97,6 +97,11 @@ impl ApiServer {
         self.address
     }
 
+    /// The certificate that its own is to be trusted by.
+    pub fn certificate_authority(&self) -> PathBuf {
+        self.certificates().join("apiserver.crt")
+    }
+
     /// The kubeconfig of a user who may do everything.
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory.join("kubeconfig")
@@ -155,7 +160,7 @@ impl ApiServer {
         ]
     }
 
-    fn server_arguments(&self) -> [String; 13] {
+    fn server_arguments(&self) -> [String; 14] {
         let (address, certificates) = (self.address.ip(), self.certificates());
         // It makes this key itself, for TLS, before it reads it as the key of service accounts.
         let key = certificates.join("apiserver.key").display().to_string();
@@ -171,6 +176,8 @@ impl ApiServer {
             format!("--service-account-key-file={key}"),
             format!("--service-account-signing-key-file={key}"),
             format!("--service-cluster-ip-range={SERVICE_RANGES}"),
+            // What older servers let in is still in clusters' storage: addresses with leading zeros (KEP-4858).
+            "--feature-gates=StrictIPCIDRValidation=false".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
             "--token-auth-file=tokens.csv".to_owned(),
             // Without a controller there are no service accounts, and it would refuse every pod.
@@ -183,7 +190,7 @@ impl ApiServer {
     }
 
     fn kubeconfig_text(&self, token: &str) -> String {
-        let (address, certificate) = (self.address, self.certificates().join("apiserver.crt"));
+        let (address, certificate) = (self.address, self.certificate_authority());
         format!(
             "apiVersion: v1
 kind: Config
@@ -228,11 +235,19 @@ pub async fn client(kubeconfig: &Path) -> Client {
     try_client(kubeconfig).await.expect("the kubeconfig is ours")
 }
 
+/// The same user's, to be changed.
+pub async fn config(kubeconfig: &Path) -> Config {
+    try_config(kubeconfig).await.expect("the kubeconfig is ours")
+}
+
 async fn try_client(kubeconfig: &Path) -> Result<Client, String> {
+    Client::try_from(try_config(kubeconfig).await?).map_err(|error| error.to_string())
+}
+
+async fn try_config(kubeconfig: &Path) -> Result<Config, String> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(|error| error.to_string())?;
     let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| error.to_string())?;
-    Client::try_from(config).map_err(|error| error.to_string())
+    Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| error.to_string())
 }
 
 fn program(name: &str) -> PathBuf {

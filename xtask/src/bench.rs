@@ -2,25 +2,18 @@
 
 use anyhow::Result;
 
-use crate::{debian, exec, k8s, setup, workspace};
+use crate::{exec, k8s, setup, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Passed to lb-bench: `--rounds 3`, `--services 1,1000`, `--only rivals`; `--help` lists them
+    /// Passed to lb-bench: `--rounds 3`, `--services 1,1000`, `--only rivals`; `-- --help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
 
-/// What kube-proxy starts.
-const KUBE_PROXY: [debian::Program; 2] = [
-    debian::Program { name: "nft", package: "nftables", why: "compare with kube-proxy in nftables mode" },
-    debian::Program { name: "iptables", package: "iptables", why: "compare with kube-proxy in iptables mode" },
-];
-
 pub(crate) fn main(options: &Options) -> Result<()> {
     setup::for_building()?;
     setup::for_testing()?;
-    KUBE_PROXY.into_iter().try_for_each(setup::program)?;
     // Both at once, so that what they share is built once.
     exec::run(
         workspace::cargo("build")

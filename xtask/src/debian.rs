@@ -94,11 +94,16 @@ impl Release {
         Ok(unpacked)
     }
 
-    /// The first package that `package` depends on: what a meta-package stands for.
-    pub(crate) fn dependency(&self, package: &str) -> Result<String> {
+    /// The packages that `package` depends on, in its order. One of alternatives stands for all of them.
+    pub(crate) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
         let text = exec::capture(self.apt("apt-cache").args(["depends", package]))?;
-        let first = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-        first.map(str::to_owned).with_context(|| format!("{package} depends on nothing"))
+        Ok(text.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).map(str::to_owned).collect())
+    }
+
+    /// Of the packages whose names match this regular expression, the one with the highest version.
+    pub(crate) fn newest(&self, names: &str) -> Result<Option<String>> {
+        let text = exec::capture(self.apt("apt-cache").args(["search", "--names-only", names]))?;
+        Ok(newest_in(&text).map(str::to_owned))
     }
 
     fn apt(&self, program: &str) -> Command {
@@ -133,4 +138,27 @@ pub(crate) fn mirror() -> Result<String> {
     let text = exec::capture(Command::new("apt-get").args(targets))?;
     let first = text.lines().next().context("apt on this machine is configured with no Debian mirror")?;
     Ok(first.to_owned())
+}
+
+/// Of the packages in apt-cache's "name - description" lines, whose names differ only in the numbers of a version, the
+/// one with the highest.
+fn newest_in(lines: &str) -> Option<&str> {
+    let numbers = |name: &&str| -> Vec<u64> {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+    };
+    lines.lines().filter_map(|line| line.split_whitespace().next()).max_by_key(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_package_has_the_highest_numbers_not_the_last_letters() {
+        let lines = "linux-image-6.18.9+deb13-cloud-amd64 - Linux 6.18.9 for x86-64 cloud (signed)\n\
+                     linux-image-6.18.15+deb13-cloud-amd64 - Linux 6.18.15 for x86-64 cloud (signed)\n\
+                     linux-image-6.18.5+deb13-cloud-amd64 - Linux 6.18.5 for x86-64 cloud (signed)\n";
+        assert_eq!(newest_in(lines), Some("linux-image-6.18.15+deb13-cloud-amd64"));
+        assert_eq!(newest_in(""), None);
+    }
 }

@@ -7,10 +7,10 @@ use crate::{exec, k8s, setup, workspace};
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// The first seed; a failure names its own
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// How many seeds to try, one after the other
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, value_name = "M", default_value_t = 100)]
     cases: u64,
 }
 

@@ -13,7 +13,8 @@ use crate::{debian, exec, setup, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Build these, even if the tests' own are found elsewhere: etcd, kube-apiserver, kube-proxy, kubectl
+    /// Build these, even if others are found: etcd, kube-apiserver, kube-proxy, kubectl [default: the first two, unless
+    /// `KUBEBUILDER_ASSETS` or PATH has them]
     programs: Vec<String>,
 }
 

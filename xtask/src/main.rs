@@ -23,7 +23,8 @@ mod workspace;
 
 /// Build, run and test lb.
 ///
-/// Each task first installs what it needs and misses (see `setup`), and prints every command before it runs it.
+/// Each task first installs what it needs and misses (see `setup`), and prints every command before it runs it. New here?
+/// `cargo xtask run` shows what lb does; `cargo xtask check` and `cargo xtask test` are what a change must pass.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -40,19 +41,21 @@ enum Task {
     /// Show Services being balanced in a lab of network namespaces; with `-- ARGS`, run the agent on this host
     #[command(after_long_help = run::AFTER_HELP)]
     Run(run::Options),
-    /// Lint: rustfmt and clippy, warnings are errors
+    /// Lint: rustfmt and clippy, also of the eBPF programs; warnings are errors
     Check,
-    /// Run every test: host, packets, lab, Kubernetes API server; ends with `N passed, N failed`
+    /// Run every test: host, packets, lab, Kubernetes API server, real kube-proxy; ends with `N passed, N failed`
     Test(test::Options),
-    /// Compare with the real kube-proxy in Services made at random; `test` runs the scenario files and a few of these
+    /// Compare with the real kube-proxy in Services made at random; `test` does so in the scenario files and a few of these
     Differential(differential::Options),
-    /// Run the benchmarks
+    /// Run the benchmarks, and write docs/performance.md
     Bench(bench::Options),
     /// Find or build the Kubernetes programs that the tests start, and print their directory
     K8s(k8s::Options),
     /// Boot Debian's kernels in QEMU and run the packet tests there
+    #[command(after_long_help = vm::AFTER_HELP)]
     Vm(vm::Options),
     /// Try the provisioning script in a clean Debian root: install, build, from a clone of HEAD
+    #[command(after_long_help = provision_check::AFTER_HELP)]
     ProvisionCheck(provision_check::Options),
 }
 

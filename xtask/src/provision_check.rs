@@ -9,9 +9,14 @@ use anyhow::{Context, Result};
 
 use crate::{debian, exec, setup, workspace};
 
+pub(crate) const AFTER_HELP: &str = "\
+What is not committed is not in the clone. Packages, the Rust toolchain, crates and bpf-linker are fetched or compiled anew,
+which takes minutes. The root is target/provision-check; it is removed at the end, or left to be looked at where a step fails.
+";
+
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The Debian release: 13 (trixie) is the first that has rustup
+    /// The Debian release, by its code name; trixie (13) is the first that has rustup
     #[arg(long, default_value = "trixie")]
     release: String,
     /// What to run in the clone of HEAD once it is provisioned

@@ -125,7 +125,7 @@ impl Need {
                 "--locked",
                 "--force",
             ]))
-            .context("get bpf-linker: `cargo install bpf-linker --version 0.10.3 --locked`"),
+            .with_context(|| format!("get bpf-linker: `cargo install bpf-linker --version {BPF_LINKER} --locked`")),
             Need::Program(program) => debian::install(program),
         }
     }

@@ -21,12 +21,15 @@ use output::OutputArguments;
 use lb_agent::{
     configuration::ConfigurationError,
     loader::{LoaderError, Pins},
-    network::NetworkError,
     source::{kubernetes::ConnectError, manifests::ManifestsError},
 };
 
+use crate::run::ConfigurationChanged;
+
 /// Bad configuration: `EX_USAGE` of `sysexits.h`.
 const EX_USAGE: u8 = 64;
+/// To be started again: `EX_TEMPFAIL` of `sysexits.h`.
+const EX_TEMPFAIL: u8 = 75;
 
 /// Balances the Services of a Kubernetes cluster on this node, in eBPF.
 #[derive(Debug, Parser)]
@@ -110,7 +113,13 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lb-agent: {}", describe(&error));
-            if is_usage(&error) { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+            if is_usage(&error) {
+                ExitCode::from(EX_USAGE)
+            } else if error.is::<ConfigurationChanged>() {
+                ExitCode::from(EX_TEMPFAIL)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -144,7 +153,6 @@ fn describe(error: &Error) -> String {
 fn is_usage(error: &Error) -> bool {
     error.chain().any(|cause| {
         matches!(cause.downcast_ref(), Some(LoaderError::Cgroup { .. } | LoaderError::NoBpffs { .. }))
-            || matches!(cause.downcast_ref(), Some(NetworkError::NoDevice { .. }))
             || cause.is::<ManifestsError>()
             || cause.is::<ConnectError>()
             || cause.is::<ConfigurationError>()

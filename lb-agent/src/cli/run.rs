@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use lb_agent::{
     configuration::{Effective, Given},
     loader::{TableSizes, XdpMode},
+    model::Balance,
     network,
     source::parse_cidr_sloppy,
 };
@@ -17,14 +18,15 @@ use lb_common::{abi::capacity, ports::Reserved};
 use tracing_subscriber::EnvFilter;
 
 use super::{PinArguments, kube_proxy_flags::KubeProxyFlags, show};
-use crate::run::{Configuration, Source, run};
+use crate::run::{Configuration, ConfigurationFile, Source, hold_little, run};
 
 /// The API client logs every failed request as an error; that a watch broke, and works again, is said by the watch.
 const LOG_FILTER: &str = "info,kube_client=off";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Configuration of kube-proxy: a `KubeProxyConfiguration`, v1alpha1. Flags go before it.
+    /// Configuration of kube-proxy: a `KubeProxyConfiguration`, v1alpha1. Flags go before it. When its contents change,
+    /// the agent ends with exit code 75, to be started again.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Write the effective configuration as a `KubeProxyConfiguration`, and exit.
@@ -44,7 +46,8 @@ pub(super) struct Arguments {
     /// Cgroup whose processes reach Services by their sockets [default: the root of the cgroup2 hierarchy].
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
-    /// Uplinks, separated by commas [default: devices with a route out, the node's address, or an address of a NIC].
+    /// Uplinks, separated by commas [default: devices with a route out, the node's address, or an address of a NIC]. One
+    /// that is not there is an error in the log and in `lb-agent status`, and is served when it comes.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     devices: Option<Vec<String>>,
     /// Whether packets from outside are balanced at XDP, where the uplink can; what XDP leaves, TC does. auto: in the
@@ -55,6 +58,9 @@ pub(super) struct Arguments {
     /// The API server's --service-node-port-range.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = port_range)]
     node_port_range: Reserved,
+    /// How backends are selected for Services without the annotation `lb-agent/balance`.
+    #[arg(long, value_name = "WAY", default_value = Balance::default().name(), value_parser = balance)]
+    balance: Balance,
     /// Format of the log, on the standard error [default: --logging-format].
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
@@ -166,10 +172,12 @@ impl Arguments {
         if self.actions.master.is_some() {
             return Err(Unsupported { flag: "--master", instead: "name the API server in the kubeconfig" }.into());
         }
+        let file = self.config.as_deref().and_then(ConfigurationFile::open);
         let effective = Effective::new(&Given {
             file: self.config.clone(),
             flags: self.kube_proxy.given.clone(),
             service_cidrs: self.service_cluster_ip_range.clone(),
+            balance: self.balance,
             healthz_port: self.actions.healthz_port,
             metrics_port: self.actions.metrics_port,
         })?;
@@ -193,10 +201,11 @@ impl Arguments {
             return Ok(());
         }
         let show = self.show;
-        let configuration = self.configuration(effective)?;
+        let configuration = self.configuration(effective, file)?;
         if show {
             return show::print(&configuration, &format!("{format:?}").to_lowercase(), &filter);
         }
+        hold_little();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -208,7 +217,7 @@ impl Arguments {
         result
     }
 
-    fn configuration(self, effective: Effective) -> Result<Configuration> {
+    fn configuration(self, effective: Effective, file: Option<ConfigurationFile>) -> Result<Configuration> {
         let variable = || env::var("NODE_NAME").ok().filter(|name| !name.trim().is_empty());
         let node_name = match effective.node_name.clone().or_else(variable) {
             Some(name) => name,
@@ -217,6 +226,7 @@ impl Arguments {
         let Sizes { flow_table_size, frontend_table_size, service_table_size, slot_table_size, backend_table_size } =
             self.sizes;
         Ok(Configuration {
+            file,
             source: match self.manifests {
                 Some(dir) => Source::Manifests(dir),
                 None => Source::Kubernetes(effective.kubeconfig.clone()),
@@ -248,6 +258,11 @@ fn filter_of(verbosity: u32) -> &'static str {
         4..8 => "info,lb_agent=debug,kube_client=off",
         _ => "debug,lb_agent=trace,kube_client=off",
     }
+}
+
+fn balance(text: &str) -> Result<Balance, String> {
+    let names = || Balance::ALL.map(Balance::name).join(" or ");
+    Balance::ALL.into_iter().find(|balance| balance.name() == text).ok_or_else(|| format!("expected {}", names()))
 }
 
 fn cidr(text: &str) -> Result<IpNet, String> {

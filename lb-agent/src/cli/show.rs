@@ -16,7 +16,7 @@ use crate::run::{Configuration, Source};
 /// Prints the effective configuration as two YAML documents: one that `--config` takes, and one of what no such file can
 /// say, in words of our own.
 pub(super) fn print(configuration: &Configuration, log_format: &str, log_level: &str) -> Result<()> {
-    let Configuration { source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes, xdp } =
+    let Configuration { file: _, source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes, xdp } =
         configuration;
     let Effective { policy, healthz, metrics, .. } = effective;
     let network::Options { devices, node_ports } = network;
@@ -46,6 +46,7 @@ pub(super) fn print(configuration: &Configuration, log_format: &str, log_level: 
             },
             "localhost": policy.localhost_node_ports,
         },
+        "balance": policy.balance.name(),
         "serviceClusterIPRange": networks(&policy.service_cidrs),
         "bpffs": bpffs,
         "cgroup": cgroup,

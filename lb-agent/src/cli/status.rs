@@ -25,6 +25,8 @@ struct Status {
     pins: PathBuf,
     /// Process id of the agent, if one runs and can be seen from here.
     agent: Option<u32>,
+    /// Devices of `--devices` that the agent found missing last.
+    missing_devices: Vec<String>,
     hooks: Vec<AttachedHook>,
     xdp: Vec<XdpUplink>,
     tables: Vec<TableFill>,
@@ -85,6 +87,7 @@ pub(super) fn show(pins: &Pins, output: &OutputArguments) -> Result<()> {
         abi_version: ABI_VERSION,
         pins: pins.root().to_owned(),
         agent: pins.agent(),
+        missing_devices: pins.missing_devices(),
         hooks: hooks(pins)?,
         xdp: xdp(pins)?,
         tables,
@@ -177,7 +180,11 @@ fn counters(pins: &Pins) -> Result<Vec<Counter>> {
 
 impl Status {
     fn text(&self) -> String {
-        let Self { abi_version, pins, agent, hooks, xdp, tables, counters } = self;
+        let Self { abi_version, pins, agent, missing_devices, hooks, xdp, tables, counters } = self;
+        let missing = match &missing_devices[..] {
+            [] => String::new(),
+            names => format!("\nError: --devices {}: there is no such device", names.join(", ")),
+        };
         let agent = agent.map_or_else(|| "not running".to_owned(), |pid| format!("running, pid {pid}"));
         let hooks = table(
             &["TARGET", "HOOK", "PROGRAM", "ID"],
@@ -205,7 +212,7 @@ impl Status {
             }),
         );
         format!(
-            "Agent: {agent}\nMaps:  {} (ABI version {abi_version})\n\n{hooks}\n\n{xdp}\n\n{tables}\n\n{counters}",
+            "Agent: {agent}\nMaps:  {} (ABI version {abi_version}){missing}\n\n{hooks}\n\n{xdp}\n\n{tables}\n\n{counters}",
             pins.display()
         )
     }

@@ -1,7 +1,7 @@
 //! One family's maps, joined.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
 };
 
@@ -60,9 +60,11 @@ impl<A: Family> View<A> {
         }
     }
 
-    /// Indices of the backends in a range of slots.
+    /// Indices of the backends in a range of slots, each once: a Maglev table has them many times.
     pub(super) fn backends_in(&self, range: SlotRange) -> impl Iterator<Item = u32> {
-        (range.first..range.first.saturating_add(range.count)).filter_map(|slot| self.slots.get(&slot).copied())
+        let slots = range.first..range.first.saturating_add(range.count);
+        let mut seen = HashSet::new();
+        slots.filter_map(|slot| self.slots.get(&slot).copied()).filter(move |index| seen.insert(*index))
     }
 }
 

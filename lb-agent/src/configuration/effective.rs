@@ -19,8 +19,8 @@ use super::{
     validate,
 };
 use crate::{
-    model::{DetectLocal, NodePortAddresses, Policy},
-    source::parse_cidr_sloppy,
+    model::{Balance, DetectLocal, NodePortAddresses, Policy},
+    source::{parse_cidr_sloppy, parse_ip_sloppy},
 };
 
 /// The value of `--detect-local-mode` that kube-proxy does not have: what we do where nothing is given.
@@ -38,6 +38,8 @@ pub struct Given {
     pub flags: Vec<Flag>,
     /// `--service-cluster-ip-range`.
     pub service_cidrs: Vec<IpNet>,
+    /// `--balance`.
+    pub balance: Balance,
     /// `--healthz-port`, which kube-proxy deprecates: 0 is no server.
     pub healthz_port: Option<u16>,
     /// `--metrics-port`, likewise.
@@ -132,9 +134,11 @@ impl Effective {
         let kubeconfig = &kube_proxy.client_connection.kubeconfig;
         Ok(Self {
             policy: Policy {
+                bind_address: parse_ip_sloppy(&kube_proxy.bind_address).filter(|ip| !ip.is_unspecified()),
                 node_port_addresses: node_port_addresses(&kube_proxy.node_port_addresses),
                 localhost_node_ports: kube_proxy.iptables.localhost_node_ports.unwrap_or(true),
                 detect_local,
+                balance: given.balance,
                 service_cidrs: given.service_cidrs.clone(),
             },
             healthz: validate::parse_address(&kube_proxy.healthz_bind_address),
@@ -205,6 +209,9 @@ impl Effective {
         }
         if !self.policy.service_cidrs.is_empty() {
             lost.push("the file cannot hold --service-cluster-ip-range".to_owned());
+        }
+        if self.policy.balance != Balance::default() {
+            lost.push("the file cannot hold --balance".to_owned());
         }
         Ok(lost)
     }

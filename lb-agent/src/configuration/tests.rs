@@ -333,6 +333,15 @@ fn node_port_addresses_depend_on_the_mode() {
 }
 
 #[test]
+fn a_specific_bind_address_is_the_nodes_own() {
+    let bound = |text: &str| with_fields(&format!("bindAddress: '{text}'")).policy.bind_address;
+    assert_eq!(bound("192.168.100.0101"), "192.168.100.101".parse().ok());
+    assert_eq!(bound("fd00::1"), "fd00::1".parse().ok());
+    assert_eq!((bound("0.0.0.0"), bound("::"), bound("")), (None, None, None));
+    assert_eq!(of_flags(&[("bind-address", "192.0.2.1")]).policy.bind_address, "192.0.2.1".parse().ok());
+}
+
+#[test]
 fn addresses_of_servers_get_their_ports() {
     let both = |effective: Effective| (effective.healthz, effective.metrics);
     let v6 = with_fields("bindAddress: '::'");

@@ -102,7 +102,7 @@ impl Controller {
         Ok(Self {
             dirty: v4.services().chain(v6.services()).cloned().collect(),
             inputs,
-            desired: DesiredState::new(node_name),
+            desired: DesiredState::new(node_name, policy.balance),
             policy,
             network: None,
             v4,
@@ -219,8 +219,8 @@ impl Controller {
         now: Instant,
         report: &mut SyncReport,
     ) -> bool {
-        let ports4 = self.desired.ports4(&self.inputs, service);
-        let ports6 = self.desired.ports6(&self.inputs, service);
+        let ports4 = self.desired.ports4(&self.inputs, &self.policy, service);
+        let ports6 = self.desired.ports6(&self.inputs, &self.policy, service);
         let reach = Reach::of_config(&self.config).and(Reach::of_ports(&ports4, &ports6));
         if !self.set_config(maps, network, reach, report) {
             return false;

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     dataplane::{Capacities, Existing, Fake, Faulty, check},
+    model::Balance,
     model::{
         Change, Cidr, DesiredPort, Endpoint, EndpointSlice, Family, Node, Policy, Protocol, Service, ServicePort,
         ServiceType, SlicePort, TrafficPolicy,
@@ -292,11 +293,11 @@ impl World {
 
     fn desired(&self) -> (View<[u8; 4]>, View<[u8; 16]>) {
         let inputs = self.controller.inputs();
-        let mut desired = DesiredState::new("here");
+        let mut desired = DesiredState::new("here", Balance::default());
         let mut all: BTreeSet<ObjectKey> = inputs.services().cloned().collect();
         desired.claim(inputs, &mut all);
-        let v4: Vec<_> = all.iter().flat_map(|service| desired.ports4(inputs, service)).collect();
-        let v6: Vec<_> = all.iter().flat_map(|service| desired.ports6(inputs, service)).collect();
+        let v4: Vec<_> = all.iter().flat_map(|service| desired.ports4(inputs, &Policy::default(), service)).collect();
+        let v6: Vec<_> = all.iter().flat_map(|service| desired.ports6(inputs, &Policy::default(), service)).collect();
         (View::of_desired(&v4, inputs), View::of_desired(&v6, inputs))
     }
 
@@ -394,6 +395,7 @@ fn a_service(number: u8) -> impl Strategy<Value = Service> {
                 internal_policy,
                 external_policy,
                 affinity_seconds: Some(affinity),
+                balance: None,
                 health_check_node_port: None,
                 uid: None,
                 created,

@@ -99,6 +99,7 @@ impl Parts {
             external_policy: policy(external_is_local),
             affinity_seconds: Some(affinity_seconds).filter(|seconds| *seconds != 0),
             created: i64::MAX,
+            balance: None,
             health_check_node_port: None,
             uid: None,
         }

@@ -31,6 +31,7 @@ fn rich() -> (Service, Vec<(&'static str, EndpointSlice)>) {
         internal_policy: TrafficPolicy::Local,
         external_policy: TrafficPolicy::Local,
         affinity_seconds: Some(60),
+        balance: None,
         created: 7,
         health_check_node_port: None,
         uid: None,

@@ -352,7 +352,17 @@ impl<A: Family> Tables<A> {
             Some(SocketAddr::new(backend.address.to_ip(), backend.port).to_string())
         };
         let slots = range.first..range.first.saturating_add(range.count);
-        slots.map(|slot| backend(slot).unwrap_or_else(|| format!("(slot {slot})"))).collect::<Vec<_>>().join(" ")
+        let found: Vec<_> = slots.map(|slot| backend(slot).unwrap_or_else(|| format!("(slot {slot})"))).collect();
+        // A Maglev table: how often each is in it.
+        let mut shares = BTreeMap::<&str, usize>::new();
+        for backend in &found {
+            *shares.entry(backend).or_default() += 1;
+        }
+        if shares.len() < found.len() {
+            let shares: Vec<_> = shares.iter().map(|(backend, slots)| format!("{backend} in {slots}")).collect();
+            return format!("{} of {} slots", shares.join(" "), found.len());
+        }
+        found.join(" ")
     }
 }
 

@@ -18,7 +18,7 @@ use hyper::{
     header::{HeaderName, HeaderValue},
     http::request::Parts,
 };
-use lb_agent::model::{HealthCheck, Node, NodePortAddresses, ObjectKey};
+use lb_agent::model::{HealthCheck, Node, NodePortAddresses, ObjectKey, Policy};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -46,15 +46,16 @@ pub(crate) struct Wanted {
 
 /// The addresses that servers of node ports listen on. `own` are those of the node.
 pub(crate) fn addresses(
-    policy: &NodePortAddresses,
+    policy: &Policy,
     own: impl IntoIterator<Item = IpAddr>,
     node: Option<&Node>,
 ) -> BTreeSet<IpAddr> {
-    match policy {
+    match &policy.node_port_addresses {
         NodePortAddresses::All => BTreeSet::from([Ipv4Addr::UNSPECIFIED.into()]),
         NodePortAddresses::Primary => {
-            let internal = || node.into_iter().flat_map(|node| node.internal_ips.iter().copied());
-            internal().find(IpAddr::is_ipv4).into_iter().chain(internal().find(IpAddr::is_ipv6)).collect()
+            let v4 = policy.primary::<[u8; 4]>(node).map(IpAddr::from);
+            let v6 = policy.primary::<[u8; 16]>(node).map(IpAddr::from);
+            v4.into_iter().chain(v6).collect()
         }
         NodePortAddresses::Within(networks) => {
             own.into_iter().filter(|address| networks.iter().any(|network| network.contains(address))).collect()
@@ -354,7 +355,8 @@ mod tests {
     fn addresses_follow_the_policy() {
         let own = || ["10.0.0.1", "10.1.0.1", "fd00::1"].map(|text| text.parse::<IpAddr>().expect("an address"));
         let node = Node { internal_ips: own()[1..].to_vec(), ..Node::default() };
-        let of = |policy| {
+        let of = |node_port_addresses| {
+            let policy = Policy { node_port_addresses, ..Policy::default() };
             let texts = addresses(&policy, own(), Some(&node)).into_iter().map(|address| address.to_string());
             texts.collect::<Vec<_>>().join(" ")
         };
@@ -362,5 +364,11 @@ mod tests {
         assert_eq!(of(NodePortAddresses::Primary), "10.1.0.1 fd00::1");
         let networks = ["10.0.0.0/16", "fd00::/64"].map(|text| text.parse().expect("a network"));
         assert_eq!(of(NodePortAddresses::Within(networks.into())), "10.0.0.1 fd00::1");
+        let bound = Policy {
+            bind_address: Some(own()[0]),
+            node_port_addresses: NodePortAddresses::Primary,
+            ..Policy::default()
+        };
+        assert_eq!(addresses(&bound, own(), Some(&node)), BTreeSet::from([own()[0], own()[2]]));
     }
 }

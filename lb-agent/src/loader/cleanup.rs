@@ -46,6 +46,9 @@ fn remove_version(pins: &Pins) -> Result<Vec<PathBuf>, LoaderError> {
             remove(&path)?;
         }
     }
+    if pins.missing_devices_link().is_symlink() {
+        remove(&pins.missing_devices_link())?;
+    }
     let mut left = Vec::new();
     for dir in [&pins.links(), &pins.programs(), &pins.maps(), pins.root()] {
         left.extend(files(dir)?.into_iter().filter(|path| !path.is_dir()));

@@ -4,9 +4,10 @@
 //! (`eth0.100`).
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, symlink},
     path::{Path, PathBuf},
 };
 
@@ -109,6 +110,33 @@ impl Pins {
             }
             source => LoaderError::Map { map, source },
         })
+    }
+
+    /// Notes which devices an operator named that are not there, for `lb-agent status`.
+    ///
+    /// A bpffs takes no files, but symbolic links: the names are what this one points to.
+    pub fn note_missing_devices(&self, names: &BTreeSet<String>) -> Result<(), LoaderError> {
+        let path = self.missing_devices_link();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(pin_error("removing", &path, error)),
+            _ => {}
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        let text = names.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        symlink(text, &path).map_err(|source| pin_error("creating", &path, source))
+    }
+
+    /// What the last agent [noted](Self::note_missing_devices).
+    pub fn missing_devices(&self) -> Vec<String> {
+        let text = fs::read_link(self.missing_devices_link()).unwrap_or_default();
+        let text = text.to_string_lossy();
+        text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    }
+
+    pub(super) fn missing_devices_link(&self) -> PathBuf {
+        self.root.join("missing_devices")
     }
 
     /// The agent that holds the lock, where it can be seen from here.

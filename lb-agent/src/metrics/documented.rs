@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use hyper::Method;
 use k8s_openapi::jiff::Timestamp;
 use lb_agent::{
     dataplane::{Scrape, ServiceTraffic, TableFill},
     model::ObjectKind,
-    source::{Watch, WatchState},
+    source::{Watch, WatchState, kubernetes::Requested},
 };
 use lb_common::abi::{Reason, ServiceName, ServiceStats};
 use prometheus_client::{
@@ -21,7 +22,7 @@ use crate::health::{HealthServer, ProxyHealth};
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 
 /// What kube-proxy 1.36 registers in any mode on Linux (`pkg/proxy/metrics/metrics.go`), without the prefix.
-const KUBE_PROXY: [&str; 25] = [
+const KUBE_PROXY: [&str; 23] = [
     "sync_proxy_rules_duration_seconds",
     "sync_full_proxy_rules_duration_seconds",
     "sync_partial_proxy_rules_duration_seconds",
@@ -45,9 +46,39 @@ const KUBE_PROXY: [&str; 25] = [
     "iptables_localhost_nodeports_accepted_packets_total",
     "sync_proxy_rules_nftables_sync_failures_total",
     "sync_proxy_rules_nftables_cleanup_failures_total",
-    // Not registered by kube-proxy itself, but always there.
-    "process_start_time_seconds",
+];
+
+/// What its libraries register beside, of `go_*`, `apiserver_*` and `aggregator_*` one each: as a real kube-proxy 1.36.3
+/// showed them.
+const LIBRARIES: [&str; 28] = [
+    "aggregator_discovery_aggregation_count_total",
+    "apiserver_client_certificate_expiration_seconds",
+    "cardinality_enforcement_unexpected_categorizations_total",
+    "disabled_metrics_total",
+    "go_goroutines",
+    "hidden_metrics_total",
+    "kubernetes_build_info",
+    "kubernetes_feature_enabled",
     "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_network_receive_bytes_total",
+    "process_network_transmit_bytes_total",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_virtual_memory_bytes",
+    "process_virtual_memory_max_bytes",
+    "registered_metrics_total",
+    "rest_client_exec_plugin_certificate_rotation_age",
+    "rest_client_exec_plugin_ttl_seconds",
+    "rest_client_rate_limiter_duration_seconds",
+    "rest_client_request_duration_seconds",
+    "rest_client_request_size_bytes",
+    "rest_client_requests_total",
+    "rest_client_response_size_bytes",
+    "rest_client_transport_cache_entries",
+    "rest_client_transport_cert_rotation_gc_calls_total",
+    "rest_client_transport_create_calls_total",
 ];
 
 /// All that a scrape may show, with maps that need no kernel.
@@ -66,6 +97,11 @@ impl Collector for Everything {
 fn shown() -> String {
     let metrics = Metrics::new(Timestamp::now());
     metrics.objects(ObjectKind::Service, 1);
+    let duration = Some(std::time::Duration::from_millis(3));
+    let request = Requested { method: Method::GET, host: "api:6443".into(), code: Some(200), duration };
+    metrics.requested(request.clone());
+    metrics.requested(Requested { duration: None, ..request.clone() });
+    metrics.requested(Requested { code: None, ..request });
     metrics.watch(&WatchState { watch: Watch::Api(ObjectKind::Service), problem: None });
     let name = ServiceName::new("shop", "web", "http", 6).expect("short");
     let stats = ServiceStats { flows: 1, packets: 2, bytes: 3, rejected: 4 };
@@ -114,10 +150,19 @@ fn the_document_lists_the_metrics_that_there_are() {
 fn every_name_of_kube_proxy_is_shown_or_explained() {
     let shown = types(&shown());
     let explained: BTreeSet<_> = rows(|heading| heading == WITHOUT_MEANING).map(|row| row[0]).collect();
-    for name in KUBE_PROXY {
-        let name = if name.starts_with("process_") { name.to_owned() } else { format!("kubeproxy_{name}") };
-        let is_shown = shown.iter().any(|(shown, _)| *shown == name);
-        assert!(is_shown != explained.contains(name.as_str()), "{name}: shown {is_shown}");
+    let own = KUBE_PROXY.iter().map(|name| format!("kubeproxy_{name}"));
+    let names: Vec<_> = own.chain(LIBRARIES.map(str::to_owned)).collect();
+    let is_meant = |row: &str, name: &str| match row.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => row == name,
+    };
+    for name in &names {
+        let is_shown = shown.iter().any(|(shown, _)| shown == name);
+        let is_explained = explained.iter().any(|row| is_meant(row, name));
+        assert!(is_shown != is_explained, "{name}: shown {is_shown}");
+    }
+    for row in explained {
+        assert!(names.iter().any(|name| is_meant(row, name)), "{row} is no name of kube-proxy");
     }
 }
 
@@ -130,6 +175,10 @@ fn labels_are_typed_and_counters_end_in_total() {
         r#"lb_not_balanced_total{reason="no_endpoints",disposition="refuse"} 5"#,
         r#"lb_service_flows_total{namespace="shop",service="web",port="http",protocol="TCP",ip_family="IPv4"} 1"#,
         r#"lb_service_bytes_total{namespace="shop",service="web",port="http",protocol="TCP",ip_family="IPv4"} 3"#,
+        r#"rest_client_requests_total{code="200",host="api:6443",method="GET"} 2"#,
+        r#"rest_client_requests_total{code="<error>",host="api:6443",method="GET"} 1"#,
+        r#"rest_client_request_duration_seconds_count{host="api:6443",verb="GET"} 2"#,
+        r#"rest_client_request_duration_seconds_bucket{le="0.005",host="api:6443",verb="GET"} 2"#,
         r#"kubeproxy_proxy_healthz_total{code="503"} 0"#,
         r#"kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy="internal",ip_family="IPv6"} 0"#,
     ] {

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use lb_agent::{
     dataplane::TableFill,
     model::{ChangeTrigger, NoLocal, ObjectKind},
-    source::{Watch, WatchState},
+    source::{Watch, WatchState, kubernetes::Requested},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -51,6 +51,21 @@ struct OfRole {
     role: &'static str,
 }
 
+/// A request, with the labels of Kubernetes' Go client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfAnswer {
+    code: String,
+    host: String,
+    method: String,
+}
+
+/// Requests of one kind. The Go client says `verb` here, and means the method.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRequest {
+    host: String,
+    verb: String,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 type Histograms = Family<OfFamily, Histogram, fn() -> Histogram>;
 
@@ -85,6 +100,9 @@ pub(crate) struct Metrics {
     watch_up: Family<OfWatch, Gauge>,
     watch_failures: Family<OfWatch, Counter>,
     devices: Family<OfRole, Gauge>,
+    missing_devices: Gauge,
+    requests: Family<OfAnswer, Counter>,
+    request_duration: Family<OfRequest, Histogram, fn() -> Histogram>,
     tables: Mutex<Vec<TableFill>>,
 }
 
@@ -97,6 +115,12 @@ fn sync_buckets() -> Histogram {
 fn programming_buckets() -> Histogram {
     let buckets = linear_buckets(0.25, 0.25, 2).chain(linear_buckets(1.0, 1.0, 59));
     Histogram::new(buckets.chain(linear_buckets(60.0, 5.0, 12)).chain(linear_buckets(120.0, 30.0, 7)))
+}
+
+/// Buckets of the Go client's `rest_client_request_duration_seconds`
+/// (`staging/src/k8s.io/component-base/metrics/prometheus/restclient`): 5 ms to 1 min.
+fn request_buckets() -> Histogram {
+    Histogram::new([0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0])
 }
 
 impl Metrics {
@@ -123,6 +147,9 @@ impl Metrics {
             watch_up: Family::default(),
             watch_failures: Family::default(),
             devices: Family::default(),
+            missing_devices: Gauge::default(),
+            requests: Family::default(),
+            request_duration: Family::new_with_constructor(request_buckets),
             tables: Mutex::default(),
         };
         // What has not happened is 0, not absent: a rate can be taken of it.
@@ -138,7 +165,7 @@ impl Metrics {
             drop(metrics.rejected.get_or_create(&OfKind { kind: kind.name() }));
         }
         metrics.no_local_endpoints([NoLocal::default(); 2]);
-        metrics.devices(0, 0);
+        metrics.devices(0, 0, 0);
         metrics
     }
 
@@ -178,6 +205,15 @@ impl Metrics {
         registry.register("lb_watch_up", "Whether a source is followed", self.watch_up.clone());
         registry.register("lb_watch_failures", "How often a source could not be followed", self.watch_failures.clone());
         registry.register("lb_devices_attached", "Devices that hold our programs", self.devices.clone());
+        registry.register(
+            "lb_devices_missing",
+            "Devices of --devices that are not there",
+            self.missing_devices.clone(),
+        );
+        let help = "Requests to the API server that were answered or failed";
+        registry.register("rest_client_requests", help, self.requests.clone());
+        let help = "How long the answers of the API server took to begin, without watches";
+        registry.register("rest_client_request_duration_seconds", help, self.request_duration.clone());
     }
 
     /// Takes note of changes that came in.
@@ -266,10 +302,25 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn devices(&self, uplinks: usize, pods: usize) {
-        for (role, count) in [("uplink", uplinks), ("pod", pods)] {
-            self.devices.get_or_create(&OfRole { role }).set(count.try_into().unwrap_or(i64::MAX));
+    /// Takes note of a request to the API server.
+    pub(crate) fn requested(&self, request: Requested) {
+        let Requested { method, host, code, duration } = request;
+        // As the Go client has it.
+        let code = code.map_or_else(|| "<error>".to_owned(), |code| code.to_string());
+        let (host, verb) = (host.to_string(), method.to_string());
+        if let Some(duration) = duration {
+            let label = OfRequest { host: host.clone(), verb: verb.clone() };
+            self.request_duration.get_or_create(&label).observe(duration.as_secs_f64());
         }
+        self.requests.get_or_create(&OfAnswer { code, host, method: verb }).inc();
+    }
+
+    pub(crate) fn devices(&self, uplinks: usize, pods: usize, missing: usize) {
+        let number = |count: usize| count.try_into().unwrap_or(i64::MAX);
+        for (role, count) in [("uplink", uplinks), ("pod", pods)] {
+            self.devices.get_or_create(&OfRole { role }).set(number(count));
+        }
+        self.missing_devices.set(number(missing));
     }
 }
 

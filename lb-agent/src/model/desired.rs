@@ -6,10 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use lb_common::abi::{BackendFlags, FrontendFlags, FrontendKey};
+use lb_common::{
+    abi::{BackendFlags, FrontendFlags, FrontendKey},
+    hash,
+    maglev::{self, Preference},
+};
 
 use super::{
-    Cidr, Conflict, Family, Inputs,
+    Balance, Cidr, Conflict, Family, Inputs, Policy,
     claims::{Claimant, Claims, protocol_name},
     objects::{Endpoint, ObjectKey, Protocol, Service, ServicePort, ServiceType, TrafficPolicy},
     topology::{Candidate, Place, categorize},
@@ -54,9 +58,9 @@ pub struct DesiredPort<A> {
     /// All its endpoints, ascending by address and port. Those in neither list get no new flows but may have old ones:
     /// any endpoint that exists for TCP; for UDP only one that serves, since kube-proxy cuts the flows of others.
     pub backends: Vec<DesiredBackend<A>>,
-    /// Positions in `backends` of those that traffic to the whole cluster uses.
+    /// Positions in `backends` of those that traffic to the whole cluster uses: each once, or a Maglev table.
     pub cluster: Vec<u32>,
-    /// Positions in `backends` of those that traffic to this node uses.
+    /// Positions in `backends` of those that traffic to this node uses, likewise.
     pub local: Vec<u32>,
     /// Some usable endpoint exists, in the lists or elsewhere.
     pub has_endpoints: bool,
@@ -73,14 +77,15 @@ pub struct DesiredPort<A> {
 #[derive(Debug)]
 pub struct DesiredState {
     node_name: Arc<str>,
+    balance: Balance,
     claims4: Claims<[u8; 4]>,
     claims6: Claims<[u8; 16]>,
 }
 
 impl DesiredState {
-    /// The desired state of the node of this name.
-    pub fn new(node_name: impl Into<Arc<str>>) -> Self {
-        Self { node_name: node_name.into(), claims4: Claims::new(), claims6: Claims::new() }
+    /// The desired state of the node of this name. `balance` is for Services that do not say.
+    pub fn new(node_name: impl Into<Arc<str>>, balance: Balance) -> Self {
+        Self { node_name: node_name.into(), balance, claims4: Claims::new(), claims6: Claims::new() }
     }
 
     /// Name of the node that this is the state of.
@@ -103,20 +108,26 @@ impl DesiredState {
     }
 
     /// The IPv4 ports of a Service, ascending by name; none if it is gone.
-    pub fn ports4(&self, inputs: &Inputs, service: &ObjectKey) -> Vec<DesiredPort<[u8; 4]>> {
-        self.ports(&self.claims4, inputs, service)
+    pub fn ports4(&self, inputs: &Inputs, policy: &Policy, service: &ObjectKey) -> Vec<DesiredPort<[u8; 4]>> {
+        self.ports(&self.claims4, inputs, policy, service)
     }
 
     /// The IPv6 ports of a Service.
-    pub fn ports6(&self, inputs: &Inputs, service: &ObjectKey) -> Vec<DesiredPort<[u8; 16]>> {
-        self.ports(&self.claims6, inputs, service)
+    pub fn ports6(&self, inputs: &Inputs, policy: &Policy, service: &ObjectKey) -> Vec<DesiredPort<[u8; 16]>> {
+        self.ports(&self.claims6, inputs, policy, service)
     }
 
-    fn ports<A: Family>(&self, claims: &Claims<A>, inputs: &Inputs, key: &ObjectKey) -> Vec<DesiredPort<A>> {
+    fn ports<A: Family>(
+        &self,
+        claims: &Claims<A>,
+        inputs: &Inputs,
+        policy: &Policy,
+        key: &ObjectKey,
+    ) -> Vec<DesiredPort<A>> {
         let Some(service) = inputs.service(key) else { return Vec::new() };
         let zone = inputs.node().and_then(|node| node.zone.as_deref());
         let place = Place { node: &self.node_name, zone };
-        let ranges = source_ranges(service, inputs);
+        let ranges = source_ranges(service, policy.primary(inputs.node()));
         served_ports::<A>(key, service)
             .into_iter()
             .enumerate()
@@ -125,10 +136,15 @@ impl DesiredState {
                 frontends.retain(|(frontend, _)| claims.holds(frontend, &name));
                 let candidates = candidates(inputs, &name, place);
                 let restricted = frontends.iter().any(|(_, flags)| flags & FrontendFlags::SOURCE_RANGES != 0);
+                let mut desired = desired_port(name, frontends, &candidates, place);
+                if service.balance.unwrap_or(self.balance) == Balance::Maglev {
+                    desired.cluster = maglev(&desired.backends, &desired.cluster);
+                    desired.local = maglev(&desired.backends, &desired.local);
+                }
                 DesiredPort {
                     affinity_seconds: service.affinity_seconds.unwrap_or(0),
                     source_ranges: if restricted { ranges.clone() } else { Vec::new() },
-                    ..desired_port(name, frontends, &candidates, place)
+                    ..desired
                 }
             })
             .collect()
@@ -174,12 +190,11 @@ fn wanted<A: Family>(key: &ObjectKey, service: &Service) -> Vec<(FrontendKey<A>,
 ///
 /// Where the node itself is among the clients, so are the Service's load-balancer addresses: they are often addresses of
 /// the node as well, and then the source of what it sends to them (`allowFromNode` in `pkg/proxy/nftables/proxier.go`).
-fn source_ranges<A: Family>(service: &Service, inputs: &Inputs) -> Vec<Cidr<A>> {
+fn source_ranges<A: Family>(service: &Service, node_ip: Option<A>) -> Vec<Cidr<A>> {
     let mut ranges: Vec<Cidr<A>> = service.source_ranges.iter().filter_map(|net| Cidr::from_net(*net)).collect();
     if ranges.iter().any(|range| range.bits == 0) {
         return Vec::new();
     }
-    let node_ip = inputs.node().and_then(|node| node.internal_ips.iter().find_map(|ip| A::from_ip(*ip)));
     if node_ip.is_some_and(|ip| ranges.iter().any(|range| range.contains(ip))) {
         let own = service.load_balancer_ips.iter().filter_map(|ip| A::from_ip(*ip));
         ranges.extend(own.map(Cidr::of_address));
@@ -299,4 +314,21 @@ fn desired_port<A: Family>(
         affinity_seconds: 0,
         source_ranges: Vec::new(),
     }
+}
+
+/// The Maglev table of the backends at some positions. Nodes that know the same backends get the same table: they are
+/// ascending, and told apart by address and port.
+fn maglev<A: Family>(backends: &[DesiredBackend<A>], list: &[u32]) -> Vec<u32> {
+    if list.len() < 2 {
+        return list.to_vec();
+    }
+    let size = maglev::size(list.len());
+    let preference = |position: &u32| {
+        let DesiredBackend { address, port, .. } = backends[*position as usize];
+        Preference::new(hash::endpoint(address, port), size)
+    };
+    let mut preferences: Vec<_> = list.iter().map(preference).collect();
+    let mut table = vec![0; size as usize];
+    maglev::fill(&mut table, &mut preferences);
+    table.into_iter().map(|position| list[position as usize]).collect()
 }

@@ -1,6 +1,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
+    Balance,
     testing::{endpoint, key, port, service, slice},
     *,
 };
@@ -13,7 +14,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { inputs: Inputs::new([]), state: DesiredState::new("here") }
+        Self { inputs: Inputs::new([]), state: DesiredState::new("here", Balance::default()) }
     }
 
     /// Takes in a change; returns the Services to recompute and the conflicts.
@@ -32,11 +33,11 @@ impl World {
     }
 
     fn v4(&self, name: &str) -> Vec<String> {
-        self.state.ports4(&self.inputs, &key(name)).iter().map(describe).collect()
+        self.state.ports4(&self.inputs, &Policy::default(), &key(name)).iter().map(describe).collect()
     }
 
     fn v6(&self, name: &str) -> Vec<String> {
-        self.state.ports6(&self.inputs, &key(name)).iter().map(describe).collect()
+        self.state.ports6(&self.inputs, &Policy::default(), &key(name)).iter().map(describe).collect()
     }
 }
 

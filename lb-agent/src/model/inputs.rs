@@ -271,8 +271,9 @@ impl Inputs {
             let hinted = self.slices.values().filter(|slice| slice.endpoints.iter().any(|e| !e.zone_hints.is_empty()));
             dirty.extend(hinted.map(|slice| slice.service.clone()));
         }
-        let addresses = |node: &Option<Node>| node.as_ref().map(|node| node.internal_ips.clone()).unwrap_or_default();
-        if addresses(&self.node) != addresses(&node) {
+        let addresses =
+            |node: &Option<Node>| node.as_ref().map(|node| (node.internal_ips.clone(), node.external_ips.clone()));
+        if addresses(&self.node).unwrap_or_default() != addresses(&node).unwrap_or_default() {
             let restricted = self.services.iter().filter(|(_, service)| !service.source_ranges.is_empty());
             dirty.extend(restricted.map(|(key, _)| key.clone()));
         }

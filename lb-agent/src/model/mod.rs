@@ -32,7 +32,7 @@ pub(crate) use no_local::NoLocals;
 pub use node::DesiredNode;
 pub(crate) use node::detect_pods;
 pub use objects::{
-    Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol, Rejection, Service,
-    ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
+    BALANCE_ANNOTATION, Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol,
+    Rejection, Service, ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
-pub use policy::{DetectLocal, NodePortAddresses, Policy};
+pub use policy::{Balance, DetectLocal, NodePortAddresses, Policy};

@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Change, DesiredState, Endpoint, Inputs, Service, ServiceType, SourceEvent, TrafficPolicy,
+        Balance, Change, DesiredState, Endpoint, Inputs, Policy, Service, ServiceType, SourceEvent, TrafficPolicy,
         testing::{endpoint, key, service, slice},
     };
 
@@ -71,9 +71,9 @@ mod tests {
         let mut inputs = Inputs::new([]);
         inputs.apply(SourceEvent::Changed(Change::Service(key("web"), Some(service))));
         inputs.apply(SourceEvent::Changed(Change::EndpointSlice(key("web-1"), Some(slice("web", endpoints)))));
-        let mut desired = DesiredState::new("here");
+        let mut desired = DesiredState::new("here", Balance::default());
         desired.claim(&inputs, &mut BTreeSet::from([key("web")]));
-        let NoLocal { internal, external } = NoLocal::of(&desired.ports4(&inputs, &key("web")));
+        let NoLocal { internal, external } = NoLocal::of(&desired.ports4(&inputs, &Policy::default(), &key("web")));
         [internal, external]
     }
 

@@ -33,9 +33,12 @@ impl DesiredNode<[u8; 16]> {
 
 impl<A: Family> DesiredNode<A> {
     fn new(masquerade: BTreeMap<u32, A>, network: &NodeNetwork, policy: &Policy, inputs: &Inputs) -> Self {
+        let primary = policy.primary(inputs.node());
         let flags = |(ip, flags): (&IpAddr, &u32)| {
-            let node_ports = if answers(*ip, policy, inputs) { LocalAddressFlags::NODE_PORTS } else { 0 };
-            Some((A::from_ip(*ip)?, flags & !LocalAddressFlags::NODE_PORTS | node_ports))
+            let address = A::from_ip(*ip)?;
+            let is_primary = primary == Some(address);
+            let node_ports = if answers(*ip, is_primary, policy) { LocalAddressFlags::NODE_PORTS } else { 0 };
+            Some((address, flags & !LocalAddressFlags::NODE_PORTS | node_ports))
         };
         let cidrs = inputs.service_cidrs().chain(policy.service_cidrs.iter().copied());
         Self {
@@ -53,17 +56,15 @@ impl<A: Family> DesiredNode<A> {
 
 /// Whether node ports answer on an address of the node, as `NewNodePortAddresses` and `GetNodeIPs` of
 /// `pkg/proxy/util/nodeport_addresses.go` decide: a family of which no network is listed is not limited by the list. On
-/// loopback only where both the list and `localhost_node_ports` allow it.
-fn answers(ip: IpAddr, policy: &Policy, inputs: &Inputs) -> bool {
+/// loopback only where `localhost_node_ports` allows it and no list of networks leaves it out: `primary`, which no operator
+/// may have chosen, does not.
+fn answers(ip: IpAddr, is_primary: bool, policy: &Policy) -> bool {
     if ip.is_loopback() && !policy.localhost_node_ports {
         return false;
     }
     match &policy.node_port_addresses {
         NodePortAddresses::All => true,
-        NodePortAddresses::Primary => {
-            let internal = inputs.node().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
-            internal.iter().find(|primary| primary.is_ipv4() == ip.is_ipv4()) == Some(&ip)
-        }
+        NodePortAddresses::Primary => is_primary || ip.is_loopback(),
         NodePortAddresses::Within(networks) => {
             let mut own = networks.iter().filter(|network| network.addr().is_ipv4() == ip.is_ipv4()).peekable();
             own.peek().is_none() || own.any(|network| network.contains(&ip))
@@ -105,17 +106,25 @@ mod tests {
         let node = Node { internal_ips, ..Node::default() };
         inputs.apply(SourceEvent::Changed(Change::Node(Some(node))));
         let within = |texts: &[&str]| NodePortAddresses::Within(nets(texts));
-        for (node_port_addresses, localhost_node_ports, expected) in [
-            (NodePortAddresses::All, true, "10.0.0.1 10.0.0.2 127.0.0.1 192.0.2.1 ::1 fd00::1 fd00::2"),
-            (NodePortAddresses::All, false, "10.0.0.1 10.0.0.2 192.0.2.1 fd00::1 fd00::2"),
-            (NodePortAddresses::Primary, true, "10.0.0.2 fd00::2"),
-            (within(&["10.0.0.0/24"]), false, "10.0.0.1 10.0.0.2 fd00::1 fd00::2"),
-            (within(&["10.0.0.0/24", "fd00::2/128"]), true, "10.0.0.1 10.0.0.2 fd00::2"),
-            (within(&["127.0.0.0/8", "192.0.2.0/24", "::1/128"]), true, "127.0.0.1 192.0.2.1 ::1"),
-            (within(&["127.0.0.0/8", "192.0.2.0/24", "::1/128"]), false, "192.0.2.1"),
-            (within(&["172.16.0.0/12", "::/0"]), false, "fd00::1 fd00::2"),
+        let unbound: Option<IpAddr> = None;
+        let bind = |text: &str| text.parse().ok();
+        for (node_port_addresses, bind_address, localhost_node_ports, expected) in [
+            (NodePortAddresses::All, unbound, true, "10.0.0.1 10.0.0.2 127.0.0.1 192.0.2.1 ::1 fd00::1 fd00::2"),
+            (NodePortAddresses::All, unbound, false, "10.0.0.1 10.0.0.2 192.0.2.1 fd00::1 fd00::2"),
+            (NodePortAddresses::All, bind("10.0.0.1"), false, "10.0.0.1 10.0.0.2 192.0.2.1 fd00::1 fd00::2"),
+            (NodePortAddresses::Primary, unbound, true, "10.0.0.2 127.0.0.1 ::1 fd00::2"),
+            (NodePortAddresses::Primary, unbound, false, "10.0.0.2 fd00::2"),
+            (NodePortAddresses::Primary, bind("192.0.2.1"), false, "192.0.2.1 fd00::2"),
+            (NodePortAddresses::Primary, bind("fd00::1"), false, "10.0.0.2 fd00::1"),
+            (NodePortAddresses::Primary, bind("203.0.113.1"), false, "fd00::2"),
+            (NodePortAddresses::Primary, bind("127.0.0.1"), false, "fd00::2"),
+            (within(&["10.0.0.0/24"]), unbound, false, "10.0.0.1 10.0.0.2 fd00::1 fd00::2"),
+            (within(&["10.0.0.0/24", "fd00::2/128"]), unbound, true, "10.0.0.1 10.0.0.2 fd00::2"),
+            (within(&["127.0.0.0/8", "192.0.2.0/24", "::1/128"]), unbound, true, "127.0.0.1 192.0.2.1 ::1"),
+            (within(&["127.0.0.0/8", "192.0.2.0/24", "::1/128"]), unbound, false, "192.0.2.1"),
+            (within(&["172.16.0.0/12", "::/0"]), unbound, false, "fd00::1 fd00::2"),
         ] {
-            let policy = Policy { node_port_addresses, localhost_node_ports, ..Policy::default() };
+            let policy = Policy { bind_address, node_port_addresses, localhost_node_ports, ..Policy::default() };
             let v4 = DesiredNode::v4(&network, &policy, &inputs).local_addresses;
             let v6 = DesiredNode::v6(&network, &policy, &inputs).local_addresses;
             assert_eq!((v4.len(), v6.len()), (4, 3), "all are the node's own");

@@ -7,6 +7,8 @@ use k8s_openapi::jiff::Timestamp;
 
 pub use lb_common::abi::Protocol;
 
+use super::Balance;
+
 /// Namespace and name of an object. A Node and a `ServiceCIDR` have no namespace: it is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
@@ -81,6 +83,9 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// Says how backends are selected for a Service: a name of [`Balance`].
+pub const BALANCE_ANNOTATION: &str = "lb-agent/balance";
+
 /// A Service that has cluster IPs. Services that are not served at all (headless, `ExternalName`, labelled for another
 /// proxy) are deletions to the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,6 +108,8 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` where `sessionAffinity` is `ClientIP`.
     pub affinity_seconds: Option<u32>,
+    /// Annotation [`BALANCE_ANNOTATION`].
+    pub balance: Option<Balance>,
     /// `spec.healthCheckNodePort` of a load balancer with `externalTrafficPolicy: Local` (`NeedsHealthCheck`).
     pub health_check_node_port: Option<u16>,
     /// `metadata.uid`, which Events name.
@@ -184,6 +191,8 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// `status.addresses` of type `InternalIP`, the first of each family is the node's primary address.
     pub internal_ips: Vec<IpAddr>,
+    /// Those of type `ExternalIP`, for a family without the former.
+    pub external_ips: Vec<IpAddr>,
     /// `spec.podCIDRs`: networks of the pods of this node.
     pub pod_cidrs: Vec<IpNet>,
     /// `metadata.deletionTimestamp` is set.

@@ -1,18 +1,26 @@
 //! What the operator decided for all Services of this node: the parts of kube-proxy's configuration that change what
 //! the maps hold.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use lb_common::abi::ConfigFlags;
+
+use super::{Family, Node};
 
 /// The node's policy. Where it came from, a file or flags, does not matter here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// `bindAddress`, unless it is unspecified: the node's own address of its family, whatever its Node says.
+    pub bind_address: Option<IpAddr>,
     /// `nodePortAddresses`.
     pub node_port_addresses: NodePortAddresses,
     /// Whether processes of the node reach node ports on `127.0.0.1` and `::1` (`iptables.localhostNodePorts`).
     pub localhost_node_ports: bool,
     /// `detectLocalMode` and what belongs to it.
     pub detect_local: DetectLocal,
+    /// How backends are selected for Services that do not say.
+    pub balance: Balance,
     /// Ranges of cluster IPs that are known without `ServiceCIDR` objects (`--service-cluster-ip-range`).
     pub service_cidrs: Vec<IpNet>,
 }
@@ -20,10 +28,46 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            bind_address: None,
             node_port_addresses: NodePortAddresses::default(),
             localhost_node_ports: true,
             detect_local: DetectLocal::default(),
+            balance: Balance::default(),
             service_cidrs: Vec::new(),
+        }
+    }
+}
+
+impl Policy {
+    /// The node's own address of a family (`detectNodeIPs` of `cmd/kube-proxy/app/server.go`): `bindAddress`, or else the
+    /// first `InternalIP` of its Node, or else the first `ExternalIP` (`GetNodeHostIPs` of `pkg/util/node/node.go`).
+    /// kube-proxy goes on with a loopback address where there is none.
+    pub fn primary<A: Family>(&self, node: Option<&Node>) -> Option<A> {
+        let of_node = node.into_iter().flat_map(|node| node.internal_ips.iter().chain(&node.external_ips));
+        self.bind_address.iter().chain(of_node).find_map(|ip| A::from_ip(*ip))
+    }
+}
+
+/// How a new flow's backend is selected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// By the flow's hash, in the list of backends. Where the list changes, most flows that are in no flow table change
+    /// their backends with it.
+    #[default]
+    Hash,
+    /// By the flow's hash, in a Maglev table ([`lb_common::maglev`]): few do, and all nodes select the same.
+    Maglev,
+}
+
+impl Balance {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Hash, Self::Maglev];
+
+    /// The name that flags and annotations have for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Maglev => "maglev",
         }
     }
 }
@@ -34,7 +78,7 @@ pub enum NodePortAddresses {
     /// On all of them.
     #[default]
     All,
-    /// On the node's primary address of each family (`primary`): the first `InternalIP`s of its Node.
+    /// On the node's primary address of each family (`primary`), see [`Policy::primary`].
     Primary,
     /// On those within one of these networks.
     Within(Vec<IpNet>),

@@ -31,7 +31,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// How the node's network is read.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Names of the uplinks; `None` = found.
+    /// Names of the uplinks; `None` = found. One that is not there is served when it comes.
     pub devices: Option<Vec<String>>,
     /// The API server's `--service-node-port-range`.
     pub node_ports: Reserved,
@@ -40,14 +40,6 @@ pub struct Options {
 /// Why the node's network could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// A device was named that is not there.
-    #[error("--devices {name}: there is no such device; there are {}", .present.join(", "))]
-    NoDevice {
-        /// The name.
-        name: String,
-        /// Names of those that are there.
-        present: Vec<String>,
-    },
     /// The kernel's tables could not be read.
     #[error("rtnetlink: {0}")]
     Netlink(#[from] rtnetlink::Error),
@@ -79,10 +71,6 @@ impl Watcher {
     pub async fn start(options: Options) -> Result<Self, NetworkError> {
         let (handle, events) = connect()?;
         let tables = read(&handle).await?;
-        if let Some(name) = missing(&options, &tables) {
-            let present = tables.links.values().map(|link| link.name.clone()).collect();
-            return Err(NetworkError::NoDevice { name, present });
-        }
         Ok(Self { options, tables, local_ports: local_ports()?, handle, events })
     }
 
@@ -208,11 +196,6 @@ impl Watcher {
             tokio::time::sleep(RECONNECT).await;
         }
     }
-}
-
-fn missing(options: &Options, tables: &Tables) -> Option<String> {
-    let names = options.devices.as_deref().unwrap_or_default();
-    names.iter().find(|name| tables.links.values().all(|link| link.name != **name)).cloned()
 }
 
 fn connect() -> Result<(Handle, Events), NetworkError> {

@@ -32,6 +32,8 @@ pub struct Network {
     pub obstacles: BTreeMap<u32, Obstacle>,
     /// The node's ends of pods' interfaces.
     pub pods: BTreeSet<Device>,
+    /// Names of uplinks that the operator gave and that are not there.
+    pub missing: BTreeSet<String>,
     /// Addresses and ports.
     pub node: NodeNetwork,
 }

@@ -95,6 +95,7 @@ impl Tables {
         internal: &[IpAddr],
         [local_ports, node_ports]: [Reserved; 2],
     ) -> Network {
+        let wanted = uplinks.unwrap_or_default();
         let is_uplink = |index: u32, link: &Link| match uplinks {
             Some(names) => names.contains(&link.name),
             None => self.once_uplinks.contains(&index) || self.has_way_out(index, link, internal),
@@ -106,6 +107,8 @@ impl Tables {
         self.once_uplinks = uplinks.iter().map(|uplink| uplink.index).collect();
         let obstacles =
             uplinks.iter().filter_map(|uplink| Some((uplink.index, self.obstacle(uplink.index)?))).collect();
+        let is_there = |name: &&String| self.links.values().any(|link| link.name == **name);
+        let missing = wanted.iter().filter(|name| !is_there(name)).cloned().collect();
         let node = NodeNetwork {
             masquerade4: self.masquerade(false, &uplinks, internal, |address| match address {
                 IpAddr::V4(address) => Some(address.octets()),
@@ -119,7 +122,7 @@ impl Tables {
             local_ports,
             node_ports,
         };
-        Network { uplinks, obstacles, pods, node }
+        Network { uplinks, obstacles, pods, missing, node }
     }
 
     /// What keeps XDP off a device.

@@ -1,21 +1,27 @@
 //! The thread that alone changes the kernel.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, thread, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::jiff::Timestamp;
 use lb_agent::{
     controller::Controller,
     dataplane::{ApplyError, KernelMaps},
-    loader::{Loaded, Role, XdpMode},
-    model::{Change, NodePortAddresses, ObjectKind, SourceEvent},
+    loader::{Loaded, Pins, Role, XdpMode},
+    model::{Change, ObjectKind, Policy, SourceEvent},
     network::Network,
     source::{self, SourceMessage, WatchState},
 };
 use lb_common::abi::XdpDevice;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::log::Log;
+use super::{log::Log, memory};
 use crate::{
     events::{Events, Notice},
     health::{
@@ -37,6 +43,8 @@ pub(super) struct Channels {
     /// The servers of `healthCheckNodePort` that are to be there.
     pub(super) service_checks: watch::Sender<Wanted>,
     pub(super) events: Events,
+    pub(super) health: Arc<ProxyHealth>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// All that changes the kernel.
@@ -45,11 +53,9 @@ pub(super) struct Dataplane {
     maps: KernelMaps,
     pub(super) controller: Controller,
     pub(super) channels: Channels,
-    health: Arc<ProxyHealth>,
-    pub(super) metrics: Arc<Metrics>,
     /// Whether all maps have been what they should be.
     synchronized: bool,
-    node_port_addresses: NodePortAddresses,
+    policy: Policy,
     /// Devices that hold our programs, by index.
     pub(super) attached: BTreeMap<u32, Role>,
     /// Where XDP is to be used.
@@ -58,6 +64,9 @@ pub(super) struct Dataplane {
     pub(super) xdp_devices: BTreeMap<u32, XdpDevice>,
     /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
     pub(super) others_detached: bool,
+    /// Uplinks that are not there, as the log and the pins say it; `None` until something was said.
+    pub(super) missing_noted: Option<BTreeSet<String>>,
+    pub(super) pins: Pins,
     /// When to try again what could not be attached.
     pub(super) attach_again: Option<Instant>,
     pub(super) log: Log,
@@ -66,26 +75,25 @@ pub(super) struct Dataplane {
 impl Dataplane {
     pub(super) fn new(
         loaded: Loaded,
+        pins: Pins,
         maps: KernelMaps,
         controller: Controller,
         channels: Channels,
-        health: Arc<ProxyHealth>,
-        metrics: Arc<Metrics>,
-        node_port_addresses: NodePortAddresses,
+        policy: Policy,
     ) -> Self {
         Self {
             loaded,
             maps,
             controller,
             channels,
-            health,
-            metrics,
             synchronized: false,
-            node_port_addresses,
+            policy,
             attached: BTreeMap::new(),
             xdp: XdpMode::Off,
             xdp_devices: BTreeMap::new(),
             others_detached: false,
+            missing_noted: None,
+            pins,
             attach_again: None,
             log: Log::default(),
         }
@@ -113,7 +121,7 @@ impl Dataplane {
 
     async fn run(&mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
         loop {
-            let deadlines = [self.controller.next_deadline(), self.attach_again, self.log.deadline()];
+            let deadlines = [self.controller.next_deadline(), self.attach_again];
             let deadline = deadlines.into_iter().flatten().min();
             let due = async {
                 match deadline {
@@ -134,8 +142,7 @@ impl Dataplane {
                 message = self.channels.messages.recv() => first = Some(message.context("the source ended")?),
                 () = due => {}
             }
-            self.health.begun(Instant::now());
-            self.log.end_bursts();
+            self.channels.health.begun(Instant::now());
             if network_changed {
                 self.take_network();
             }
@@ -158,12 +165,12 @@ impl Dataplane {
         match message {
             SourceMessage::Event(event) => self.take_event(event),
             SourceMessage::Rejected(rejection) => {
-                self.log.rejected(&rejection);
-                self.metrics.rejected(rejection.kind);
+                tracing::warn!("rejected: {rejection}");
+                self.channels.metrics.rejected(rejection.kind);
                 self.channels.events.tell(Notice::rejected(&rejection));
             }
             SourceMessage::State(state) => {
-                self.metrics.watch(&state);
+                self.channels.metrics.watch(&state);
                 let WatchState { watch, problem } = state;
                 if let Some(problem) = problem {
                     tracing::warn!("{watch}: {problem}");
@@ -185,11 +192,11 @@ impl Dataplane {
         };
         self.controller.apply(event);
         let inputs = self.controller.inputs();
-        self.metrics.objects(kind, inputs.count(kind));
+        self.channels.metrics.objects(kind, inputs.count(kind));
         let now = Timestamp::now();
         match kind {
-            ObjectKind::Service => self.metrics.queued(Pending { services: changed, slices: 0 }, now),
-            ObjectKind::EndpointSlice => self.metrics.queued(Pending { services: 0, slices: changed }, now),
+            ObjectKind::Service => self.channels.metrics.queued(Pending { services: changed, slices: 0 }, now),
+            ObjectKind::EndpointSlice => self.channels.metrics.queued(Pending { services: 0, slices: changed }, now),
             ObjectKind::ServiceCidr => {}
             ObjectKind::Node => {
                 let internal = inputs.node().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
@@ -200,7 +207,7 @@ impl Dataplane {
                     }
                     changed
                 });
-                self.health.set_node(inputs.node());
+                self.channels.health.set_node(inputs.node());
                 self.want_service_checks();
             }
         }
@@ -215,12 +222,12 @@ impl Dataplane {
 
     fn synchronize(&mut self) {
         if !self.controller.is_complete() {
-            self.health.waiting();
+            self.channels.health.waiting();
             return;
         }
         let start = Instant::now();
         let report = self.controller.sync(&mut self.maps, start);
-        self.log.report(&report, start);
+        self.log.report(&report);
         self.channels.events.tell_report(&report, self.controller.inputs());
         if report.health_checks_changed {
             self.want_service_checks();
@@ -234,15 +241,17 @@ impl Dataplane {
         // What found nothing to do says nothing of how long it takes.
         let worked = report.writes > 0 || !report.failures.is_empty() || !self.synchronized;
         let seconds = worked.then(|| start.elapsed().as_secs_f64());
-        self.metrics.synchronized(seconds, !self.synchronized, succeeded, now);
-        self.metrics.programmed(&report.programmed, now);
+        self.channels.metrics.synchronized(seconds, !self.synchronized, succeeded, now);
+        self.channels.metrics.programmed(&report.programmed, now);
         let (behind, fill) = (self.controller.services_behind(), self.controller.fill(&self.maps));
-        self.metrics.wrote(report.writes, report.conflicts.len(), behind, fill);
-        self.metrics.no_local_endpoints(self.controller.no_local_endpoints());
-        if self.health.synchronized(succeeded, now) {
+        self.channels.metrics.wrote(report.writes, report.conflicts.len(), behind, fill);
+        self.channels.metrics.no_local_endpoints(self.controller.no_local_endpoints());
+        if self.channels.health.synchronized(succeeded, now) {
             self.synchronized = true;
             let services = self.controller.inputs().services().count();
             tracing::info!(services, writes = report.writes, elapsed = ?start.elapsed(), "first synchronization done");
+            drop(report);
+            memory::give_back();
         }
     }
 
@@ -251,7 +260,7 @@ impl Dataplane {
         let own = self.channels.network.borrow().node.local_addresses.keys().copied().collect::<Vec<_>>();
         let node = self.controller.inputs().node();
         let wanted = Wanted {
-            addresses: service_checks::addresses(&self.node_port_addresses, own, node),
+            addresses: service_checks::addresses(&self.policy, own, node),
             checks: self.controller.health_checks(),
         };
         self.channels.service_checks.send_if_modified(|known| {

@@ -1,7 +1,7 @@
 //! Which devices hold our programs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -66,7 +66,8 @@ impl Dataplane {
         if uplinks == 0 && uplinks_before > 0 {
             tracing::warn!("no uplink is left: packets from outside are not balanced");
         }
-        self.metrics.devices(uplinks, self.attached.len() - uplinks);
+        self.channels.metrics.devices(uplinks, self.attached.len() - uplinks, network.missing.len());
+        self.note_missing(network.missing);
         if self.attached.len() == attached_before && self.others_detached {
             return;
         }
@@ -126,6 +127,27 @@ impl Dataplane {
             }
         }
         Ok(())
+    }
+
+    /// Names the devices of `--devices` that are not there: each once, and again when it has gone meanwhile.
+    fn note_missing(&mut self, missing: BTreeSet<String>) {
+        if self.missing_noted.as_ref() == Some(&missing) {
+            return;
+        }
+        let before = self.missing_noted.take().unwrap_or_default();
+        for name in missing.difference(&before) {
+            let present = nix::net::if_::if_nameindex().map(|all| {
+                all.iter().map(|device| device.name().to_string_lossy().into_owned()).collect::<Vec<_>>().join(", ")
+            });
+            let present = present.unwrap_or_default();
+            tracing::error!(
+                "--devices {name}: there is no such device, it is served when it comes; there are {present}"
+            );
+        }
+        if let Err(error) = self.pins.note_missing_devices(&missing) {
+            tracing::error!("`lb-agent status` does not know which devices are missing: {error}");
+        }
+        self.missing_noted = Some(missing);
     }
 
     fn uplinks(&self) -> usize {

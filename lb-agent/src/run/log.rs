@@ -1,103 +1,125 @@
-//! What the log says of what the dataplane thread hears and does.
+//! What the log says of what the dataplane thread does.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-use lb_agent::{
-    dataplane::{ChangeKind, PortChange, SyncReport},
-    model::Rejection,
-};
+use lb_agent::dataplane::{ChangeKind, PortChange, SyncReport};
 
-use crate::burst::Burst;
+/// How often it is said again that something fails, and for how long a failure must not be seen to be new again. Longer
+/// than the pause before what failed is tried again.
+const REPEATED: Duration = Duration::from_secs(60);
 
-/// More changes than this in one synchronization are counted on one line.
-const CHANGES_LOGGED: usize = 64;
-/// A failure that repeats is logged once in this time.
-const FAILURE_REPEATED: Duration = Duration::from_secs(60);
-
-/// Keeps the log short: what repeats is said once in a while, and of a burst the first lines and a count.
+/// One line for each change, conflict and failure, with the names of its objects, however many there are: each is told
+/// when it comes about. Of failures that stay there is one line a minute.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    /// When each failure was logged.
-    failures: HashMap<String, Instant>,
-    rejected: Burst,
-    conflicting: Burst,
-    failing: Burst,
+    failures: Failures,
 }
 
 impl Log {
-    /// When [`Self::end_bursts`] has something to say.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        [&self.rejected, &self.conflicting, &self.failing].into_iter().filter_map(Burst::deadline).min()
-    }
-
-    /// Says how many lines were left out, where it was too many for some time.
-    pub(super) fn end_bursts(&mut self) {
-        let now = Instant::now();
-        if let Some(more) = self.rejected.end(now) {
-            tracing::warn!(more, "more was rejected than is logged here; --log-level debug shows all");
-        }
-        if let Some(more) = self.conflicting.end(now) {
-            tracing::warn!(more, "more conflicts than are logged here; --log-level debug shows all");
-        }
-        if let Some(more) = self.failing.end(now) {
-            tracing::error!(more, "more failures than are logged here; --log-level debug shows all");
-        }
-    }
-
-    pub(super) fn rejected(&mut self, rejection: &Rejection) {
-        if self.rejected.admits(Instant::now()) {
-            tracing::warn!("rejected: {rejection}");
-        } else {
-            tracing::debug!("rejected: {rejection}");
-        }
-    }
-
-    /// One line a change, or a count of many.
-    pub(super) fn report(&mut self, report: &SyncReport, start: Instant) {
-        let SyncReport { changes, failures, conflicts, writes, programmed: _, health_checks_changed: _ } = report;
-        if changes.len() > CHANGES_LOGGED {
-            let elapsed = start.elapsed();
-            tracing::info!(changes = changes.len(), writes, ?elapsed, "many service ports changed");
-        }
+    /// One line a change, a conflict, and a failure that is new.
+    pub(super) fn report(&mut self, report: &SyncReport) {
+        let SyncReport { changes, failures, conflicts, writes: _, programmed: _, health_checks_changed: _ } = report;
         for PortChange { name, family, kind, frontends, cluster, local } in changes {
             let what = match kind {
                 ChangeKind::Added => "added",
                 ChangeKind::Updated => "updated",
                 ChangeKind::Removed => "removed",
             };
-            if changes.len() > CHANGES_LOGGED {
-                tracing::debug!(service = %name, family, frontends, endpoints = cluster, local, "{what}");
-            } else {
-                tracing::info!(service = %name, family, frontends, endpoints = cluster, local, "{what}");
-            }
+            tracing::info!(service = %name, family, frontends, endpoints = cluster, local, "{what}");
         }
         for conflict in conflicts {
-            if self.conflicting.admits(start) {
-                tracing::warn!("{conflict}");
-            } else {
-                tracing::debug!("{conflict}");
-            }
+            tracing::warn!("{conflict}");
         }
-        self.failures.retain(|_, at| at.elapsed() < FAILURE_REPEATED);
         for failure in failures {
             self.failed(&failure.to_string());
         }
     }
 
-    /// Logs a failure, unless the same one was logged a moment ago.
+    /// Logs something that failed and is tried again.
     pub(super) fn failed(&mut self, text: &str) {
-        let now = Instant::now();
-        let logged = self.failures.get(text).is_some_and(|at| now.duration_since(*at) < FAILURE_REPEATED);
-        if !logged {
-            self.failures.insert(text.to_owned(), now);
-            if self.failing.admits(now) {
-                tracing::error!("{text}; trying again");
-            } else {
-                tracing::debug!("{text}; trying again");
+        match self.failures.note(text, Instant::now()) {
+            Said::First => tracing::error!("{text}; trying again"),
+            Said::Again { others: 0 } => tracing::error!("{text}; still trying again"),
+            Said::Again { others } => {
+                tracing::error!(others, "{text}; still trying again, as with others that were logged when they began");
+            }
+            Said::Nothing => {}
+        }
+    }
+}
+
+/// What is to be said of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    First,
+    /// It stays; with how many others.
+    Again {
+        others: usize,
+    },
+    Nothing,
+}
+
+/// What fails at the moment.
+#[derive(Debug, Default)]
+struct Failures {
+    /// When each was seen last.
+    seen: HashMap<String, Instant>,
+    /// When it was last said that one of them stays, or began first.
+    said: Option<Instant>,
+}
+
+impl Failures {
+    fn note(&mut self, text: &str, now: Instant) -> Said {
+        let due = self.said.is_none_or(|said| now >= said + REPEATED);
+        if due {
+            self.said = Some(now);
+            self.seen.retain(|_, at| now < *at + REPEATED);
+        }
+        match self.seen.get_mut(text) {
+            None => {
+                self.seen.insert(text.to_owned(), now);
+                Said::First
+            }
+            Some(seen) => {
+                *seen = now;
+                if due { Said::Again { others: self.seen.len() - 1 } } else { Said::Nothing }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_is_named_when_it_begins_and_one_a_minute_while_they_stay() {
+        let start = Instant::now();
+        let mut failures = Failures::default();
+        let names: Vec<_> = (0..5000).map(|number| format!("default/web-{number}: table SLOTS4 is full")).collect();
+        let mut said: Vec<(u64, Said)> = Vec::new();
+        for second in (0..=120).step_by(10) {
+            let now = start + Duration::from_secs(second);
+            said.extend(names.iter().map(|name| (second, failures.note(name, now))));
+        }
+        said.retain(|(_, said)| *said != Said::Nothing);
+        let (first, again): (Vec<_>, Vec<_>) = said.into_iter().partition(|(_, said)| *said == Said::First);
+        assert_eq!((first.len(), first.iter().all(|(second, _)| *second == 0)), (5000, true));
+        assert_eq!(again, [(60, Said::Again { others: 4999 }), (120, Said::Again { others: 4999 })]);
+    }
+
+    #[test]
+    fn a_failure_that_was_mended_is_new_when_it_comes_back() {
+        let start = Instant::now();
+        let mut failures = Failures::default();
+        assert_eq!(failures.note("a", start), Said::First);
+        assert_eq!(failures.note("b", start + REPEATED / 2), Said::First);
+        assert_eq!(failures.note("b", start + REPEATED), Said::Again { others: 0 });
+        assert_eq!(failures.note("a", start + REPEATED), Said::First);
+        assert_eq!(failures.note("b", start + REPEATED * 3 / 2), Said::Nothing);
+        assert_eq!(failures.note("b", start + 2 * REPEATED), Said::Again { others: 0 });
     }
 }

@@ -64,6 +64,12 @@ pub(super) fn special(address: IpAddr) -> Option<&'static str> {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => Ipv6Addr::is_unicast_link_local(&address),
     };
+    never_served(address).or(link_local.then_some("a link-local address"))
+}
+
+/// Why an address cannot be a load balancer's, if it cannot. The API server takes any address in a Service's status; a
+/// link-local one is of use there, the others would take what every node sends to itself or to a group.
+pub(super) fn never_served(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         Some("the unspecified address")
     } else if address.is_loopback() {
@@ -71,7 +77,7 @@ pub(super) fn special(address: IpAddr) -> Option<&'static str> {
     } else if address.is_multicast() {
         Some("a multicast address")
     } else {
-        link_local.then_some("a link-local address")
+        None
     }
 }
 

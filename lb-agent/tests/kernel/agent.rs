@@ -4,12 +4,14 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    os::unix::fs::symlink,
     path::Path,
     process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use lb_common::abi::LocalAddressFlags;
 use nix::libc;
 
 use crate::sandbox::{self, Elsewhere, Sandbox, command, ip};
@@ -227,8 +229,54 @@ fn a_load_balancer_learns_which_node_has_endpoints() {
 }
 
 #[test]
-fn many_rejections_at_once_are_few_lines_of_the_log() {
-    sandbox::run("agent::many_rejections_at_once_are_few_lines_of_the_log", |sandbox| {
+fn a_named_device_that_is_not_there_is_told_and_served_when_it_comes() {
+    sandbox::run("agent::a_named_device_that_is_not_there_is_told_and_served_when_it_comes", |sandbox| {
+        make_uplink();
+        write_manifest(sandbox, &["10.244.0.5"]);
+        let mut agent = Agent::start(sandbox, &[], &["--devices=eth0,eth7"]);
+        until(sandbox, "healthy", healthy);
+        let missing = || show(sandbox, &["status"])["missingDevices"].clone();
+        let uplinks = || {
+            let hooks = show(sandbox, &["status"])["hooks"].as_array().expect("hooks").clone();
+            let of_uplink = hooks.into_iter().filter(|hook| hook["program"] == "uplink_ingress");
+            of_uplink.map(|hook| hook["target"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+        };
+        let told = || log(sandbox).matches("--devices eth7: there is no such device").count();
+        until(sandbox, "told", || told() == 1);
+        assert!(log(sandbox).contains("there are lo, ") && log(sandbox).contains("eth0"), "{}", log(sandbox));
+        assert_eq!((missing(), uplinks()), (serde_json::json!(["eth7"]), vec!["eth0".to_owned()]));
+        let gauge =
+            |count: u32| get("127.0.0.1:10249", "/metrics").contains(&format!("\nlb_devices_missing {count}\n"));
+        assert!(gauge(1));
+        // All else is as with devices that are there.
+        assert_eq!(show(sandbox, &["backend", "list"])["items"].as_array().map(Vec::len), Some(1));
+
+        ip("link add eth7 type veth peer name far7");
+        until(sandbox, "served", || uplinks().contains(&"eth7".to_owned()));
+        until(sandbox, "not missing", || missing() == serde_json::json!([]) && gauge(0));
+        ip("link del eth7");
+        until(sandbox, "told again", || told() == 2 && missing() == serde_json::json!(["eth7"]));
+        assert_eq!(uplinks(), ["eth0"]);
+
+        assert!(agent.signal(libc::SIGTERM).success());
+        let bpffs = sandbox.bpffs.display().to_string();
+        let status = lb_agent(&["status", "--bpffs", &bpffs]);
+        let text = String::from_utf8_lossy(&status.stdout);
+        assert!(text.contains("\nError: --devices eth7: there is no such device\n"), "{text}");
+        // None of them is no reason to end, either.
+        let agent = Agent::start(sandbox, &[], &["--devices=eth8"]);
+        until(sandbox, "healthy again", || healthy() && missing() == serde_json::json!(["eth8"]));
+        until(sandbox, "eth0 is left", || uplinks().is_empty());
+        drop(agent);
+        let cleaned = lb_agent(&["cleanup", "--bpffs", &bpffs]);
+        assert!(cleaned.status.success() && cleaned.stderr.is_empty(), "{cleaned:?}");
+        assert!(!sandbox.bpffs.join("lb").exists());
+    });
+}
+
+#[test]
+fn each_of_many_changes_and_rejections_is_a_line_of_the_log_with_its_name() {
+    sandbox::run("agent::each_of_many_changes_and_rejections_is_a_line_of_the_log_with_its_name", |sandbox| {
         write_manifest(sandbox, &["10.244.0.5"]);
         let bad = |number| {
             format!(
@@ -238,14 +286,35 @@ fn many_rejections_at_once_are_few_lines_of_the_log() {
         };
         let text: String = (0..500).map(bad).collect();
         fs::write(sandbox.dir.join("manifests/bad.yaml"), text).expect("written");
+        let good = |number| {
+            format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: good-{number}}}\n\
+                 spec: {{clusterIP: 10.98.{}.{}, ports: [{{name: http, port: 80}}]}}\n",
+                number / 250,
+                1 + number % 250
+            )
+        };
+        let text: String = (0..500).map(good).collect();
+        fs::write(sandbox.dir.join("manifests/good.yaml"), text).expect("written");
         let _agent = Agent::start(sandbox, &[], &[]);
         until(sandbox, "healthy", healthy);
-        let lines = |what: &str| log(sandbox).lines().filter(|line| line.contains(what)).count();
-        assert_eq!(lines("rejected: Service default/bad-"), 64, "{}", log(sandbox));
+        let log_text = log(sandbox);
+        for number in 0..500 {
+            let lines = |level: &str, what: &str| {
+                log_text.lines().filter(|line| line.contains(level) && line.contains(what)).count()
+            };
+            let rejected = format!("rejected: Service default/bad-{number} in bad.yaml:{} ", 2 + 5 * number);
+            let rejected = format!("{rejected}(document {}): spec.ports[0].port: is 70000", number + 1);
+            assert_eq!(lines(" WARN ", &rejected), 1, "{rejected}\n{log_text}");
+            let added = format!("added service=default/good-{number}:http/TCP family=\"IPv4\" frontends=1");
+            assert_eq!(lines(" INFO ", &added), 1, "{added}\n{log_text}");
+        }
         // It is as alive as with none.
         write_manifest(sandbox, &["10.244.0.6"]);
         until(sandbox, "the endpoint changed", || {
-            show(sandbox, &["service", "list"])["items"][0]["endpoints"] == serde_json::json!(["10.244.0.6:8080"])
+            show(sandbox, &["service", "list"])["items"].as_array().expect("a list").iter().any(|item| {
+                item["service"] == "default/web:http/TCP" && item["endpoints"] == serde_json::json!(["10.244.0.6:8080"])
+            })
         });
     });
 }
@@ -402,6 +471,59 @@ fn an_api_server_that_is_away_keeps_health_at_503_and_devices_served() {
 }
 
 #[test]
+fn an_agent_whose_configuration_file_changes_ends_and_the_next_one_follows_it() {
+    let test = "agent::an_agent_whose_configuration_file_changes_ends_and_the_next_one_follows_it";
+    sandbox::run(test, |sandbox| {
+        write_manifest(sandbox, &["10.244.0.5"]);
+        // As a ConfigMap is mounted: a link to a link to a directory, of which the second is replaced.
+        let mounted = sandbox.dir.join("mounted");
+        let publish = |version: &str, fields: &str| {
+            let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+            fs::create_dir_all(mounted.join(version)).expect("a directory");
+            fs::write(mounted.join(version).join("config.conf"), format!("{head}{fields}\n")).expect("written");
+            symlink(version, mounted.join("..data_tmp")).expect("a link");
+            fs::rename(mounted.join("..data_tmp"), mounted.join("..data")).expect("renamed");
+        };
+        publish("..1", "oomScoreAdj: 0");
+        let file = mounted.join("config.conf");
+        symlink("..data/config.conf", &file).expect("a link");
+        let path = file.display().to_string();
+        let mut agent = Agent::start(sandbox, &[], &["--config", &path]);
+        until(sandbox, "healthy", healthy);
+        assert_eq!(node_ports_at(sandbox, "127.0.0.1"), 1);
+        let services = show(sandbox, &["service", "list"]);
+
+        publish("..2", "oomScoreAdj: 0");
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!(agent.0.try_wait().expect("asked"), None, "the contents are the same\n{}", log(sandbox));
+
+        publish("..3", "oomScoreAdj: 0\niptables: {localhostNodePorts: false}");
+        let start = Instant::now();
+        let status = agent.0.wait().expect("it ends");
+        assert!(start.elapsed() < Duration::from_secs(5), "it was told by inotify, {:?}", start.elapsed());
+        assert_eq!(status.code(), Some(75), "{}", log(sandbox));
+        let said = format!("ERROR --config {path}: the contents were changed");
+        assert!(log(sandbox).contains(&said), "{}", log(sandbox));
+        assert!(log(sandbox).contains("the data plane stays in force"), "{}", log(sandbox));
+        assert_eq!(show(sandbox, &["service", "list"]), services);
+        assert_eq!(node_ports_at(sandbox, "127.0.0.1"), 1);
+
+        let _agent = Agent::start(sandbox, &[], &["--config", &path]);
+        until(sandbox, "it follows the new contents", || healthy() && node_ports_at(sandbox, "127.0.0.1") == 0);
+        assert_eq!(show(sandbox, &["service", "list"]), services);
+    });
+}
+
+/// The flag of `LOCAL_ADDRS4` that says whether node ports answer at an address of the node.
+fn node_ports_at(sandbox: &Sandbox, address: &str) -> u32 {
+    let pins = lb_agent::loader::Pins::new(&sandbox.bpffs);
+    let map = aya::maps::MapData::from_pin(pins.maps().join("LOCAL_ADDRS4")).expect("the map");
+    let map = aya::maps::HashMap::<_, [u8; 4], u32>::try_from(aya::maps::Map::HashMap(map)).expect("a hash map");
+    let address: std::net::Ipv4Addr = address.parse().expect("an address");
+    map.get(&address.octets(), 0).expect("the node's own") & LocalAddressFlags::NODE_PORTS
+}
+
+#[test]
 fn bad_configuration_is_exit_code_64_and_names_the_flag() {
     sandbox::run("agent::bad_configuration_is_exit_code_64_and_names_the_flag", |sandbox| {
         let manifests = sandbox.dir.join("manifests").display().to_string();
@@ -409,7 +531,6 @@ fn bad_configuration_is_exit_code_64_and_names_the_flag() {
         let cases: &[&[&str]] = &[
             &["--manifests", "/nowhere"],
             &["--kubeconfig", "/nowhere"],
-            &["--devices", "eth7", "--manifests", &manifests],
             &["--cgroup", "/proc", "--manifests", &manifests],
             &["--bpffs", "/nowhere", "--manifests", &manifests],
             &["--node-port-range", "9-8"],

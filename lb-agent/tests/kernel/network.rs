@@ -73,11 +73,27 @@ fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
 }
 
 #[test]
-fn a_named_device_that_is_not_there_is_an_error_that_names_those_that_are() {
-    sandbox::run("network::a_named_device_that_is_not_there_is_an_error_that_names_those_that_are", |_| {
+fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then() {
+    sandbox::run("network::named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then", |_| {
+        let elsewhere = Elsewhere::new();
+        elsewhere.pair("eth0");
         block_on(async {
-            let error = Watcher::start(options(Some("lo,eth7"))).await.expect_err("there is no eth7").to_string();
-            assert!(error.starts_with("--devices eth7: ") && error.contains("there are lo"), "{error}");
+            let mut watcher =
+                Watcher::start(options(Some("eth0,eth7"))).await.unwrap_or_else(|error| panic!("{error}"));
+            let first = watcher.network(&[]);
+            assert_eq!((names(&first), &first.missing), ((vec!["eth0"], vec![]), &["eth7".to_owned()].into()));
+
+            let (_internal, internal) = watch::channel(Vec::new());
+            let (sender, mut changes) = watch::channel(first);
+            tokio::spawn(watcher.run(internal, sender));
+            let mut until = async |what: &str, holds: fn(&Network) -> bool| {
+                let seen = tokio::time::timeout(Duration::from_secs(5), changes.wait_for(holds)).await.is_ok();
+                assert!(seen, "{what}: {:?}", *changes.borrow());
+            };
+            elsewhere.pair("eth7");
+            until("it came", |network| names(network).0 == ["eth0", "eth7"] && network.missing.is_empty()).await;
+            ip("link del eth0");
+            until("another went", |network| names(network).0 == ["eth7"] && network.missing.contains("eth0")).await;
         });
     });
 }

@@ -135,6 +135,7 @@ fn read_policy(text: &str) -> Policy {
     for line in text.lines() {
         let (name, value) = line.split_once(": ").expect("name: value");
         match (name, value) {
+            ("bindAddress", value) => policy.bind_address = Some(value.parse().expect("an address")),
             ("nodePortAddresses", "primary") => policy.node_port_addresses = NodePortAddresses::Primary,
             ("nodePortAddresses", list) => policy.node_port_addresses = NodePortAddresses::Within(networks(list)),
             ("localhostNodePorts", value) => policy.localhost_node_ports = value.parse().expect("a bool"),

@@ -1,5 +1,8 @@
 /// Key of `AFFINITY*` (LRU): a client of one service port with `sessionAffinity: ClientIP`, across all its frontends.
 ///
+/// A client that uses frontends of both lists has an entry for each, since the lists may have no backend in common. Who has
+/// none in the one list is looked for in the other.
+///
 /// A packet names its client by its source address. A socket call has none yet: there the client is the network
 /// namespace of the process, which a pod has one of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -11,6 +14,9 @@ pub struct AffinityKey<A> {
     pub client: A,
     /// Index in `SERVICES*`.
     pub service: u32,
+    /// The list that the frontend uses: [`BackendFlags::IN_CLUSTER`](super::BackendFlags::IN_CLUSTER) or
+    /// [`BackendFlags::IN_LOCAL`](super::BackendFlags::IN_LOCAL).
+    pub list: u32,
 }
 
 /// Value of `AFFINITY*`: the backend of the client's last new flow.

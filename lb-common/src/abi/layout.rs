@@ -18,8 +18,8 @@ macro_rules! layout {
 }
 
 #[test]
-fn the_layout_is_that_of_abi_version_2() {
-    assert_eq!(ABI_VERSION, 2);
+fn the_layout_is_that_of_abi_version_3() {
+    assert_eq!(ABI_VERSION, 3);
 
     layout!(Tuple<V4>, 16, src: V4 = 0, dst: V4 = 4, src_port: u16 = 8, dst_port: u16 = 10, protocol: u32 = 12);
     layout!(Tuple<V6>, 40, src: V6 = 0, dst: V6 = 16, src_port: u16 = 32, dst_port: u16 = 34, protocol: u32 = 36);
@@ -42,8 +42,8 @@ fn the_layout_is_that_of_abi_version_2() {
     layout!(Backend<V6>, 28, generation: u32 = 0, address: V6 = 4, port: u16 = 20, flags: u16 = 22, service: u32 = 24);
     layout!(Prefix<V4>, 8, address: V4 = 0, mask: V4 = 4);
     layout!(Prefix<V6>, 32, address: V6 = 0, mask: V6 = 16);
-    layout!(AffinityKey<V4>, 16, namespace: [u32; 2] = 0, client: V4 = 8, service: u32 = 12);
-    layout!(AffinityKey<V6>, 28, namespace: [u32; 2] = 0, client: V6 = 8, service: u32 = 24);
+    layout!(AffinityKey<V4>, 20, namespace: [u32; 2] = 0, client: V4 = 8, service: u32 = 12, list: u32 = 16);
+    layout!(AffinityKey<V6>, 32, namespace: [u32; 2] = 0, client: V6 = 8, service: u32 = 24, list: u32 = 28);
     layout!(Affinity, 16, backend: u32 = 0, generation: u32 = 4, last_used: u64 = 8);
     layout!(SourceRange<V4>, 8, service: u32 = 0, client: V4 = 4);
     layout!(SourceRange<V6>, 20, service: u32 = 0, client: V6 = 4);

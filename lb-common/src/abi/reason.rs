@@ -7,7 +7,7 @@
 pub enum Disposition {
     /// Left to the kernel, untouched.
     Pass,
-    /// Answered with a TCP RST, an ICMP or ICMPv6 port unreachable, or `ECONNREFUSED`.
+    /// Answered with a TCP RST, an ICMP or ICMPv6 error, or `ECONNREFUSED`.
     Refuse,
     /// Dropped.
     Drop,
@@ -69,8 +69,8 @@ reasons! {
     NoRoute = 8, Drop, "no_route";
     /// A route that says blackhole, unreachable or prohibit.
     RouteForbids = 9, Drop, "route_forbids";
-    /// The packet is larger than the way out takes.
-    TooBig = 10, Drop, "too_big";
+    /// The packet is larger than the way out takes: ICMP "fragmentation needed" or ICMPv6 "packet too big".
+    TooBig = 10, Refuse, "too_big";
     /// Its time to live ends here.
     TtlExpired = 11, Drop, "ttl_expired";
     /// A kernel helper failed (no memory for a copy of the packet, for instance).
@@ -79,7 +79,8 @@ reasons! {
     FlowInsertFailed = 13, Drop, "flow_insert_failed";
     /// A tagged packet that would have to be forwarded: left to the hook of the VLAN device.
     VlanForward = 14, Pass, "vlan_forward";
-    /// A packet to refuse to which no answer may be sent (a RST, an ICMP error, an answer that would not fit).
+    /// A packet to refuse to which no answer may be sent (a RST; what is too big and asks to be fragmented), or no right one
+    /// can be made.
     Unanswerable = 15, Drop, "unanswerable";
     /// The frontend's element was given to another frontend while it was read.
     FrontendRaced = 16, Drop, "frontend_raced";

@@ -91,6 +91,18 @@ impl L4Checksum {
     }
 }
 
+/// A VLAN tag that is not in the packet's data. (The kernel takes the outer one out of what a device receives before any
+/// program at TC sees it.)
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tag {
+    /// None.
+    Absent,
+    /// VLAN ID 0: a priority, and no VLAN (IEEE 802.1Q §9.6). The kernel hands the packet to the device that it came by.
+    Priority,
+    /// A VLAN's. The kernel hands the packet to the VLAN's device, or to nobody.
+    Vlan,
+}
+
 /// A packet in the hands of a program.
 pub trait PacketContext: EbpfContext {
     /// Whether a packet that is left alone here meets a program of ours again, at a place that can do more. What cannot
@@ -107,12 +119,19 @@ pub trait PacketContext: EbpfContext {
     fn pull(&self, length: usize) -> Result<(), Reason>;
     /// Cuts or extends the packet. Pointers into the packet end here.
     fn resize(&self, length: usize) -> Result<(), Reason>;
+    /// Removes bytes that follow an IP header's fixed part, in a packet without tags in its data. Pointers into the packet
+    /// end here.
+    fn remove_after_ip(&self, length: usize) -> Result<(), Reason>;
+    /// Makes room, to be written over, before the IP header at `l3`. Pointers into the packet end here.
+    fn insert_before_ip(&self, l3: usize, length: usize) -> Result<(), Reason>;
     /// Index of the device that the packet came by.
     fn interface(&self) -> u32;
-    /// Whether the packet carries a VLAN tag outside its data.
-    fn has_vlan_tag(&self) -> bool;
-    /// Whether the kernel or the device will cut the packet into segments.
-    fn is_segmented_later(&self) -> bool;
+    /// What a VLAN tag outside the packet's data says.
+    fn tag(&self) -> Tag;
+    /// Takes a tag outside the packet's data off. Pointers into the packet end here.
+    fn untag(&self) -> Result<(), Reason>;
+    /// Bytes of data in each of the segments that the kernel or the device will cut the packet into; 0 where it will not.
+    fn segment_size(&self) -> usize;
     /// Applies changes of addresses and ports to a layer-4 checksum. Pointers into the packet end here.
     fn update_checksum(&self, checksum: L4Checksum, addresses: Diff, ports: Diff) -> Result<(), Reason>;
     /// Notes a change of a header that has no checksum of its own, where the device summed the whole packet. Pointers into

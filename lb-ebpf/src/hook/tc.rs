@@ -4,9 +4,14 @@ use core::mem::offset_of;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_IPV6, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, bpf_redir_neigh},
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_IPV6, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT,
+        bpf_adj_room_mode::{BPF_ADJ_ROOM_MAC, BPF_ADJ_ROOM_NET},
+        bpf_redir_neigh,
+    },
     helpers::{
-        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -15,11 +20,14 @@ use lb_common::{
     checksum::Diff,
 };
 
-use super::{L4Checksum, PacketContext, Verdict, load_pointer, size_i32};
+use super::{L4Checksum, PacketContext, Tag, Verdict, load_pointer, size_i32};
 use crate::{
     maps::{NODE_NETNS_COOKIE, XDP},
-    packet,
+    packet::{self, ETHERNET},
 };
+
+/// VLAN ID of the tag control information (IEEE 802.1Q §9.6).
+const VLAN_ID: u32 = 0x0fff;
 
 /// The context as the kernel's helpers take it.
 #[inline(always)]
@@ -69,21 +77,57 @@ impl PacketContext for TcContext {
     }
 
     #[inline(always)]
+    fn remove_after_ip(&self, length: usize) -> Result<(), Reason> {
+        adjust_room(self, -length.cast_signed(), BPF_ADJ_ROOM_NET)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
+    fn insert_before_ip(&self, l3: usize, length: usize) -> Result<(), Reason> {
+        if l3 == ETHERNET {
+            return adjust_room(self, length.cast_signed(), BPF_ADJ_ROOM_MAC);
+        }
+        // That helper knows no tags in the data, and this one no headers.
+        // SAFETY: the context is the one that the kernel passed in.
+        match unsafe { bpf_skb_change_head(skb(self), length as u32, 0) } {
+            0 => packet::bring_link_forward(self, length),
+            _ => Err(Reason::HelperFailed),
+        }
+    }
+
+    #[inline(always)]
     fn interface(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*skb(self)).ifindex }
     }
 
     #[inline(always)]
-    fn has_vlan_tag(&self) -> bool {
+    fn tag(&self) -> Tag {
         // SAFETY: as above.
-        unsafe { (*skb(self)).vlan_present != 0 }
+        unsafe {
+            if (*skb(self)).vlan_present == 0 {
+                Tag::Absent
+            } else if (*skb(self)).vlan_tci & VLAN_ID == 0 {
+                Tag::Priority
+            } else {
+                Tag::Vlan
+            }
+        }
     }
 
     #[inline(always)]
-    fn is_segmented_later(&self) -> bool {
+    fn untag(&self) -> Result<(), Reason> {
+        // SAFETY: the context is the one that the kernel passed in.
+        match unsafe { bpf_skb_vlan_pop(skb(self)) } {
+            0 => Ok(()),
+            _ => Err(Reason::HelperFailed),
+        }
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> usize {
         // SAFETY: as above.
-        unsafe { (*skb(self)).gso_size != 0 }
+        unsafe { (*skb(self)).gso_size as usize }
     }
 
     /// Only the kernel knows whether the packet's checksum is complete, partial (`CHECKSUM_PARTIAL`: the pseudo
@@ -168,6 +212,17 @@ impl PacketContext for TcContext {
     fn redirect_unresolved(&self, interface: u32, next_hop: &mut bpf_redir_neigh) -> Result<Verdict, Reason> {
         // SAFETY: `next_hop` is initialized and lives through the call.
         redirected(unsafe { bpf_redirect_neigh(interface, next_hop, size_i32::<bpf_redir_neigh>(), 0) })
+    }
+}
+
+/// Changes the length of a packet at one of its headers.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "header lengths")]
+fn adjust_room(ctx: &TcContext, difference: isize, mode: u32) -> Result<(), Reason> {
+    // SAFETY: the context is the one that the kernel passed in.
+    match unsafe { bpf_skb_adjust_room(skb(ctx), difference as i32, mode, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)) } {
+        0 => Ok(()),
+        _ => Err(Reason::HelperFailed),
     }
 }
 

@@ -13,7 +13,7 @@ use lb_common::{
     checksum::Diff,
 };
 
-use super::{L4Checksum, PacketContext, Verdict, load_pointer, size_i32};
+use super::{L4Checksum, PacketContext, Tag, Verdict, load_pointer, size_i32};
 use crate::{
     maps::{NODE_NETNS_COOKIE, XDP_DEVICES},
     packet,
@@ -57,6 +57,18 @@ impl PacketContext for XdpContext {
         Err(Reason::HelperFailed)
     }
 
+    /// As `resize`.
+    #[inline(always)]
+    fn remove_after_ip(&self, _length: usize) -> Result<(), Reason> {
+        Err(Reason::HelperFailed)
+    }
+
+    /// As `resize`.
+    #[inline(always)]
+    fn insert_before_ip(&self, _l3: usize, _length: usize) -> Result<(), Reason> {
+        Err(Reason::HelperFailed)
+    }
+
     #[inline(always)]
     fn interface(&self) -> u32 {
         // SAFETY: the context is the one that the kernel passed in.
@@ -66,13 +78,19 @@ impl PacketContext for XdpContext {
     /// A tag that the device took out of the packet cannot be seen here: the agent keeps the program off devices that
     /// have VLAN devices.
     #[inline(always)]
-    fn has_vlan_tag(&self) -> bool {
-        false
+    fn tag(&self) -> Tag {
+        Tag::Absent
     }
 
     #[inline(always)]
-    fn is_segmented_later(&self) -> bool {
-        false
+    fn untag(&self) -> Result<(), Reason> {
+        Ok(())
+    }
+
+    /// Packets are put together, to be cut up again, only after this place.
+    #[inline(always)]
+    fn segment_size(&self) -> usize {
+        0
     }
 
     /// Packets that come by a wire have finished checksums. The other kind, which a local sender on the far end of a

@@ -85,7 +85,7 @@ impl ApiHost {
         })
     }
 
-    /// Deletes an object and waits until it is gone.
+    /// Deletes an object and waits until it is gone, or held by its finalizers alone.
     pub fn delete(&self, named: &Named) -> Result<(), String> {
         let named = named.clone();
         self.run(async move |client| {
@@ -96,7 +96,8 @@ impl ApiHost {
                 Ok(_) => {}
             }
             for _ in 0..200 {
-                if api.get_opt(&named.name).await.map_err(|error| error.to_string())?.is_none() {
+                let left = api.get_opt(&named.name).await.map_err(|error| error.to_string())?;
+                if left.is_none_or(|object| object.metadata.finalizers.is_some_and(|holders| !holders.is_empty())) {
                     return Ok(());
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -123,7 +123,7 @@ fn route_services(lab: &Lab) {
 
 impl Arm {
     /// Starts its proxy, in place of one that runs.
-    pub fn start_proxy(&mut self, kubeconfig: &Path, changed: &Map<String, Value>) {
+    pub fn start_proxy(&mut self, kubeconfig: &Path, changed: &Map<String, Value>, kubeadm: bool) {
         let node = &self.lab.nodes[0];
         if let Some(Proxy::Lb(agent)) = self.proxy.take() {
             agent.kill();
@@ -135,7 +135,7 @@ impl Arm {
             Implementation::Lb => Proxy::Lb(Agent::start_configured(
                 node,
                 kubeconfig,
-                &agent_arguments(&node.directory(), kubeconfig, changed),
+                &agent_arguments(&node.directory(), kubeconfig, changed, kubeadm),
             )),
         });
     }
@@ -158,10 +158,19 @@ impl Arm {
     }
 }
 
-/// What `lb-agent` is started with: the configuration that kube-proxy gets in nftables mode, which we follow.
-fn agent_arguments(directory: &Path, kubeconfig: &Path, changed: &Map<String, Value>) -> Vec<OsString> {
-    let file = directory.join("kube-proxy.json");
-    let text = kube_proxy::configuration_of(Mode::Nftables, kubeconfig, changed).to_string();
+/// What kubeadm puts below `config.conf` of its `ConfigMap`, and the network of pods that it has been told.
+const KUBEADM: &str = include_str!("../../../lb-agent/src/configuration/testdata/kubeadm.yaml");
+const KUBEADM_PODS: &str = "clusterCIDR: 10.244.0.0/16";
+
+/// What `lb-agent` is started with: the configuration that kube-proxy gets in nftables mode, which we follow; or kubeadm's.
+fn agent_arguments(directory: &Path, kubeconfig: &Path, changed: &Map<String, Value>, kubeadm: bool) -> Vec<OsString> {
+    let file = directory.join("lb-agent.yaml");
+    let text = if kubeadm {
+        assert!(KUBEADM.contains(KUBEADM_PODS), "kubeadm's file has changed");
+        KUBEADM.replace(KUBEADM_PODS, &format!("clusterCIDR: {}", kube_proxy::PODS))
+    } else {
+        kube_proxy::configuration_of(Mode::Nftables, kubeconfig, changed).to_string()
+    };
     fs::write(&file, text).expect("write in /run");
     vec!["--config".into(), file.into()]
 }

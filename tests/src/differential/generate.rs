@@ -1,81 +1,55 @@
 //! Scenarios made at random, from a seed: Services and slices that the API server accepts, and changes of them.
 //!
-//! The same seed makes the same scenario for ever; a change of the generator makes other ones, so what a seed has found is
-//! kept as a file.
+//! A strategy of proptest makes [plans](super::plan), which become documents. The same seed makes the same scenario; a
+//! change of the strategy makes other ones, so what a seed has found is kept as a file.
 
+use proptest::{
+    option,
+    prelude::{Just, Strategy, any},
+    prop_oneof, sample,
+    strategy::ValueTree,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
 use serde_json::{Value, json};
 
-use super::scenario::Scenario;
+use super::plan::{
+    CLIENTS, Change, Condition, Endpoint, FAMILIES, NodeName, PODS, PORTS, Plan, RANGES, Service, Shape, Slices, Type,
+    ZONES,
+};
 
-/// `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to one less than `count`.
-    fn below(&mut self, count: usize) -> usize {
-        usize::try_from(self.next() % count as u64).expect("below a usize")
-    }
-
-    /// True in `percent` of 100 cases.
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.below(items.len())]
-    }
-}
-
-/// The pods that may be endpoints: IPv4, IPv6, node. Two of them are clients as well.
-const PODS: [(&str, &str, &str); 6] = [
-    ("10.1.1.1", "fd00:10:1:1::1", "node1"),
-    ("10.1.1.2", "fd00:10:1:1::2", "node1"),
-    ("10.1.1.3", "fd00:10:1:1::3", "node1"),
-    ("10.1.2.1", "fd00:10:1:2::1", "node2"),
-    ("10.1.2.2", "fd00:10:1:2::2", "node2"),
-    ("10.1.2.3", "fd00:10:1:2::3", "node2"),
-];
-/// Ports of Services: name, protocol, number, and the number at the pods.
-const PORTS: [(&str, &str, u16, u16); 3] = [("tcp", "TCP", 7, 9000), ("udp", "UDP", 7, 9000), ("web", "TCP", 80, 8080)];
-const CLIENTS: [&str; 6] = ["pod", "vm", "node", "outside", "other-node", "remote-pod"];
 /// How long a list of endpoints may be: more make no other cases, and cost tries.
 const MOST_ENDPOINTS: usize = 4;
+/// How many Services there are, and changes of them, at most.
+const MOST_SERVICES: usize = 2;
+const MOST_CHANGES: usize = 2;
 
-/// The documents of a scenario.
-pub fn documents(seed: u64) -> Vec<Value> {
-    let mut random = Random(seed);
-    let first = random.below(CLIENTS.len());
-    // Half of all clients, those that stand apart in the list.
-    let clients: Vec<&str> = (0..3).map(|index| CLIENTS[(first + 2 * index) % CLIENTS.len()]).collect();
-    let about = format!("Made by seed {seed}.");
-    let mut documents = vec![json!({ "kind": "Scenario", "about": about, "clients": clients })];
-    let services: Vec<Shape> = (0..=random.below(2)).map(|index| Shape::new(&mut random, index)).collect();
-    for shape in &services {
-        documents.push(shape.service());
-        documents.extend(shape.slices(&mut random));
+/// The scenario of a seed, and what it can be made simpler to.
+pub struct Generated(Box<dyn ValueTree<Value = Plan>>);
+
+impl Generated {
+    /// That of this seed.
+    pub fn new(seed: u64) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+        Self(plan().boxed().new_tree(&mut runner).expect("nothing is filtered"))
     }
-    for number in 1..=random.below(3) {
-        let shape = random.pick(&(0..services.len()).collect::<Vec<_>>());
-        let shape = &services[shape];
-        let mut header = json!({ "kind": "Step", "about": format!("change {number}") });
-        let mut changed = Vec::new();
-        match random.below(4) {
-            0 | 1 => changed.extend(shape.slices(&mut random)),
-            2 => changed.push(shape.changed(&mut random).service()),
-            _ => header["delete"] = json!([format!("Service/{}", shape.name)]),
-        }
-        documents.push(header);
-        documents.extend(changed);
+
+    /// As documents.
+    pub fn documents(&self, about: &str) -> Vec<Value> {
+        self.0.current().documents(about)
     }
-    documents
+
+    /// Makes it simpler in one thing, if there is one.
+    pub fn simplify(&mut self) -> bool {
+        self.0.simplify()
+    }
+
+    /// Takes the last simplification back in part, if it can be.
+    pub fn complicate(&mut self) -> bool {
+        self.0.complicate()
+    }
 }
 
 /// Documents as the text of a file.
@@ -84,168 +58,81 @@ pub fn text(documents: &[Value]) -> String {
     texts.map(|text| text.trim_end().to_owned() + "\n").collect::<Vec<_>>().join("---\n")
 }
 
-/// Documents with one thing less, the largest things first. Each makes a scenario that can be read.
-pub fn simpler(documents: &[Value]) -> Vec<Vec<Value>> {
-    let mut found: Vec<Vec<Value>> = Vec::new();
-    // From a step on.
-    let steps = documents.iter().enumerate().filter(|(_, document)| document["kind"] == "Step");
-    found.extend(steps.map(|(index, _)| documents[..index].to_vec()));
-    let without = |index: usize| {
-        let mut fewer = documents.to_vec();
-        fewer.remove(index);
-        fewer
-    };
-    found.extend((1..documents.len()).map(without));
-    for (index, document) in documents.iter().enumerate() {
-        for place in ["/spec/ports", "/endpoints", "/clients"] {
-            let count = document.pointer(place).and_then(Value::as_array).map_or(0, Vec::len);
-            // A Service must have a port; without clients everyone asks.
-            let least = usize::from(place != "/endpoints");
-            for item in (0..count).filter(|_| count > least) {
-                let mut fewer = documents.to_vec();
-                let list = fewer[index].pointer_mut(place).and_then(Value::as_array_mut);
-                list.expect("it was counted").remove(item);
-                found.push(fewer);
-            }
-        }
-    }
-    found.retain(|documents| Scenario::parse("simpler", &text(documents)).is_ok());
-    found
+fn plan() -> impl Strategy<Value = Plan> {
+    let services = proptest::collection::vec((service(), slices()), 1..=MOST_SERVICES);
+    let changes = proptest::collection::vec((any::<sample::Index>(), change()), 0..=MOST_CHANGES);
+    // Half of all kinds: the other seeds have the others.
+    let clients = sample::subsequence(CLIENTS.to_vec(), 3);
+    (clients, services, changes).prop_map(|(clients, services, changes)| {
+        let changes = changes.into_iter().map(|(index, change)| (index.index(services.len()), change)).collect();
+        Plan { clients, services, changes }
+    })
 }
 
-/// A Service.
-#[derive(Clone)]
-struct Shape {
-    name: String,
-    number: usize,
-    kind: &'static str,
-    families: &'static [&'static str],
-    internal: &'static str,
-    external: &'static str,
-    has_external_ips: bool,
-    ports: Vec<(&'static str, &'static str, u16, u16)>,
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        2 => slices().prop_map(Change::Slices),
+        1 => shape().prop_map(Change::Shape),
+        1 => Just(Change::Deleted),
+    ]
 }
 
-impl Shape {
-    fn new(random: &mut Random, index: usize) -> Self {
-        let mut ports: Vec<_> = PORTS.into_iter().filter(|_| random.chance(50)).collect();
-        if ports.is_empty() {
-            ports.push(PORTS[0]);
-        }
-        let shape = Self {
-            name: format!("random{index}"),
-            number: 100 + index,
-            kind: "ClusterIP",
-            families: random.pick(&[&["IPv4", "IPv6"] as &[_], &["IPv6", "IPv4"], &["IPv4"], &["IPv6"]]),
-            internal: "Cluster",
-            external: "Cluster",
-            has_external_ips: false,
-            ports,
-        };
-        shape.changed(random)
-    }
-
-    /// The same Service with another type and other policies.
-    fn changed(&self, random: &mut Random) -> Self {
-        Self {
-            kind: random.pick(&["ClusterIP", "NodePort", "LoadBalancer", "LoadBalancer"]),
-            internal: random.pick(&["Cluster", "Cluster", "Local"]),
-            external: random.pick(&["Cluster", "Local"]),
-            has_external_ips: random.chance(40),
-            ..self.clone()
-        }
-    }
-
-    fn address(&self, family: &str, v4: &str, v6: &str) -> String {
-        let Self { number, .. } = self;
-        if family == "IPv4" { format!("{v4}.{number}") } else { format!("{v6}::{number:x}") }
-    }
-
-    fn service(&self) -> Value {
-        let Self { name, kind, families, internal, external, has_external_ips, ports, .. } = self;
-        let addresses = |v4, v6| families.iter().map(|family| self.address(family, v4, v6)).collect::<Vec<_>>();
-        let cluster_ips = addresses("10.96.0", "fd00:10:96");
-        let ports = ports.iter().map(|(name, protocol, port, target)| {
-            json!({ "name": name, "protocol": protocol, "port": port, "targetPort": target })
-        });
-        let mut service = json!({
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": { "name": name },
-            "spec": {
-                "type": kind,
-                "clusterIP": cluster_ips[0],
-                "clusterIPs": cluster_ips,
-                "ipFamilies": families,
-                "ipFamilyPolicy": if families.len() == 2 { "RequireDualStack" } else { "SingleStack" },
-                "internalTrafficPolicy": internal,
-                "ports": ports.collect::<Vec<_>>(),
-            },
-        });
-        if *has_external_ips {
-            service["spec"]["externalIPs"] = json!(addresses("198.18.0", "2001:db8:198"));
-        }
-        if *kind != "ClusterIP" || *has_external_ips {
-            service["spec"]["externalTrafficPolicy"] = json!(external);
-        }
-        if *kind == "LoadBalancer" {
-            let ingress = addresses("203.0.113", "2001:db8:203").into_iter().map(|ip| json!({ "ip": ip }));
-            service["status"] = json!({ "loadBalancer": { "ingress": ingress.collect::<Vec<_>>() } });
-        }
-        service
-    }
-
-    fn slices(&self, random: &mut Random) -> Vec<Value> {
-        let Self { name, ports, families, .. } = self;
-        let chosen: Vec<usize> = (0..PODS.len()).filter(|_| random.chance(45)).take(MOST_ENDPOINTS).collect();
-        let has_hints = random.chance(25);
-        let states: Vec<Value> = chosen.iter().map(|_| conditions(random)).collect();
-        let hints: Vec<Value> = chosen.iter().map(|_| hints(random)).collect();
-        let slice = |family: &&str| {
-            let endpoints = chosen.iter().zip(&states).zip(&hints).map(|((pod, state), hints)| {
-                let (v4, v6, node) = PODS[*pod];
-                let address = if *family == "IPv4" { v4 } else { v6 };
-                let mut endpoint = json!({ "addresses": [address], "nodeName": node, "conditions": state });
-                if has_hints {
-                    endpoint["hints"] = hints.clone();
-                }
-                endpoint
-            });
-            let ports = ports
-                .iter()
-                .map(|(name, protocol, _, target)| json!({ "name": name, "protocol": protocol, "port": target }));
-            json!({
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {
-                    "name": format!("{name}-{}", family.to_lowercase()),
-                    "labels": { "kubernetes.io/service-name": name },
-                },
-                "addressType": family,
-                "ports": ports.collect::<Vec<_>>(),
-                "endpoints": endpoints.collect::<Vec<_>>(),
-            })
-        };
-        families.iter().map(slice).collect()
-    }
+fn service() -> impl Strategy<Value = Service> {
+    let ports = sample::subsequence(PORTS.to_vec(), 1..=PORTS.len());
+    (ports, sample::select(FAMILIES), shape()).prop_map(|(ports, families, shape)| Service { ports, families, shape })
 }
 
-fn conditions(random: &mut Random) -> Value {
-    let (ready, serving, terminating) = match random.below(10) {
-        0 => (false, true, true),
-        1 => (false, false, true),
-        2 => (false, false, false),
-        3 => (false, true, false),
-        _ => return json!({ "ready": true }),
-    };
-    json!({ "ready": ready, "serving": serving, "terminating": terminating })
+fn shape() -> impl Strategy<Value = Shape> {
+    let kind = prop_oneof![
+        2 => Just(Type::ClusterIp),
+        2 => Just(Type::NodePort),
+        4 => Just(Type::LoadBalancer),
+        1 => Just(Type::Headless),
+        1 => Just(Type::ExternalName),
+    ];
+    let ranges = prop_oneof![3 => Just(None), 1 => sample::select(RANGES).prop_map(Some)];
+    let flags = (option::weighted(0.3, Just(())), any::<bool>(), option::weighted(0.4, Just(())));
+    (kind, flags, option::weighted(0.25, Just(())), ranges).prop_map(|(kind, flags, sticky, ranges)| {
+        let (internal_local, external_local, external_ips) = flags;
+        Shape {
+            kind,
+            internal_local: internal_local.is_some(),
+            external_local,
+            has_external_ips: external_ips.is_some(),
+            is_sticky: sticky.is_some(),
+            ranges,
+        }
+    })
 }
 
-fn hints(random: &mut Random) -> Value {
-    let zone = json!([{ "name": random.pick(&["zone1", "zone2"]) }]);
-    let node = json!([{ "name": random.pick(&["node1", "node2"]) }]);
-    match random.below(4) {
-        0 => json!({ "forZones": zone, "forNodes": node }),
-        _ => json!({ "forZones": zone }),
-    }
+fn slices() -> impl Strategy<Value = Slices> {
+    let chosen = sample::subsequence((0..PODS.len()).collect::<Vec<_>>(), 0..=MOST_ENDPOINTS);
+    let endpoints = chosen.prop_flat_map(|pods| pods.into_iter().map(endpoint).collect::<Vec<_>>());
+    (endpoints, option::weighted(0.25, Just(())))
+        .prop_map(|(endpoints, hints)| Slices { endpoints, has_hints: hints.is_some() })
+}
+
+fn endpoint(pod: usize) -> impl Strategy<Value = Endpoint> {
+    let node = prop_oneof![8 => Just(NodeName::Own), 1 => Just(NodeName::Omitted), 1 => Just(NodeName::OfNone)];
+    let second = option::weighted(0.15, condition());
+    let hints = (sample::select(ZONES), option::weighted(0.25, sample::select(&["node1", "node2"][..])));
+    (node, condition(), any::<bool>(), second, hints).prop_map(move |(node, condition, in_second, again, hints)| {
+        Endpoint { pod, node, condition, in_second, again, zone: hints.0, for_node: hints.1 }
+    })
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    let of = |ready, serving, terminating| Just(Condition(Some((ready, serving, terminating))));
+    prop_oneof![
+        6 => Just(Condition(None)),
+        1 => of(false, true, true),
+        1 => of(false, false, true),
+        1 => of(false, false, false),
+        1 => of(false, true, false),
+    ]
+}
+
+/// The header of a scenario that asks from these clients.
+pub(super) fn header(about: &str, clients: &[&str]) -> Value {
+    json!({ "kind": "Scenario", "about": about, "clients": clients })
 }

@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 
 use crate::lab::{LOG, Node, sandbox::CannotRun};
 
+/// The networks of the lab's pods.
+pub(super) const PODS: &str = "10.1.0.0/16,fd00:10:1::/48";
+
 /// How it programs the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -94,7 +97,7 @@ pub fn configuration(changed: &Map<String, Value>) -> Map<String, Value> {
     let base = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
-        "clusterCIDR": "10.1.0.0/16,fd00:10:1::/48",
+        "clusterCIDR": PODS,
     });
     let Value::Object(mut fields) = base else { unreachable!("an object") };
     fields.extend(changed.clone());

@@ -10,14 +10,21 @@
 //! every [frontend](target) of every Service, by connections of its own, until it is sure who answers ([`probe`]). What it
 //! saw ([`observation`]) must be the same with kube-proxy in nftables mode and with `lb-agent`, or be explained by exactly
 //! one entry of the table of announced differences ([`divergence`]). Where kube-proxy's two modes differ, nftables is
-//! followed, and the difference is reported.
+//! followed, and exactly one entry of a second table must explain what they differ in.
+//!
+//! A scenario may also [keep](kept) exchanges from one step to the next, and ask the proxies' own servers
+//! ([`http`]).
 
 pub mod api;
 pub mod arm;
+pub mod cell;
 pub mod divergence;
 pub mod generate;
+pub mod http;
+pub mod kept;
 pub mod kube_proxy;
 pub mod observation;
+mod plan;
 pub mod probe;
 pub mod relay;
 pub mod report;

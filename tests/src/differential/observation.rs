@@ -128,6 +128,8 @@ pub enum Aspect {
     Source(Endpoint, BTreeSet<Source>, BTreeSet<Source>),
     /// Session affinity: how many endpoints answered one client.
     Stickiness(usize, usize),
+    /// What a server of the proxy's own answered.
+    Answer(String, String),
 }
 
 impl fmt::Display for Aspect {
@@ -137,6 +139,7 @@ impl fmt::Display for Aspect {
             Self::Endpoints(one, other) => write!(f, "endpoints {{{}}} or {{{}}}", join(one), join(other)),
             Self::Source(endpoint, one, other) => write!(f, "source at {endpoint}: {} or {}", join(one), join(other)),
             Self::Stickiness(one, other) => write!(f, "{one} or {other} endpoints for one client"),
+            Self::Answer(one, other) => write!(f, "answer {one:?} or {other:?}"),
         }
     }
 }

@@ -15,7 +15,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -36,9 +36,9 @@ use nix::{
 use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpSocket,
+    net::{TcpSocket, TcpStream},
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::{error::Elapsed, sleep, timeout},
 };
 
 use super::{
@@ -149,13 +149,8 @@ pub fn ask_all(
     targets: Vec<Target>,
     patience: Duration,
 ) -> JoinHandle<Vec<Observation>> {
-    let host = kind.host(lab);
-    let (own, node) = (host.addresses(), lab.nodes[0].host.run(addresses_here));
-    host.spawn(move || {
-        let look = usize::from(patience > PATIENCE);
-        let first = Semaphore::new(FIRST_AT_ONCE[look]);
-        let later = Semaphore::new(LATER_AT_ONCE);
-        let client = Client { own: own.into(), node, ports, look, first, later, patience };
+    let client = Client::new(lab, kind, ports, patience);
+    kind.host(lab).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(join_all(targets.iter().map(|target| client.observe(target))))
     })
@@ -172,7 +167,8 @@ fn addresses_here() -> Vec<IpAddr> {
     interfaces.filter_map(|interface| address(interface.address?)).collect()
 }
 
-struct Client {
+/// Who asks, and how.
+pub(super) struct Client {
     own: [IpAddr; 2],
     /// All that the node has: the kernel masquerades with whichever it prefers.
     node: Vec<IpAddr>,
@@ -191,6 +187,14 @@ impl From<crate::lab::Addresses> for [IpAddr; 2] {
 }
 
 impl Client {
+    /// One of this kind.
+    pub(super) fn new(lab: &Lab, kind: ClientKind, ports: Ports, patience: Duration) -> Self {
+        let (own, node) = (kind.host(lab).addresses(), lab.nodes[0].host.run(addresses_here));
+        let look = usize::from(patience > PATIENCE);
+        let first = Semaphore::new(FIRST_AT_ONCE[look]);
+        Self { own: own.into(), node, ports, look, first, later: Semaphore::new(LATER_AT_ONCE), patience }
+    }
+
     async fn observe(&self, target: &Target) -> Observation {
         let wanted = tries(target.endpoints);
         let mut observation = Observation::default();
@@ -216,10 +220,15 @@ impl Client {
         let result = timeout(self.patience, async {
             match target.transport {
                 Transport::Tcp | Transport::Http => self.stream(to).await,
-                Transport::Udp | Transport::UdpConnected => self.datagram(to, connected).await,
+                Transport::Udp | Transport::UdpConnected => datagram(&self.bind_datagram(to, connected)?, to).await,
             }
         });
-        match result.await {
+        self.verdict(result.await)
+    }
+
+    /// What an exchange came to: who answered and saw which address, unless it took too long.
+    pub(super) fn verdict(&self, result: Result<io::Result<(Endpoint, IpAddr)>, Elapsed>) -> Verdict {
+        match result {
             Ok(Ok((endpoint, seen))) => Verdict::Reached(endpoint, self.source(seen)),
             Ok(Err(error)) => verdict(&error),
             Err(_) => Verdict::Dropped,
@@ -236,7 +245,8 @@ impl Client {
         }
     }
 
-    async fn stream(&self, to: SocketAddr) -> io::Result<(Endpoint, IpAddr)> {
+    /// A connection from the client's next port.
+    pub(super) async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         let socket = loop {
             let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             socket.set_reuseaddr(true)?;
@@ -245,7 +255,11 @@ impl Client {
                 result => break result.map(|()| socket),
             }
         }?;
-        let mut stream = BufReader::new(socket.connect(to).await?);
+        socket.connect(to).await
+    }
+
+    async fn stream(&self, to: SocketAddr) -> io::Result<(Endpoint, IpAddr)> {
+        let mut stream = BufReader::new(self.connect(to).await?);
         // The echo server says who it is before it is asked, the HTTP server after.
         stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n").await?;
         let mut line = String::new();
@@ -263,9 +277,10 @@ impl Client {
         parse(&line, port)
     }
 
-    async fn datagram(&self, to: SocketAddr, connected: bool) -> io::Result<(Endpoint, IpAddr)> {
+    /// A UDP socket at the client's next port.
+    pub(super) fn bind_datagram(&self, to: SocketAddr, connected: bool) -> io::Result<UdpSocket> {
         let socket = loop {
-            match std::net::UdpSocket::bind((any(to), self.ports.next())) {
+            match UdpSocket::bind((any(to), self.ports.next())) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 result => break result,
             }
@@ -273,42 +288,46 @@ impl Client {
         socket.set_nonblocking(true)?;
         // To be told of every ICMP error (ip(7), `IP_RECVERR`).
         if to.is_ipv4() { setsockopt(&socket, Ipv4RecvErr, &true) } else { setsockopt(&socket, Ipv6RecvErr, &true) }?;
-        let sent = if connected {
+        if connected {
             socket.connect(to)?;
-            socket.send(&[b'?'; 64])
-        } else {
-            socket.send_to(&[b'?'; 64], to)
-        };
-        match sent {
-            Ok(_) => {}
-            // What netfilter drops or refuses on its way out; the reason may follow.
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+        }
+        Ok(socket)
+    }
+}
+
+/// One datagram, and its answer.
+pub(super) async fn datagram(socket: &UdpSocket, to: SocketAddr) -> io::Result<(Endpoint, IpAddr)> {
+    let request = [b'?'; 64];
+    match if socket.peer_addr().is_ok() { socket.send(&request) } else { socket.send_to(&request, to) } {
+        Ok(_) => {}
+        // What netfilter drops or refuses on its way out; the reason may follow.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+        Err(error) => return Err(error),
+    }
+    let mut buffer = [0; 256];
+    // The runtime is not told of errors of a socket, only of datagrams: so it is asked, less and less often.
+    for pause in [1, 1, 2, 4, 8, 16].into_iter().chain(std::iter::repeat(32)) {
+        match socket.recv_from(&mut buffer) {
+            // An answer from another address is none, though a socket that is not connected hears it.
+            Ok((_, from)) if from != to => {}
+            Ok((length, _)) => {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                return parse(text.lines().next().unwrap_or_default(), ECHO_PORT);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
-        let mut buffer = [0; 256];
-        // The runtime is not told of errors of a socket, only of datagrams: so it is asked, less and less often.
-        for pause in [1, 1, 2, 4, 8, 16].into_iter().chain(std::iter::repeat(32)) {
-            match socket.recv_from(&mut buffer) {
-                // An answer from another address is none, though a socket that is not connected hears it.
-                Ok((_, from)) if from != to => {}
-                Ok((length, _)) => {
-                    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                    return parse(text.lines().next().unwrap_or_default(), ECHO_PORT);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-            sleep(Duration::from_millis(pause)).await;
-        }
-        unreachable!("the pauses do not end")
+        sleep(Duration::from_millis(pause)).await;
     }
+    unreachable!("the pauses do not end")
 }
 
 fn any(to: SocketAddr) -> IpAddr {
     if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
-fn parse(line: &str, port: u16) -> io::Result<(Endpoint, IpAddr)> {
+/// What a server on this port says first: who it is, and which address it sees.
+pub(super) fn parse(line: &str, port: u16) -> io::Result<(Endpoint, IpAddr)> {
     let parse = || {
         let (host, client) = line.trim_end().strip_prefix("pod=")?.split_once(" client=")?;
         let client: SocketAddr = client.parse().ok()?;

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 /// What came of a scenario; goes from the process that ran it to the one that reports it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Differences that the table does not explain, and what went wrong, each as a text for people.
+    /// Differences that the tables do not explain, and what went wrong, each as a text for people.
     pub failures: Vec<String>,
-    /// Entries of the table that were seen.
+    /// Entries of the tables that were seen.
     pub shown: BTreeSet<String>,
-    /// Where kube-proxy's modes differ from each other.
-    pub modes: Vec<String>,
+    /// Differences that the tables explain, each as a text for people.
+    pub explained: Vec<String>,
     /// How many frontends were asked, by how many clients, in how many steps: their product.
     pub cells: usize,
     /// How long it took.

@@ -22,7 +22,7 @@ use std::{fmt, fs, net::IpAddr, path::Path};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{probe::ClientKind, target::FrontendKind};
+use super::{http::Request, probe::ClientKind, target::FrontendKind};
 use crate::lab::client::Transport;
 
 /// A scenario.
@@ -49,6 +49,10 @@ pub struct Header {
     /// Fields of a `KubeProxyConfiguration` (v1alpha1) that both proxies are started with, over the lab's own.
     #[serde(default)]
     pub proxy: serde_json::Map<String, Value>,
+    /// Whether `lb-agent` is started with the file that kubeadm writes, with the lab's own networks of pods. Nothing of
+    /// `proxy` is then in force there.
+    #[serde(default)]
+    pub kubeadm: bool,
     /// A file beside this one whose objects and steps are used, before those of this one.
     pub like: Option<String>,
     /// More addresses of the node, with their prefix lengths.
@@ -60,6 +64,19 @@ pub struct Header {
     /// What is asked beside the frontends of the Services.
     #[serde(default)]
     pub also: Vec<Also>,
+    /// Whether the frontends are asked by new connections, as they are unless a scenario is about something else.
+    #[serde(default = "yes")]
+    pub probe: bool,
+    /// Whether each client also [keeps](super::kept) an exchange with each frontend of the first step, through all steps.
+    #[serde(default)]
+    pub keep: bool,
+    /// What the proxies' own servers are asked after each step.
+    #[serde(default)]
+    pub requests: Vec<Request>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// An address and port that belong to no Service.

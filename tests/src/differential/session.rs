@@ -22,9 +22,11 @@ use serde_json::{Map, Value, json};
 
 use super::{
     api::{self, ApiHost},
-    arm::{self, Arm, Implementation},
-    divergence::{self, Finding, NOT_ANNOUNCED},
-    observation::{Observation, Verdict, differences},
+    arm::{self, Arm},
+    cell::{AnswerCell, Cell, Place},
+    http::Request,
+    kept::Kept,
+    observation::Observation,
     probe::{ClientKind, MORE_PATIENCE, PATIENCE, ask_all},
     relay,
     report::Report,
@@ -50,6 +52,10 @@ const FIRST_SENTINEL_PORT: u16 = 10000;
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
 /// Between one look at the sentinel and the next.
 const POLL: Duration = Duration::from_millis(20);
+/// How long servers of proxies may take to hear of a change: the Node has a watch of its own.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long a UDP flow may take to move: kube-proxy reads the table of all flows, and removes entries one by one.
+const MOVED_WITHIN: Duration = Duration::from_secs(10);
 /// For what is not ordered with the sentinel: the Node has a watch of its own, and what one synchronization writes is
 /// not in force all at once.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -59,7 +65,7 @@ pub struct Session {
     arms: [Arm; 3],
     api: ApiHost,
     /// What the proxies that run were started with.
-    proxy: Option<Map<String, Value>>,
+    proxy: Option<(Map<String, Value>, bool)>,
     sentinel_port: u16,
 }
 
@@ -90,15 +96,23 @@ impl Session {
     }
 
     fn steps(&mut self, scenario: &Scenario, applied: &mut BTreeSet<Named>, report: &mut Report) -> Result<(), String> {
-        if self.proxy.as_ref() != Some(&scenario.header.proxy) {
+        let proxy = (scenario.header.proxy.clone(), scenario.header.kubeadm);
+        if self.proxy.as_ref() != Some(&proxy) {
             let kubeconfig = self.api.kubeconfig();
-            self.arms.iter_mut().for_each(|arm| arm.start_proxy(&kubeconfig, &scenario.header.proxy));
-            self.proxy = Some(scenario.header.proxy.clone());
+            self.arms.iter_mut().for_each(|arm| arm.start_proxy(&kubeconfig, &proxy.0, proxy.1));
+            self.proxy = Some(proxy);
         }
+        let mut kept = None;
         for step in &scenario.steps {
             self.change(step, applied)?;
             self.await_sentinel()?;
-            self.compare(scenario, step, report);
+            let place = Place { scenario, step };
+            if scenario.header.keep {
+                let kept = kept.get_or_insert_with(|| self.keep(scenario));
+                self.compare_kept(kept, place, report);
+            }
+            self.compare(place, report);
+            self.compare_answers(place, report);
         }
         Ok(())
     }
@@ -111,7 +125,7 @@ impl Session {
         for object in &step.apply {
             let named = Named::of(object)?;
             if named.kind == "Node" {
-                self.api.apply(&self.node(&named, &object["metadata"]["labels"])?)?;
+                self.api.apply(&self.node(&named, object)?)?;
             } else {
                 self.api.apply(object)?;
             }
@@ -125,7 +139,9 @@ impl Session {
         let (slices, others): (Vec<_>, Vec<_>) = applied.into_iter().partition(|named| named.kind == "EndpointSlice");
         for named in others.into_iter().chain(slices) {
             if named.kind == "Node" {
-                self.api.apply(&self.node(&named, &Value::Null)?)?;
+                let node = self.node(&named, &Value::Null)?;
+                // One that is being deleted goes as soon as nothing holds it.
+                self.api.apply(&node).or_else(|_| self.api.apply(&node))?;
             } else {
                 self.api.delete(&named)?;
             }
@@ -133,14 +149,18 @@ impl Session {
         Ok(())
     }
 
-    /// A Node as it was registered, with other labels: the rest of it cannot be changed, or a scenario has no use for it.
-    fn node(&self, named: &Named, labels: &Value) -> Result<Value, String> {
+    /// A Node as it was registered, with other labels, taints or finalizers: the rest of it cannot be changed, or a
+    /// scenario has no use for it.
+    fn node(&self, named: &Named, given: &Value) -> Result<Value, String> {
         let nodes = &self.arms[0].lab.nodes;
         let found = (1..).zip(nodes).find(|(_, node)| node.host.name() == named.name);
         let (number, node) = found.ok_or_else(|| format!("there is no {named}"))?;
         let mut object = api::node_object(number, &named.name, node.host.addresses());
-        if !labels.is_null() {
-            object["metadata"]["labels"] = labels.clone();
+        for (part, field) in [("metadata", "labels"), ("metadata", "finalizers"), ("spec", "taints")] {
+            let wanted = &given[part][field];
+            if !wanted.is_null() {
+                object[part][field] = wanted.clone();
+            }
         }
         Ok(object)
     }
@@ -207,8 +227,8 @@ impl Session {
         Ok(())
     }
 
-    /// Asks everywhere, and enters into the report in what the proxies differ.
-    fn compare(&self, scenario: &Scenario, step: &Step, report: &mut Report) {
+    /// What there is to ask, by client.
+    fn targets(&self, scenario: &Scenario) -> Vec<(ClientKind, Vec<Target>)> {
         let ours = |object: &Value| object["metadata"]["namespace"] != "lb-differential";
         let services: Vec<Value> = self.api.list("Service").into_iter().filter(ours).collect();
         let services: Vec<Value> =
@@ -219,22 +239,37 @@ impl Session {
         let cells = scenario.clients().into_iter().map(|client| {
             (client, targets.iter().filter(|target| target.concerns(client)).cloned().collect::<Vec<_>>())
         });
-        let cells: Vec<(ClientKind, Vec<Target>)> = cells.collect();
+        cells.collect()
+    }
+
+    /// Asks everywhere, and enters into the report in what the proxies differ.
+    fn compare(&self, place: Place<'_>, report: &mut Report) {
+        if !place.scenario.header.probe {
+            return;
+        }
+        let cells = self.targets(place.scenario);
         report.cells += cells.iter().map(|(_, targets)| targets.len()).sum::<usize>();
 
-        let mut doubtful = Vec::new();
-        for cell in self.observe(&cells, PATIENCE) {
-            if cell.is_plain() { cell.judge(scenario, step, report) } else { doubtful.push(cell) }
+        let first = self.observe(&cells, PATIENCE);
+        // Where clients stay is one choice for all frontends of a Service port, which asking at one of them alone would not
+        // put to the test again.
+        let has_doubts = |client| first.iter().any(|cell| cell.client == client && !cell.is_plain(place));
+        let wavering: Vec<ClientKind> = ClientKind::ALL.into_iter().filter(|client| has_doubts(*client)).collect();
+        let is_asked_again =
+            |cell: &Cell| !cell.is_plain(place) || cell.target.has_affinity && wavering.contains(&cell.client);
+        let (again, clear): (Vec<_>, Vec<_>) = first.into_iter().partition(is_asked_again);
+        for cell in clear {
+            cell.judge(place, report);
         }
-        if doubtful.is_empty() {
+        if again.is_empty() {
             return;
         }
         let again = ClientKind::ALL.map(|client| {
-            let of_client = doubtful.iter().filter(|cell| cell.client == client);
+            let of_client = again.iter().filter(|cell| cell.client == client);
             (client, of_client.map(|cell| cell.target.clone()).collect::<Vec<_>>())
         });
         for cell in self.observe(&again, MORE_PATIENCE) {
-            cell.judge(scenario, step, report);
+            cell.judge(place, report);
         }
     }
 
@@ -248,10 +283,15 @@ impl Session {
             threads.collect::<Vec<_>>()
         };
         let threads = self.arms.each_ref().map(start);
-        let mut observed = threads.map(|threads| {
-            let all = threads.into_iter().flat_map(|thread| thread.join().expect("clients do not panic"));
-            all.collect::<Vec<Observation>>().into_iter()
+        let observed = threads.map(|threads| {
+            threads.into_iter().flat_map(|thread| thread.join().expect("clients do not panic")).collect::<Vec<_>>()
         });
+        self.cells(cells, observed)
+    }
+
+    /// Puts together what each twin's clients saw.
+    fn cells(&self, cells: &[(ClientKind, Vec<Target>)], observed: [Vec<Observation>; 3]) -> Vec<Cell> {
+        let mut observed = observed.map(Vec::into_iter);
         let all = cells.iter().flat_map(|(client, targets)| targets.iter().map(move |target| (*client, target)));
         all.map(|(client, target)| {
             let seen = observed.each_mut().map(|observations| observations.next().expect("one for each target"));
@@ -260,56 +300,77 @@ impl Session {
         })
         .collect()
     }
-}
 
-/// What one client saw at one frontend, of each proxy in the order of [`Implementation::ALL`].
-struct Cell {
-    client: ClientKind,
-    host: String,
-    target: Target,
-    seen: [Observation; 3],
-}
-
-impl Cell {
-    fn findings(&self) -> Vec<Finding<'_>> {
-        let [nftables, _, lb] = &self.seen;
-        let aspects = differences(nftables, lb, self.target.has_affinity).into_iter();
-        aspects.map(|aspect| Finding { client: self.client, host: &self.host, target: &self.target, aspect }).collect()
-    }
-
-    /// Whether there is no reason to look again: what differs is explained, kube-proxy's modes agree, and what was not
-    /// answered were not SYNs, whose refusal may go unheard the first time.
-    fn is_plain(&self) -> bool {
-        let [nftables, iptables, _] = &self.seen;
-        let is_silent = |observation: &Observation| observation.others.contains(&Verdict::Dropped);
-        let may_be_unheard = self.target.transport == Transport::Tcp && self.seen.iter().any(is_silent);
-        !may_be_unheard
-            && differences(nftables, iptables, self.target.has_affinity).is_empty()
-            && self.findings().iter().all(|finding| divergence::explanations(finding).len() == 1)
-    }
-
-    fn judge(&self, scenario: &Scenario, step: &Step, report: &mut Report) {
-        let Self { client, target, seen, .. } = self;
-        let [nftables, iptables, _] = seen;
-        let place = || {
-            let Scenario { name, .. } = scenario;
-            let seen = Implementation::ALL.iter().zip(seen);
-            let lines = seen.map(|(who, observation)| format!("    {:<21} {observation}\n", who.name()));
-            format!("{name}, {}: {client:?} to {target}\n{}", step.about, lines.collect::<String>())
+    /// Opens the exchanges that a scenario keeps.
+    fn keep(&self, scenario: &Scenario) -> KeptCells {
+        let targets = self.targets(scenario).into_iter();
+        let cells: Vec<(ClientKind, Vec<Target>)> =
+            targets.map(|(client, targets)| (client, targets.iter().flat_map(Target::to_keep).collect())).collect();
+        let open = |arm: &Arm| {
+            let clients = cells.iter().map(|(client, targets)| {
+                Kept::open(&arm.lab, *client, arm.ports[*client as usize].clone(), targets.clone())
+            });
+            clients.collect()
         };
-        for finding in self.findings() {
-            match divergence::explanations(&finding)[..] {
-                [difference] => drop(report.shown.insert(difference.id.to_owned())),
-                [] => report.failures.push(format!("{}    {NOT_ANNOUNCED}: {}\n", place(), finding.aspect)),
-                _ => {
-                    let ids: Vec<&str> =
-                        divergence::explanations(&finding).iter().map(|difference| difference.id).collect();
-                    report.failures.push(format!("{}    announced more than once: {}\n", place(), ids.join(", ")));
-                }
-            }
+        KeptCells { of_arms: self.arms.each_ref().map(open), cells }
+    }
+
+    /// Has the exchanges that are kept speak, and enters into the report in what the proxies differ.
+    fn compare_kept(&self, kept: &KeptCells, place: Place<'_>, report: &mut Report) {
+        let speak = |patience| {
+            let replies =
+                kept.of_arms.each_ref().map(|clients| clients.iter().map(|client| client.speak(patience)).collect());
+            let observed = replies.map(|replies: Vec<_>| {
+                replies.into_iter().flat_map(|reply| reply.recv().expect("clients do not panic")).collect()
+            });
+            self.cells(&kept.cells, observed)
+        };
+        let mut cells = speak(PATIENCE);
+        report.cells += cells.len();
+        // kube-proxy forgets UDP flows some time after it has written its rules. All are asked again: what an exchange
+        // is that moved in between is what counts.
+        let deadline = Instant::now() + MOVED_WITHIN;
+        while !cells.iter().all(|cell| cell.is_announced(place)) && Instant::now() < deadline {
+            thread::sleep(SETTLE);
+            cells = speak(MORE_PATIENCE);
         }
-        for aspect in differences(nftables, iptables, target.has_affinity) {
-            report.modes.push(format!("{}    kube-proxy's modes differ: {aspect}\n", place()));
+        for cell in cells {
+            cell.judge(place, report);
         }
     }
+
+    /// Asks the proxies' own servers, until they agree or it is clear that they will not.
+    fn compare_answers(&self, place: Place<'_>, report: &mut Report) {
+        let deadline = Instant::now() + ANSWERS_WITHIN;
+        let mut requests: Vec<&Request> = place.scenario.header.requests.iter().collect();
+        report.cells += requests.len();
+        while !requests.is_empty() {
+            let answers = self.answers(&requests);
+            let is_late = Instant::now() > deadline;
+            let mut open = Vec::new();
+            for (request, seen) in requests.into_iter().zip(answers) {
+                let cell = AnswerCell { target: request.target(), seen };
+                if is_late || cell.is_plain(place) { cell.judge(place, report) } else { open.push(request) }
+            }
+            requests = open;
+            thread::sleep(POLL);
+        }
+    }
+
+    /// What each twin answers to each request; the twins are asked at once.
+    fn answers(&self, requests: &[&Request]) -> Vec<[String; 3]> {
+        let threads = self.arms.each_ref().map(|arm| {
+            let requests: Vec<Request> = requests.iter().map(|request| (*request).clone()).collect();
+            arm.lab.nodes[0].host.spawn(move || requests.iter().map(Request::ask).collect::<Vec<_>>())
+        });
+        let mut answers = threads.map(|thread| thread.join().expect("who asks does not panic").into_iter());
+        let all = requests.iter().map(|_| answers.each_mut().map(|texts| texts.next().expect("one for each request")));
+        all.collect()
+    }
+}
+
+/// The exchanges of all clients, of each twin.
+struct KeptCells {
+    cells: Vec<(ClientKind, Vec<Target>)>,
+    of_arms: [Vec<Kept>; 3],
 }

@@ -29,10 +29,13 @@ pub enum FrontendKind {
     Unallocated,
     /// Something that is no business of a proxy.
     Foreign,
+    /// A server of the proxy itself.
+    Server,
 }
 
 /// A frontend in one family and protocol.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own that predicates ask")]
 pub struct Target {
     /// Whose it is: `namespace/name:port`.
     pub service: String,
@@ -50,6 +53,8 @@ pub struct Target {
     pub external_local: bool,
     /// Whether the Service keeps inside traffic on the node.
     pub internal_local: bool,
+    /// Whether it is asked by an exchange that began after the first step, not by new ones.
+    pub kept: bool,
 }
 
 impl Target {
@@ -58,12 +63,21 @@ impl Target {
         if self.address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
+    /// The exchanges that are kept at it: a connection, or a UDP socket that is connected and one that is not.
+    pub fn to_keep(&self) -> Vec<Self> {
+        let ways: &[Transport] = match self.transport {
+            Transport::Tcp | Transport::Http => &[Transport::Tcp],
+            Transport::Udp | Transport::UdpConnected => &[Transport::Udp, Transport::UdpConnected],
+        };
+        ways.iter().map(|way| Self { transport: *way, kept: true, ..self.clone() }).collect()
+    }
+
     /// Whether a client of this kind asks here: loopback addresses are the node's own, and what a pod of another node
     /// sends to other addresses than a node's is that node's proxy's to serve.
     pub fn concerns(&self, client: ClientKind) -> bool {
         match (client, self.kind) {
             (ClientKind::Node, _) => true,
-            (_, FrontendKind::LocalhostNodePort) => false,
+            (_, FrontendKind::LocalhostNodePort | FrontendKind::Server) => false,
             (ClientKind::RemotePod, kind) => kind == FrontendKind::NodePort,
             _ => true,
         }
@@ -72,8 +86,9 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { service, kind, address, transport, .. } = self;
-        write!(f, "{kind:?} {address} {transport} of {service}")
+        let Self { service, kind, address, transport, kept, .. } = self;
+        let kept = if *kept { "kept at " } else { "" };
+        write!(f, "{kept}{kind:?} {address} {transport} of {service}")
     }
 }
 
@@ -91,6 +106,7 @@ pub fn targets(services: &[Value], slices: &[Value], also: &[Also], node: Addres
         has_affinity: false,
         external_local: false,
         internal_local: false,
+        kept: false,
     }));
     targets
 }
@@ -149,6 +165,7 @@ fn of_service<'a>(
             has_affinity: spec["sessionAffinity"] == "ClientIP",
             external_local: spec["externalTrafficPolicy"] == "Local",
             internal_local: spec["internalTrafficPolicy"] == "Local",
+            kept: false,
         };
         Some(places.into_iter().map(target).collect())
     })

@@ -42,7 +42,7 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent of a node.
     pub fn start(node: &Node, manifests: &Manifests) -> Self {
-        Self::start_with(node, "--manifests", manifests.directory(), &[])
+        Self::start_with(node, &["--manifests".into(), manifests.directory().into()], &[])
     }
 
     /// As [`start`](Self::start), to follow the API server of a kubeconfig.
@@ -52,10 +52,21 @@ impl Agent {
 
     /// As [`start_with_kubeconfig`](Self::start_with_kubeconfig), with more arguments.
     pub fn start_configured(node: &Node, kubeconfig: &Path, arguments: &[OsString]) -> Self {
-        Self::start_with(node, "--kubeconfig", kubeconfig, arguments)
+        let kubeconfig = ["--kubeconfig".into(), kubeconfig.into()];
+        Self::start_with(node, &[&kubeconfig, arguments].concat(), &[])
     }
 
-    fn start_with(node: &Node, source: &str, path: &Path, arguments: &[OsString]) -> Self {
+    /// As in a pod of the node's network, to follow the API server of its cluster: by its environment, and by the
+    /// credentials below `/var/run`, which the caller provides.
+    pub fn start_in_cluster(node: &Node, server: SocketAddr) -> Self {
+        let environment = [
+            ("KUBERNETES_SERVICE_HOST", server.ip().to_string()),
+            ("KUBERNETES_SERVICE_PORT", server.port().to_string()),
+        ];
+        Self::start_with(node, &[], &environment)
+    }
+
+    fn start_with(node: &Node, arguments: &[OsString], environment: &[(&str, String)]) -> Self {
         let log_path = node.directory().join(LOG);
         let log = OpenOptions::new().create(true).append(true).open(&log_path).expect("open in /run");
         let mut command = Command::new(program());
@@ -64,10 +75,9 @@ impl Agent {
             .arg(node.bpffs())
             .arg("--cgroup")
             .arg(node.cgroup())
-            .arg(source)
-            .arg(path)
             .args(&node.arguments)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))
             .stderr(log);

@@ -13,6 +13,8 @@ use nix::sys::socket::{
     sockopt::{Ipv4RecvErr, Ipv6RecvErr},
 };
 
+mod options;
+
 use super::{Family, Host};
 
 /// How long a client waits for each step. Far above what a loaded machine needs; a test that expects silence waits
@@ -21,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Payload of a datagram where a test does not care.
 const DATAGRAM_SIZE: usize = 64;
+
+const HTTP_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
 
 /// How a client talks to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,18 +103,25 @@ pub struct Ask {
     transport: Transport,
     to: SocketAddr,
     datagram_size: usize,
+    ip_options: bool,
 }
 
 impl Ask {
     /// Over a transport, of a server or a Service.
     pub fn new(transport: Transport, to: SocketAddr) -> Self {
-        Self { transport, to, datagram_size: DATAGRAM_SIZE }
+        Self { transport, to, datagram_size: DATAGRAM_SIZE, ip_options: false }
     }
 
     /// With this many bytes of payload in its datagram; over TCP without meaning.
     #[must_use]
     pub fn datagram_size(self, size: usize) -> Self {
         Self { datagram_size: size, ..self }
+    }
+
+    /// With IPv4 options or an IPv6 extension header in every packet.
+    #[must_use]
+    pub fn with_ip_options(self) -> Self {
+        Self { ip_options: true, ..self }
     }
 
     /// Asks from a host.
@@ -120,14 +131,27 @@ impl Ask {
 
     /// Asks from the host that the calling thread is on.
     pub fn here(self) -> Outcome {
+        if self.ip_options {
+            return outcome(self.ask_with_ip_options());
+        }
         outcome(match self.transport {
             Transport::Udp | Transport::UdpConnected => {
                 DatagramSocket::open_here(self.transport == Transport::UdpConnected, self.to)
                     .and_then(|socket| socket.exchange(self.datagram_size))
             }
             Transport::Tcp => ask_stream(self.to, b""),
-            Transport::Http => ask_stream(self.to, b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"),
+            Transport::Http => ask_stream(self.to, HTTP_REQUEST),
         })
+    }
+
+    fn ask_with_ip_options(self) -> io::Result<Answer> {
+        if matches!(self.transport, Transport::Udp | Transport::UdpConnected) {
+            let socket = DatagramSocket::open_here(self.transport == Transport::UdpConnected, self.to)?;
+            options::set(&socket.socket, self.to)?;
+            return socket.exchange(self.datagram_size);
+        }
+        let request = if self.transport == Transport::Http { HTTP_REQUEST } else { b"" };
+        ask_over(options::connect(self.to, PATIENCE)?, request)
     }
 }
 
@@ -189,7 +213,10 @@ fn connect(to: SocketAddr) -> io::Result<Conversation> {
 }
 
 fn open_stream(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    prepared(TcpStream::connect_timeout(&to, PATIENCE)?)
+}
+
+fn prepared(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
@@ -197,7 +224,11 @@ fn open_stream(to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 fn ask_stream(to: SocketAddr, request: &[u8]) -> io::Result<Answer> {
-    let mut stream = BufReader::new(open_stream(to)?);
+    ask_over(open_stream(to)?, request)
+}
+
+fn ask_over(stream: TcpStream, request: &[u8]) -> io::Result<Answer> {
+    let mut stream = BufReader::new(prepared(stream)?);
     stream.get_mut().write_all(request)?;
     if !request.is_empty() {
         let mut line = String::new();

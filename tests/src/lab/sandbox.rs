@@ -89,6 +89,15 @@ fn wait(process_1: Pid, signals: &SigSet) -> i32 {
     }
 }
 
+/// Makes `/var/run` the sandbox's own, as `/run` is, where it is not a link to that already: pods find their credentials
+/// below it.
+pub fn own_var_run() {
+    let path = Path::new("/var/run");
+    if fs::canonicalize(path).expect("every system has it") != Path::new("/run") {
+        mount_new("tmpfs", path);
+    }
+}
+
 /// Mounts a BPF file system of one's own.
 pub(super) fn mount_bpffs(path: &Path) {
     mount_new("bpf", path);

@@ -16,11 +16,13 @@ use aya::{
 use bytes::Bytes;
 use lb_agent::{
     controller::{Controller, Settings},
-    dataplane::{FamilyMaps, KernelMaps, Tuning},
+    dataplane::{DataplaneMaps as _, FamilyMaps, KernelMaps, Tuning},
     loader::{LoadOptions, Loaded, TableSizes},
-    model::{ObjectKind, Policy, SourceEvent},
+    model::{Policy, SourceEvent},
 };
-use lb_common::abi::{Address, Affinity, AffinityKey, Backend, Flow, FrontendKey, Hook, Reason, Tuple, maps};
+use lb_common::abi::{
+    Address, Affinity, AffinityKey, Backend, Config, Flow, FrontendKey, Hook, Prefix, Reason, Tuple, maps,
+};
 
 use super::{Interface, Tables, World, tables::THIS_NODE, xdp};
 
@@ -131,6 +133,16 @@ pub type AffinityTable<A> = HashMap<MapData, AffinityKey<A>, Affinity>;
 pub const SMALL: TableSizes =
     TableSizes { flows: 1 << 12, frontends: 1 << 10, services: 1 << 10, slots: 1 << 12, backends: 1 << 10 };
 
+fn settings(policy: Policy) -> Settings {
+    Settings {
+        node_name: THIS_NODE.into(),
+        kinds: Tables::KINDS.into(),
+        // Nothing runs on these maps while they are written.
+        tuning: Tuning { grace: Duration::ZERO, first_generation: 1 },
+        policy,
+    }
+}
+
 /// The loaded object.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Dataplane {
@@ -140,6 +152,8 @@ pub struct Dataplane {
     pub maps: KernelMaps,
     /// What writes them.
     pub controller: Controller,
+    /// What it was told at its start.
+    policy: Policy,
     /// Whether the maps hold something else than the controller knows.
     pub spoiled: bool,
     counters: PerCpuArray<MapData, u64>,
@@ -161,23 +175,34 @@ impl Dataplane {
         let affinity4 = loaded.take(maps::AFFINITY4)?.try_into()?;
         let affinity6 = loaded.take(maps::AFFINITY6)?.try_into()?;
         let maps = loaded.take_maps()?;
-        let settings = Settings {
-            node_name: THIS_NODE.into(),
-            kinds: [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node].into(),
-            // Nothing runs on these maps while they are written.
-            tuning: Tuning { grace: Duration::ZERO, first_generation: 1 },
-            policy: Policy::default(),
-        };
-        let controller = Controller::adopt(&maps, settings)?;
-        Ok(Self { loaded, maps, controller, spoiled: false, counters, flows4, flows6, affinity4, affinity6, world })
+        let policy = Policy::default();
+        let controller = Controller::adopt(&maps, settings(policy.clone()))?;
+        Ok(Self {
+            loaded,
+            maps,
+            controller,
+            policy,
+            spoiled: false,
+            counters,
+            flows4,
+            flows6,
+            affinity4,
+            affinity6,
+            world,
+        })
     }
 
     /// Has the agent write tables into the maps. What was there before and is not wanted any more goes.
     pub fn fill(&mut self, tables: &Tables) -> Result<()> {
+        let policy = tables.policy();
+        if policy != self.policy {
+            // As an agent that is started again with another configuration.
+            self.controller = Controller::adopt(&self.maps, settings(policy.clone()))?;
+            self.policy = policy;
+        }
         self.controller.set_network(tables.network(self.world));
         tables.events().into_iter().for_each(|event| self.controller.apply(event));
-        self.sync()?;
-        self.complete(tables)
+        self.sync()
     }
 
     /// Has the agent take in what a source says, and write what changes.
@@ -305,6 +330,13 @@ impl Dataplane {
             self.maps.set_backend(index, Backend { generation: 0, ..backend })?;
         }
         Ok(())
+    }
+
+    /// Says behind the agent's back that there are no networks of cluster IPs.
+    pub fn forget_cluster_ip_networks(&mut self) -> Result<()> {
+        self.spoiled = true;
+        let config = Config { cluster_ips4: Prefix::NOTHING, cluster_ips6: Prefix::NOTHING, ..self.maps.config()? };
+        Ok(self.maps.set_config(&config)?)
     }
 
     /// Makes the value of every frontend one that was written for another.

@@ -12,7 +12,6 @@
 
 pub mod dataplane;
 pub mod diff;
-mod direct;
 pub mod packet;
 pub mod properties;
 pub mod row;

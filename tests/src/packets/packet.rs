@@ -177,6 +177,11 @@ impl Packet {
         self
     }
 
+    /// Its tags, the outer one first.
+    pub fn tags(&self) -> &[u16] {
+        &self.vlans
+    }
+
     /// The same with this data.
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
@@ -217,6 +222,11 @@ impl Packet {
             IpHeaders::Ipv4(..) => panic!("not IPv6"),
         }
         self
+    }
+
+    /// Whether it is an IPv4 packet.
+    pub fn is_ipv4(&self) -> bool {
+        matches!(self.ip, IpHeaders::Ipv4(..))
     }
 
     /// Length of the Ethernet header with its tags: where the IP header starts.

@@ -71,7 +71,10 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
                 diff::difference(&arrival.packet, &outcome.packet).unwrap_or_default()
             )
         };
-        let refusals = dataplane.counter(Reason::NoEndpoints) + dataplane.counter(Reason::UndefinedPort);
+        let refusals: u64 = [Reason::NoEndpoints, Reason::UndefinedPort, Reason::TooBig]
+            .into_iter()
+            .map(|reason| dataplane.counter(reason))
+            .sum();
         let refused = refusals > refusals_before;
         refusals_before = refusals;
         let changed = outcome.packet != arrival.packet;

@@ -25,7 +25,7 @@ pub struct FlowEntry {
     pub protocol: u32,
     /// What they become.
     pub to: (SocketAddr, SocketAddr),
-    /// Number of the only hook at which it applies.
+    /// Bits of the hooks at which it applies.
     pub hooks: u8,
     /// Number of its `FlowAction`.
     pub action: u8,
@@ -43,6 +43,12 @@ impl FlowEntry {
         to: (SocketAddr, SocketAddr),
     ) -> Self {
         Self { key, protocol: protocol as u32, to, hooks: hook as u8, action: action as u8, tcp_state: 0 }
+    }
+
+    /// The same where packets come in, from pods and from elsewhere: a reply that is forwarded.
+    #[must_use]
+    pub fn at_entrances(self) -> Self {
+        Self { hooks: Hook::PodIngress as u8 | Hook::UplinkIngress as u8, ..self }
     }
 
     /// The same after a SYN.

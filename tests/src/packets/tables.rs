@@ -2,14 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use lb_agent::model::{
-    Change, Cidr, Endpoint, EndpointSlice, Family, Node, NodeNetwork, ObjectKey, ObjectKind, Protocol, Service,
-    ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
+    Change, DetectLocal, Endpoint, EndpointSlice, Family, Node, NodeNetwork, ObjectKey, ObjectKind, Policy, Protocol,
+    Service, ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
-use lb_common::{
-    abi::{ConfigFlags, LocalAddressFlags},
-    ports::Reserved,
-};
+use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
 use super::{Interface, Net, World};
 
@@ -40,20 +38,11 @@ pub struct TestService {
     pub service: Service,
     /// Its endpoints, one slice for each, so that their ports may differ.
     pub slices: Vec<EndpointSlice>,
-    /// Its `loadBalancerSourceRanges`.
-    pub source_ranges: Vec<Network>,
 }
 
-/// An address and how many of its bits count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network(pub IpAddr, pub u32);
-
-impl Network {
-    /// As the maps are written, if it is of this family.
-    pub fn cidr<A: Family>(&self) -> Option<Cidr<A>> {
-        let Self(address, bits) = *self;
-        Some(Cidr { address: A::from_ip(address)?.masked(A::mask(bits)), bits })
-    }
+/// The network that an address is in, of which so many bits count.
+pub fn network(address: IpAddr, bits: u8) -> IpNet {
+    IpNet::new_assert(address, bits).trunc()
 }
 
 impl TestService {
@@ -64,7 +53,7 @@ impl TestService {
             ports: vec![ServicePort { name: PORT.into(), protocol, port: frontend.port(), node_port: None }],
             ..Service::default()
         };
-        Self { key: ObjectKey::new("tests", name), service, slices: Vec::new(), source_ranges: Vec::new() }
+        Self { key: ObjectKey::new("tests", name), service, slices: Vec::new() }
     }
 
     /// With a node port.
@@ -102,8 +91,8 @@ impl TestService {
     }
 
     /// With `loadBalancerSourceRanges`.
-    pub fn source_range(mut self, address: IpAddr, bits: u32) -> Self {
-        self.source_ranges.push(Network(address, bits));
+    pub fn source_range(mut self, address: IpAddr, bits: u8) -> Self {
+        self.service.source_ranges.push(network(address, bits));
         self
     }
 
@@ -157,14 +146,10 @@ pub struct Tables {
     pub node_addresses: bool,
     /// Size of the pool of source ports for masquerading, from [`Self::FIRST_SNAT_PORT`] on. One makes them predictable.
     pub snat_ports: u16,
-    /// A network of each family that holds every cluster IP.
-    pub cluster_ips: Vec<Network>,
     /// The `ServiceCIDR`s.
-    pub service_cidrs: Vec<Network>,
-    /// A network of each family that pods' addresses are in.
-    pub pods: Vec<Network>,
-    /// How pods are told from others: bits of [`ConfigFlags`].
-    pub detect_local: u32,
+    pub service_cidrs: Vec<IpNet>,
+    /// How pods are told from others.
+    pub detect_local: DetectLocal,
 }
 
 impl Tables {
@@ -177,15 +162,22 @@ impl Tables {
             services: services.into_iter().collect(),
             node_addresses: true,
             snat_ports: 1,
-            cluster_ips: vec![Network(Net::V4.cluster_ip, 16), Network(Net::V6.cluster_ip, 64)],
             service_cidrs: Vec::new(),
-            pods: Vec::new(),
-            detect_local: ConfigFlags::PODS_BY_INTERFACE,
+            detect_local: DetectLocal::Interface,
         }
     }
 
+    /// The kinds of objects that sources list.
+    pub const KINDS: [ObjectKind; 4] =
+        [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node, ObjectKind::ServiceCidr];
+
+    /// What the operator would have decided.
+    pub fn policy(&self) -> Policy {
+        Policy { detect_local: self.detect_local.clone(), ..Policy::default() }
+    }
+
     /// The lists that sources would give.
-    pub fn events(&self) -> [SourceEvent; 3] {
+    pub fn events(&self) -> [SourceEvent; 4] {
         let services = self.services.iter().map(|test| Change::Service(test.key.clone(), Some(test.service.clone())));
         let slices = self.services.iter().flat_map(|test| {
             test.slices.iter().enumerate().map(|(number, slice)| {
@@ -194,10 +186,12 @@ impl Tables {
             })
         });
         let node = Change::Node(Some(Node::default()));
+        let cidrs = Change::ServiceCidr(ObjectKey::new("", "tests"), Some(self.service_cidrs.clone()));
         [
             replaced(ObjectKind::Service, services.collect()),
             replaced(ObjectKind::EndpointSlice, slices.collect()),
             replaced(ObjectKind::Node, vec![node]),
+            replaced(ObjectKind::ServiceCidr, vec![cidrs]),
         ]
     }
 

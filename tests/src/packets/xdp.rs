@@ -154,8 +154,10 @@ impl Exchange {
         match self.verdict {
             // The rest are the way's drops: XDP leaves what it cannot send.
             Verdict::Drop => self.counted.iter().any(policy),
-            // Refusals count; and a neighbour that is not known is the kernel's to find.
-            Verdict::Redirect => self.counted.is_empty() && self.ignored == 0,
+            // Refusals count; a neighbour that is not known is the kernel's to find; and a pod's interface is no uplink.
+            Verdict::Redirect => {
+                self.counted.is_empty() && self.ignored == 0 && self.output[6..12] != Interface::Pod.mac()
+            }
             Verdict::Next => self.output != self.arrival.packet && is_plain(&self.arrival.packet),
             Verdict::Other(_) => false,
         }

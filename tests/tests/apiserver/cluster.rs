@@ -1,6 +1,6 @@
 //! A lab whose agents follow a real API server, which runs on the router, and read it with the least of rights.
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::Command, sync::Arc};
+use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf, process::Command, sync::Arc};
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
@@ -41,6 +41,8 @@ pub(crate) struct Cluster {
     pub(crate) agents: [Option<Agent>; 2],
     /// What each agent logs in with.
     pub(crate) kubeconfigs: [PathBuf; 2],
+    /// What each agent is started with besides.
+    arguments: Vec<OsString>,
     api: ApiHost,
     server: Option<ApiServer>,
     _servers: Vec<Server>,
@@ -49,6 +51,12 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts servers in all pods, the API server, and then the agents.
     pub(crate) fn start(sandbox: Sandbox) -> Self {
+        Self::start_configured(sandbox, &[])
+    }
+
+    /// As [`start`](Self::start), with more arguments for the agents.
+    pub(crate) fn start_configured(sandbox: Sandbox, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(OsString::from).collect();
         let lab = Arc::new(Lab::new(sandbox, ReversePathFilter::Strict));
         let servers = lab.start_servers();
         let api = ApiHost::new(&lab.router);
@@ -66,7 +74,8 @@ impl Cluster {
             }
             (server, kubeconfigs.try_into().expect("two nodes"))
         });
-        let mut cluster = Self { lab, agents: [None, None], kubeconfigs, api, server: Some(server), _servers: servers };
+        let (agents, server) = ([None, None], Some(server));
+        let mut cluster = Self { lab, agents, kubeconfigs, arguments, api, server, _servers: servers };
         cluster.start_agents();
         cluster
     }
@@ -85,7 +94,7 @@ impl Cluster {
     /// Starts the agents that are down.
     pub(crate) fn start_agents_without_waiting(&mut self) {
         for ((node, kubeconfig), agent) in self.lab.nodes.iter().zip(&self.kubeconfigs).zip(&mut self.agents) {
-            agent.get_or_insert_with(|| Agent::start_with_kubeconfig(node, kubeconfig));
+            agent.get_or_insert_with(|| Agent::start_configured(node, kubeconfig, &self.arguments));
         }
     }
 
@@ -101,6 +110,12 @@ impl Cluster {
     /// Kills the agents with `SIGKILL`.
     pub(crate) fn kill_agents(&mut self) {
         self.agents.iter_mut().filter_map(Option::take).for_each(Agent::kill);
+    }
+
+    /// Where the API server listens, and the certificate that it is to be trusted by.
+    pub(crate) fn server(&self) -> (SocketAddr, PathBuf) {
+        let server = self.server.as_ref().expect("the server is there");
+        (server.address(), server.certificate_authority())
     }
 
     /// Kills the API server and etcd with `SIGKILL`.

@@ -1,6 +1,7 @@
 //! Tests against the real Kubernetes API server: of the server itself, and of agents that follow it.
 
 mod cluster;
+mod in_cluster;
 mod objects;
 mod others;
 mod outage;
@@ -19,6 +20,9 @@ fn main() -> ExitCode {
     // The longest first, so that the others run beside it.
     tests.extend(sandboxed!(scale: five_thousand_services_in_one_go));
     tests.extend(sandboxed!(
+        in_cluster: an_agent_with_what_a_pod_is_given_serves_and_goes_on_when_its_token_is_replaced
+    ));
+    tests.extend(sandboxed!(
         services: endpoints_come_and_go_under_traffic_and_nobody_notices,
         services_change_and_go_under_traffic,
         datagram_flows_leave_an_endpoint_that_another_service_still_has,
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
     );
     tests.extend(sandboxed!(
         told: an_operator_finds_events_on_what_is_not_served_and_each_once,
+        a_service_without_room_is_told_once_a_node_and_keeps_nobody_from_being_served,
         load_balancers_learn_which_node_has_endpoints,
         the_time_from_a_change_of_endpoints_to_the_maps_is_measured,
     ));

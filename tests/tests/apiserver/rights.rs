@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Error, Resource,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     core::ClusterResourceScope,
 };
 use lb_tests::{
@@ -73,9 +73,28 @@ pub(crate) async fn register_node(client: &Client, name: &str, Addresses { v4, v
 
 /// A token of the account of a node's agent.
 pub(crate) async fn token_of(client: &Client, node: &str) -> String {
+    request_token(client, node, json!({ "audiences": [], "expirationSeconds": 3600 })).await
+}
+
+/// As [`token_of`], but valid only as long as a Secret of this name, which is made for it, exists.
+pub(crate) async fn token_bound_to(client: &Client, secret: &str, node: &str) -> String {
+    let secrets = Api::<Secret>::namespaced(client.clone(), SYSTEM);
+    let made = secrets.create(&PostParams::default(), &object(json!({ "metadata": { "name": secret } }))).await;
+    let uid = made.expect("create a Secret").metadata.uid;
+    let bound = json!({ "apiVersion": "v1", "kind": "Secret", "name": secret, "uid": uid });
+    let spec = json!({ "audiences": [], "expirationSeconds": 3600, "boundObjectRef": bound });
+    request_token(client, node, spec).await
+}
+
+/// Ends the validity of what [`token_bound_to`] gave.
+pub(crate) async fn delete_secret(client: &Client, secret: &str) {
+    let secrets = Api::<Secret>::namespaced(client.clone(), SYSTEM);
+    secrets.delete(secret, &DeleteParams::default()).await.expect("delete a Secret");
+}
+
+async fn request_token(client: &Client, node: &str, spec: Value) -> String {
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), SYSTEM);
-    let request: TokenRequest =
-        object(json!({ "metadata": {}, "spec": { "audiences": [], "expirationSeconds": 3600 } }));
+    let request: TokenRequest = object(json!({ "metadata": {}, "spec": spec }));
     let answer = accounts.create_token_request(&account(node), &PostParams::default(), &request).await;
     answer.expect("request a token").status.and_then(|status| status.token).expect("a token")
 }

@@ -12,14 +12,15 @@ use k8s_openapi::{
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
 use lb_tests::lab::{
-    Family, Host,
+    Family, Host, Node,
     cluster::{eventually, eventually_within},
+    path::paths,
     sandbox::Sandbox,
 };
 use serde_json::json;
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, wait_until_reached},
     objects::{self, NAMESPACE, object, ready},
 };
 
@@ -103,6 +104,56 @@ pub(crate) fn an_operator_finds_events_on_what_is_not_served_and_each_once(sandb
     assert_eq!(events(&cluster), told);
 }
 
+pub(crate) fn a_service_without_room_is_told_once_a_node_and_keeps_nobody_from_being_served(sandbox: Sandbox) {
+    // Of IPv4: 2 of the API server's own Service, 7 of "web", 2 and one an external IP of the others.
+    let mut cluster = Cluster::start_configured(sandbox, &["--frontend-table-size", "16"]);
+    cluster.create(objects::web("web"));
+    let with_external_ips = |name: &str, addresses: &[String]| {
+        object(json!({
+            "metadata": { "name": name },
+            "spec": { "externalIPs": addresses, "ports": [{ "name": "http", "port": 4711 }] },
+        }))
+    };
+    let many: Vec<_> = (1..=10).map(|number| format!("203.0.113.{number}")).collect();
+    let has = |node: &Node, line: &str| lb_tests::lab::agent::log(node).contains(line);
+    for node in cluster.nodes() {
+        eventually("web has its place", || has(node, "added service=default/web:http/TCP"), |seen| *seen);
+    }
+    cluster.create(with_external_ips("large", &many));
+
+    let both = |told: &Vec<(String, String, String, String)>| told.len() == 2;
+    let told = eventually_within(Duration::from_secs(10), "an Event of each node", || events(&cluster), both);
+    for (node, (reason, object, note, _)) in ["node1", "node2"].into_iter().zip(&told) {
+        assert_eq!((reason.as_str(), object.as_str()), ("TableFull", "Service/large"));
+        let full = "default/large:http/TCP: table FRONTENDS4 is full; the former state stays in force";
+        assert_eq!(*note, format!("node {node}: {full}"));
+    }
+
+    // One that came later and fits is served, and one that was there goes on.
+    cluster.create(with_external_ips("small", &["203.0.113.20".to_owned()]));
+    for node in cluster.nodes() {
+        eventually("small has its place", || has(node, "added service=default/small:http/TCP"), |seen| *seen);
+    }
+    let web = cluster.patch("web", json!({ "metadata": { "labels": { "changed": "yes" } } }));
+    cluster.set_endpoints("web", &ready(&[&cluster.nodes()[0].pods[0], &cluster.nodes()[1].pods[0]]));
+    for path in paths(&cluster.lab) {
+        wait_until_reached(&path, &web);
+    }
+    // It is tried again and again, and told no more.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(events(&cluster), told);
+    for node in cluster.nodes() {
+        assert!(!has(node, "added service=default/large:http/TCP"));
+    }
+    cluster.patch("large", json!({ "spec": { "externalIPs": many[..2] } }));
+    for node in cluster.nodes() {
+        eventually("large has its place", || has(node, "added service=default/large:http/TCP"), |seen| *seen);
+    }
+    assert_eq!(events(&cluster), told);
+    // Both agents live.
+    cluster.wait_until_ready();
+}
+
 /// A load balancer with policy `Local` and this port for health checks.
 fn checked(name: &str, port: u16) -> Service {
     let mut service = objects::web(name);
@@ -179,4 +230,10 @@ pub(crate) fn the_time_from_a_change_of_endpoints_to_the_maps_is_measured(sandbo
     set(&[&node2.pods[0]], 1);
     let (sum, _) = eventually("one change", sum_and_count, |(_, count)| (*count - 1.0).abs() < 0.5);
     assert!((1.0..10.0).contains(&sum), "{sum} s");
+
+    // What it asked of the API server: a watch of each kind at least, all of which were answered.
+    let text = get(&node1.host, METRICS, "/metrics");
+    let requests = text.lines().find_map(|line| line.strip_prefix("rest_client_requests_total{code=\"200\",host=\""));
+    let (host, count) = requests.and_then(|rest| rest.split_once("\",method=\"GET\"} ")).expect("requests are counted");
+    assert!(host.ends_with(":6443") && count.parse::<u32>().expect("a number") >= 4, "{host}: {count}");
 }

@@ -1,7 +1,7 @@
 //! One trial for each scenario file, a few workers that run them, and what can only be said in the end.
 //!
-//! With `LB_VERBOSE` in the environment every scenario says how long it took, where kube-proxy's two modes differ from each
-//! other, and, if it is pending, in what it fails.
+//! With `LB_VERBOSE` in the environment every scenario says how long it took, where each announced difference was seen,
+//! and, if it is pending, in what it fails.
 
 use std::{
     collections::BTreeSet,
@@ -17,8 +17,8 @@ use std::{
 
 use lb_tests::{
     differential::{
-        divergence::{DIFFERENCES, NOT_ANNOUNCED},
-        generate,
+        divergence::{DIFFERENCES, MODES, NOT_ANNOUNCED},
+        generate::{self, Generated},
         report::Report,
         scenario::Scenario,
         worker::{NoReport, Worker},
@@ -26,7 +26,6 @@ use lb_tests::{
     lab,
 };
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use serde_json::Value;
 
 use crate::document;
 
@@ -68,10 +67,20 @@ pub(crate) fn main() -> ExitCode {
         .collect();
     files.sort();
     let count = files.len();
-    let mut trials = vec![Trial::test("document::every_announced_difference_is_documented_and_no_other", || {
-        catch_unwind(document::every_announced_difference_is_documented_and_no_other)
-            .map_err(|_| Failed::from("see above"))
-    })];
+    let of_document = |name: &str, test: fn()| {
+        let run = move || catch_unwind(test).map_err(|_| Failed::from("see above"));
+        Trial::test(format!("document::{name}"), run)
+    };
+    let mut trials = vec![
+        of_document(
+            "every_announced_difference_is_documented_and_no_other",
+            document::every_announced_difference_is_documented_and_no_other,
+        ),
+        of_document(
+            "every_test_that_the_document_names_is_there",
+            document::every_test_that_the_document_names_is_there,
+        ),
+    ];
     trials.extend(files.into_iter().map(|path| {
         let name = format!("scenario::{}", path.file_stem().unwrap_or_default().to_string_lossy());
         let shared = Arc::clone(&shared);
@@ -114,28 +123,42 @@ fn seeds() -> std::ops::Range<u64> {
 impl Shared {
     /// Runs the scenario of a seed. One that fails is made as small as can be in a while, and printed as a file.
     fn run_generated(&self, seed: u64) -> Result<Completion, Failed> {
-        let mut documents = generate::documents(seed);
-        let fails = |documents: &[Value]| -> Result<Option<String>, NoReport> {
-            let report = self.run(&format!("seed-{seed}"), &generate::text(documents))?;
+        let mut generated = Generated::new(seed);
+        let about = format!("Made by seed {seed}.");
+        let fails = |text: &str| -> Result<Option<String>, NoReport> {
+            let report = self.run(&format!("seed-{seed}"), text)?;
+            if env::var_os("LB_VERBOSE").is_some() {
+                print!(
+                    "seed {seed}: {} cells, {:.1} s, shows {:?}\n{text}",
+                    report.cells, report.seconds, report.shown
+                );
+            }
             Ok((!report.failures.is_empty()).then(|| report.failures.concat()))
         };
-        let mut failure = match fails(&documents) {
+        let mut text = generate::text(&generated.documents(&about));
+        let mut failure = match fails(&text) {
             Ok(None) => return Ok(Completion::Completed),
             Ok(Some(failure)) => failure,
             Err(NoReport::Broken(how)) => return Err(how.into()),
             Err(NoReport::CannotRun(reason)) => return self.cannot_run(&reason),
         };
-        let start = Instant::now();
-        while start.elapsed() < SHRINKING {
-            let candidates = generate::simpler(&documents).into_iter();
-            let in_time = candidates.take_while(|_| start.elapsed() < SHRINKING);
-            let mut simpler = in_time.filter_map(|fewer| Some((fails(&fewer).ok()??, fewer)));
-            // What the API server refuses is another failure.
-            let simpler = simpler.find(|(failure, _)| failure.contains(NOT_ANNOUNCED));
-            let Some((still, fewer)) = simpler else { break };
-            (failure, documents) = (still, fewer);
+        // What the API server refuses cannot be made simpler by what it does not.
+        let is_alike = |other: &str| other.contains(NOT_ANNOUNCED) == failure.contains(NOT_ANNOUNCED);
+        let (start, mut smallest) = (Instant::now(), None);
+        let mut is_other = generated.simplify();
+        while is_other && start.elapsed() < SHRINKING {
+            let simpler = generate::text(&generated.documents(&about));
+            is_other = match fails(&simpler) {
+                Ok(Some(still)) if is_alike(&still) => {
+                    smallest = Some((still, simpler));
+                    generated.simplify()
+                }
+                _ => generated.complicate(),
+            };
         }
-        let text = generate::text(&documents);
+        if let Some(found) = smallest {
+            (failure, text) = found;
+        }
         Err(format!("{failure}as a file for tests/scenarios:\n{text}").into())
     }
 
@@ -160,9 +183,9 @@ impl Shared {
     }
 
     fn judge(&self, scenario: &Scenario, report: &Report) -> Result<Completion, Failed> {
-        let Report { failures, shown, modes, cells, seconds } = report;
+        let Report { failures, shown, explained, cells, seconds } = report;
         if env::var_os("LB_VERBOSE").is_some() {
-            let lines: String = modes.iter().map(String::as_str).collect();
+            let lines: String = explained.iter().map(String::as_str).collect();
             print!("{}: {cells} cells, {seconds:.1} s, shows {shown:?}\n{lines}", scenario.name);
         }
         if let Some(reason) = &scenario.header.pending {
@@ -193,7 +216,7 @@ impl Shared {
         if let Some(reason) = &outcome.cannot_run {
             return Ok(Completion::ignored_with(reason.clone()));
         }
-        let to_show = DIFFERENCES.iter().filter(|difference| difference.explains.is_some());
+        let to_show = DIFFERENCES.iter().chain(MODES).filter(|difference| difference.explains.is_some());
         let missing: Vec<&str> =
             to_show.map(|difference| difference.id).filter(|id| !outcome.shown.contains(*id)).collect();
         if missing.is_empty() {

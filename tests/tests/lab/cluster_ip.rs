@@ -94,6 +94,11 @@ pub(crate) fn a_service_without_endpoints_refuses_everybody_at_once(sandbox: San
             let outcome = Ask::new(transport, to).from(client);
             assert_eq!(outcome, Outcome::Refused, "{} to {to} over {transport}", client.name());
         }
+        // From an interface whose checksums are yet to be finished, and from a wire. (The socket hooks change no options.)
+        for (client, to) in [(&node1.vm, by_cluster_ip), (&cluster.lab.client, by_node_port)] {
+            let outcome = Ask::new(transport, to).with_ip_options().from(client);
+            assert_eq!(outcome, Outcome::Refused, "{} to {to} over {transport}, with IP options", client.name());
+        }
     }
 }
 

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         pods_and_nodes_reach_node_ports_of_every_node,
         a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend,
         large_transfers_from_outside_arrive_whole,
+        who_sends_what_does_not_fit_the_way_out_is_told_what_does,
     ));
     tests.extend(sandboxed!(
         xdp: node_ports_are_served_from_outside_without_a_look_from_the_stack,

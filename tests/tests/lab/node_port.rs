@@ -1,9 +1,9 @@
 //! Clients outside the cluster, and node ports.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, process::Command};
 
 use lb_tests::lab::{
-    Family, Lab, ReversePathFilter, UPLINK,
+    Family, Host, Lab, Node, ReversePathFilter, UPLINK, agent,
     capture::Capture,
     client::{Ask, Conversation, Outcome, Transport, ways},
     cluster::Cluster,
@@ -166,4 +166,95 @@ pub(crate) fn assert_large_transfers(cluster: &Cluster, services: &[Service; 2])
             Ask::new(Transport::Udp, to).datagram_size(1452).from(&cluster.lab.client).answer(&path);
         }
     }
+}
+
+/// Bytes of an IP packet that the ways out of node1 take in [`who_sends_what_does_not_fit_the_way_out_is_told_what_does`]:
+/// less than all links do, and enough for IPv6.
+const NARROW: &str = "1400";
+
+/// Loses no packet but those too big for the route: a transfer ends, and ends whole, only if each sender learns what fits.
+pub(crate) fn who_sends_what_does_not_fit_the_way_out_is_told_what_does(sandbox: Sandbox) {
+    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    let remote = Service::new("remote", 1).with_endpoints([&lab.nodes[1].pods[0]]);
+    let itself = Service::new("itself", 2).with_endpoints([&lab.nodes[0].vm]);
+    let cluster = Cluster::start(lab, [&remote, &itself]);
+    let [node1, _] = cluster.nodes();
+    let (client, vm) = (&cluster.lab.client, &node1.vm);
+    narrow_routes(&node1.host);
+    for family in Family::BOTH {
+        // Of a datagram, its sender hears at once; the next one is cut up before it is sent.
+        for (host, to) in [
+            (client, remote.node_port_address(&node1.host, family, Transport::Udp)),
+            (vm, itself.cluster_address(family, Transport::Udp)),
+        ] {
+            let path = format!("a datagram from {} to {to}", host.name());
+            let outcome = Ask::new(Transport::UdpConnected, to).datagram_size(1452).from(host);
+            assert_eq!(
+                outcome,
+                Outcome::Failed(std::io::Error::from(nix::errno::Errno::EMSGSIZE).to_string()),
+                "{path}"
+            );
+        }
+    }
+    // What was learned of datagrams holds for all that goes there: other ways, of which nothing is known yet.
+    forget_routes(client);
+    forget_routes(vm);
+    for family in Family::BOTH {
+        for (host, to) in [
+            (client, remote.node_port_address(&node1.host, family, Transport::Tcp)),
+            // Large segments, cut up and summed only when they leave a device: those are for the node to see.
+            (vm, itself.cluster_address(family, Transport::Tcp)),
+        ] {
+            let before = too_big(node1);
+            let path = format!("{} to {to}", host.name());
+            let opened = Conversation::open(host, to);
+            let conversation = opened.unwrap_or_else(|outcome| panic!("{path}: {outcome:?}"));
+            conversation.send_and_check(1_000_000).unwrap_or_else(|error| panic!("{path}: {error}"));
+            // The request's way and the answer's.
+            let told = too_big(node1) - before;
+            assert!(told >= 2, "{path}: told {told} times");
+        }
+    }
+}
+
+/// Makes every route of a node that is taken here as narrow as [`NARROW`]. (What is forwarded goes by a route's MTU only
+/// where that is locked: `ip_mtu_from_fib_result` in `net/ipv4/route.c`, `ip6_mtu_from_fib6` in `net/ipv6/route.c`.)
+fn narrow_routes(node: &Host) {
+    node.run(|| {
+        for family in ["-4", "-6"] {
+            let routes = run("ip", &[family, "route", "show", "table", "main"]);
+            for route in routes.lines().filter(|route| !route.starts_with("fe80") && !route.contains("kernel")) {
+                let mut change: Vec<_> =
+                    [family, "route", "change"].into_iter().chain(route.split_whitespace()).collect();
+                change.extend(["mtu", "lock", NARROW]);
+                run("ip", &change);
+            }
+        }
+    });
+}
+
+/// Makes a host forget what it learned of the ways to others.
+fn forget_routes(host: &Host) {
+    host.run(|| {
+        for family in ["-4", "-6"] {
+            run("ip", &[family, "route", "flush", "cache"]);
+        }
+    });
+}
+
+/// Runs a program on the calling thread's host.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {error}", arguments.join(" "));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// How often a node's agent has counted `too_big`.
+fn too_big(node: &Node) -> u64 {
+    let status = agent::ask(node, &["status", "-o", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let counters = status["counters"].as_array().expect("a list of counters");
+    let of_reason = counters.iter().find(|counter| counter["reason"] == "too_big");
+    of_reason.map_or(0, |counter| counter["count"].as_u64().expect("a number"))
 }

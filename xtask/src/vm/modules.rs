@@ -1,4 +1,4 @@
-//! Kernel modules of an unpacked Debian kernel package, put into the initramfs in the order in which they load.
+//! Kernel modules of Debian's unpacked kernel packages, put into the initramfs in the order in which they load.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,15 +9,15 @@ use anyhow::{Context, Result, bail};
 use super::initramfs::Initramfs;
 
 /// Adds the modules and those that they depend on, as `modules/NAME.ko`, and returns the file names in load order.
-/// A name that the package does not have as a module is taken to be built into the kernel.
-pub(crate) fn add(image: &mut Initramfs, kernel: &Path, names: &[&str]) -> Result<Vec<String>> {
+/// A name that the packages do not have as a module is taken to be built into the kernel.
+pub(crate) fn add(image: &mut Initramfs, packages: &[PathBuf], names: &[&str]) -> Result<Vec<String>> {
     let mut files = BTreeMap::new();
-    let directories = ["lib/modules", "usr/lib/modules"].map(|directory| kernel.join(directory));
-    for directory in directories.iter().filter(|directory| directory.is_dir()) {
-        collect(directory, &mut files)?;
+    let directories = packages.iter().flat_map(|package| ["lib/modules", "usr/lib/modules"].map(|d| package.join(d)));
+    for directory in directories.filter(|directory| directory.is_dir()) {
+        collect(&directory, &mut files)?;
     }
     if files.is_empty() {
-        bail!("the kernel package holds no modules");
+        bail!("the kernel's packages hold no modules");
     }
     let mut order = Vec::new();
     for name in names {

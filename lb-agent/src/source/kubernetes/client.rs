@@ -9,9 +9,13 @@ use std::{
 
 use kube::{
     Client, Config,
+    client::ClientBuilder,
     config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
+use tower::layer::layer_fn;
+
+use super::requests::{Observed, Observer};
 use crate::source::reduce::cut;
 
 /// How long a connection may take to come about.
@@ -48,10 +52,17 @@ pub enum ConnectError {
     Client(#[source] Box<kube::Error>),
 }
 
-/// A client for the cluster of a kubeconfig, or for the cluster whose pod this is.
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+/// A client for the cluster of a kubeconfig, or for the cluster whose pod this is. `observer` is told of its requests.
+pub async fn connect(kubeconfig: Option<&Path>, observer: Observer) -> Result<Client, ConnectError> {
     let Some(path) = kubeconfig else {
-        let client = Client::try_from(tuned(Config::incluster()?));
+        let config = Config::incluster()?;
+        tracing::warn!(
+            address = %config.cluster_url,
+            "the API server is reached by KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT. Where that is the Service \
+             `kubernetes`, which this agent balances itself, an agent that starts on a node without maps never reaches \
+             it: set them to the API server's own address, or name that in a kubeconfig"
+        );
+        let client = client(config, observer);
         return client.map_err(|error| ConnectError::Client(Box::new(error)));
     };
     let unusable = |problem: String| ConnectError::Kubeconfig { path: path.to_owned(), problem: cut(&problem) };
@@ -63,7 +74,14 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     })?;
     let config = Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await;
     let config = config.map_err(|error| unusable(with_causes(&error)))?;
-    Client::try_from(tuned(config)).map_err(|error| unusable(with_causes(&error)))
+    client(config, observer).map_err(|error| unusable(with_causes(&error)))
+}
+
+fn client(config: Config, observer: Observer) -> Result<Client, kube::Error> {
+    let config = tuned(config);
+    let server = config.cluster_url.authority().cloned();
+    let layer = layer_fn(move |inner| Observed::new(inner, server.as_ref(), observer.clone()));
+    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
 fn tuned(config: Config) -> Config {
@@ -99,14 +117,18 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("kubeconfig");
         std::fs::write(&path, text).expect("written");
-        let message = connect(Some(&path)).await.err().expect("an error").to_string();
+        let message = connect(Some(&path), Observer::new(drop)).await.err().expect("an error").to_string();
         let expected = format!("kubeconfig {}: ", path.display());
         message.strip_prefix(&expected).unwrap_or_else(|| panic!("names no file: {message}")).to_owned()
     }
 
     #[tokio::test]
     async fn a_kubeconfig_that_does_not_exist_is_named() {
-        let message = connect(Some(Path::new("/nowhere/kubeconfig"))).await.err().expect("an error").to_string();
+        let message = connect(Some(Path::new("/nowhere/kubeconfig")), Observer::new(drop))
+            .await
+            .err()
+            .expect("an error")
+            .to_string();
         assert_eq!(message, "kubeconfig /nowhere/kubeconfig: No such file or directory (os error 2)");
     }
 

@@ -10,12 +10,14 @@
 
 mod arrived;
 mod client;
+mod requests;
 mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{ConnectError, connect};
+pub use requests::{Observer, Requested};
 
 use k8s_openapi::api::{
     core::v1::{Node, Service},

@@ -18,10 +18,15 @@ impl Reduce for api::Node {
     fn change(&self, _key: &ObjectKey, left_out: &mut Vec<Problem>) -> Result<Change, Problem> {
         let addresses = self.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
         let taints = self.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-        let mut internal_ips = Vec::new();
-        for (index, address) in addresses.iter().enumerate().filter(|(_, address)| address.type_ == "InternalIP") {
+        let (mut internal_ips, mut external_ips) = (Vec::new(), Vec::new());
+        for (index, address) in addresses.iter().enumerate() {
+            let of_type = match address.type_.as_str() {
+                "InternalIP" => &mut internal_ips,
+                "ExternalIP" => &mut external_ips,
+                _ => continue,
+            };
             match parse_ip_sloppy(&address.address) {
-                Some(address) => internal_ips.push(address),
+                Some(address) => of_type.push(address),
                 // The status is the kubelet's: the rest of the node stays usable.
                 None => left_out.push(Problem::new(
                     format!("status.addresses[{index}].address"),
@@ -38,6 +43,7 @@ impl Reduce for api::Node {
                 .and_then(|labels| labels.get(ZONE_LABEL))
                 .map(|zone| zone.as_str().into()),
             internal_ips,
+            external_ips,
             pod_cidrs,
             deleting: self.metadata.deletion_timestamp.is_some(),
             taints: taints.iter().map(|taint| taint.key.as_str().into()).collect(),

@@ -7,8 +7,10 @@ use k8s_openapi::api::core::v1 as api;
 
 use super::{Problem, Reduce, leave_out, not_a_network, not_a_port, port_name, port_number, protocol, quote};
 use crate::{
-    model::{Change, ObjectKey, ObjectKind, Service, ServicePort, ServiceType, TrafficPolicy},
-    source::address::{parse_cidr_sloppy, parse_ip_sloppy, special},
+    model::{
+        BALANCE_ANNOTATION, Balance, Change, ObjectKey, ObjectKind, Service, ServicePort, ServiceType, TrafficPolicy,
+    },
+    source::address::{never_served, parse_cidr_sloppy, parse_ip_sloppy, special},
 };
 
 /// A Service with this label, whatever its value, belongs to another proxy.
@@ -53,6 +55,7 @@ fn service(service: &api::Service, left_out: &mut Vec<Problem>) -> Result<Servic
         internal_policy: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref())?,
         external_policy,
         affinity_seconds: affinity_seconds(spec)?,
+        balance: balance(service, left_out),
         health_check_node_port: health_check_node_port(spec, service_type, external_policy)?,
         uid: service.metadata.uid.as_deref().map(Arc::from),
         created: service.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
@@ -103,24 +106,29 @@ fn external_ips(spec: &api::ServiceSpec) -> Result<Vec<IpAddr>, Problem> {
 
 /// An address that a user of the Service connects to.
 fn ordinary_address(field: String, text: &str) -> Result<IpAddr, Problem> {
+    address(field, text, special)
+}
+
+/// An address that nothing is `wrong` with.
+fn address(field: String, text: &str, wrong: impl FnOnce(IpAddr) -> Option<&'static str>) -> Result<IpAddr, Problem> {
     let Some(address) = parse_ip_sloppy(text) else {
         return Err(Problem::new(field, format!("is {}, expected an IP address", quote(text))));
     };
-    match special(address) {
+    match wrong(address) {
         Some(what) => Err(Problem::new(field, format!("is {address}, {what}"))),
         None => Ok(address),
     }
 }
 
-/// The addresses that a load balancer hands us packets for unchanged. One that is broken is left out: the status is
-/// another controller's, and the Service goes on without it.
+/// The addresses that a load balancer hands us packets for unchanged. One that is broken, or cannot be served, is left
+/// out: the status is another controller's, and the Service goes on without it.
 fn load_balancer_ips(status: Option<&api::ServiceStatus>, left_out: &mut Vec<Problem>) -> Vec<IpAddr> {
     let ingress = status.and_then(|status| status.load_balancer.as_ref()?.ingress.as_deref()).unwrap_or_default();
     let mut addresses = Vec::new();
     for (index, ingress) in ingress.iter().enumerate() {
         let Some(text) = ingress.ip.as_deref().filter(|text| !text.is_empty()) else { continue };
         if matches!(ingress.ip_mode.as_deref(), None | Some("VIP")) {
-            match ordinary_address(format!("status.loadBalancer.ingress[{index}].ip"), text) {
+            match address(format!("status.loadBalancer.ingress[{index}].ip"), text, never_served) {
                 Ok(address) => addresses.push(address),
                 Err(problem) => leave_out(left_out, problem),
             }
@@ -213,4 +221,16 @@ fn affinity_seconds(spec: &api::ServiceSpec) -> Result<Option<u32>, Problem> {
             format!("is {seconds}, expected 1 to {MAX_AFFINITY_SECONDS}"),
         )
     })
+}
+
+/// What the Service's annotation asks for. One that is wrong is left out: the Service is served with the default.
+fn balance(service: &api::Service, left_out: &mut Vec<Problem>) -> Option<Balance> {
+    let asked = service.metadata.annotations.as_ref()?.get(BALANCE_ANNOTATION)?;
+    let known = Balance::ALL.into_iter().find(|balance| balance.name() == asked);
+    if known.is_none() {
+        let names = Balance::ALL.map(Balance::name).join(" or ");
+        let field = format!("metadata.annotations[{BALANCE_ANNOTATION}]");
+        leave_out(left_out, Problem::new(field, format!("is {}, expected {names}; the default is used", quote(asked))));
+    }
+    known
 }

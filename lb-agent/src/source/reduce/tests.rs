@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::{Reduce, Reduced, reduce};
 use crate::model::{
-    Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
-    SlicePort, TrafficPolicy,
+    BALANCE_ANNOTATION, Balance, Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, Protocol, Service,
+    ServicePort, ServiceType, SlicePort, TrafficPolicy,
 };
 
 fn reduced<K: Reduce>(object: Value) -> Reduced {
@@ -78,7 +78,8 @@ fn rejected<K: Reduce>(object: Value) -> (String, String) {
 #[test]
 fn a_service_keeps_every_field_in_use() {
     let object = json!({
-        "metadata": { "namespace": "shop", "name": "web", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:10Z" },
+        "metadata": { "namespace": "shop", "name": "web", "uid": "u-1", "creationTimestamp": "2026-01-01T00:00:10Z",
+            "annotations": { BALANCE_ANNOTATION: "maglev" } },
         "spec": {
             "type": "LoadBalancer",
             "clusterIP": "10.96.0.10",
@@ -115,10 +116,26 @@ fn a_service_keeps_every_field_in_use() {
             internal_policy: TrafficPolicy::Local,
             external_policy: TrafficPolicy::Local,
             affinity_seconds: Some(60),
+            balance: Some(Balance::Maglev),
             health_check_node_port: Some(32_000),
             uid: Some("u-1".into()),
             created: 1_767_225_610,
         }
+    );
+}
+
+#[test]
+fn a_way_to_balance_that_does_not_exist_is_left_out() {
+    let reduced = reduced::<core::Service>(json!({
+        "metadata": { "namespace": "shop", "name": "web", "annotations": { BALANCE_ANNOTATION: "fairest" } },
+        "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80 }] },
+    }));
+    let Some(Change::Service(_, Some(service))) = &reduced.change else { panic!("not taken: {reduced:?}") };
+    assert_eq!(service.balance, None);
+    let [rejection] = reduced.rejections.as_slice() else { panic!("not one rejection: {reduced:?}") };
+    assert_eq!(
+        rejection.to_string(),
+        "Service shop/web: metadata.annotations[lb-agent/balance]: is \"fairest\", expected hash or maglev; the default is used"
     );
 }
 
@@ -266,6 +283,30 @@ fn a_broken_load_balancer_address_is_left_out() {
     assert_eq!(service.load_balancer_ips, [ip("198.51.100.1")]);
     assert_eq!(reduced.rejections.len(), 1);
     assert_eq!(reduced.rejections[0].field, "status.loadBalancer.ingress[0].ip");
+}
+
+#[test]
+fn a_load_balancer_may_have_a_link_local_address_and_no_other_special_one() {
+    let ingress = ["169.254.20.10", "127.0.0.1", "fe80::1", "::1", "224.0.0.1", "ff02::1", "0.0.0.0", "::"];
+    let mut object = service_with(json!({ "type": "LoadBalancer" }));
+    object["status"] = json!({ "loadBalancer": { "ingress": ingress.map(|ip| json!({ "ip": ip })) } });
+    let reduced = reduced::<core::Service>(object);
+    let Some(Change::Service(_, Some(service))) = reduced.change else { panic!("not taken") };
+    assert_eq!(service.load_balancer_ips, [ip("169.254.20.10"), ip("fe80::1")]);
+    let problems: Vec<_> = reduced.rejections.iter().map(|rejection| rejection.problem.as_str()).collect();
+    assert_eq!(
+        problems,
+        [
+            "is 127.0.0.1, a loopback address",
+            "is ::1, a loopback address",
+            "is 224.0.0.1, a multicast address",
+            "is ff02::1, a multicast address",
+            "is 0.0.0.0, the unspecified address",
+            "is ::, the unspecified address",
+        ]
+    );
+    let external = rejected::<core::Service>(service_with(json!({ "externalIPs": ["169.254.20.10"] })));
+    assert_eq!(external.0, "spec.externalIPs[0]");
 }
 
 #[test]
@@ -427,6 +468,7 @@ fn a_node_keeps_every_field_in_use() {
     let expected = Node {
         zone: Some("z1".into()),
         internal_ips: vec![ip("192.0.2.10"), ip("2001:db8::a")],
+        external_ips: vec![ip("203.0.113.1")],
         pod_cidrs: vec![net("10.244.1.0/24"), net("fd00:244::/64")],
         deleting: true,
         taints: vec!["ToBeDeletedByClusterAutoscaler".into()],

@@ -23,6 +23,7 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
         endpoint_gone(case),
         terminating(case),
         lists_of_paths(case),
+        lists_apart(case),
         ports_of_a_service(case),
         another_services_backend(case),
     ];
@@ -153,7 +154,26 @@ fn lists_of_paths(case: Case) -> Row {
         .then(tables);
     let row = flows(row, case, CLIENT_PORT + 1, case.load_balancer(), remote);
     let row = flows(row, case, CLIENT_PORT + 100, case.cluster_ip(), local);
-    flows(row, case, CLIENT_PORT + 200, case.load_balancer(), local)
+    flows(row, case, CLIENT_PORT + 200, case.load_balancer(), remote)
+}
+
+/// The lists have nothing in common: the pods of this node that terminate are the local list, those elsewhere the cluster's.
+fn lists_apart(case: Case) -> Row {
+    let (local, remote) = (case.local(), case.remote());
+    let second = at(case.net.second_remote_backend, TARGET);
+    let tables = Tables::new([service(case)
+        .internal_local()
+        .terminating(local, Place::Local)
+        .endpoint(remote, Place::Remote)
+        .endpoint(second, Place::Remote)]);
+    let first = case.first(case.pod(), case.load_balancer());
+    let row = case
+        .row("a client keeps an affinity for each of two lists that have no endpoint in common", one_remote(case))
+        .packet(IN, &first, Verdict::Next, first.clone().to(remote))
+        .then(tables);
+    let row = flows(row, case, CLIENT_PORT + 1, case.cluster_ip(), local);
+    let row = flows(row, case, CLIENT_PORT + 100, case.load_balancer(), remote);
+    flows(row, case, CLIENT_PORT + 200, case.cluster_ip(), local)
 }
 
 /// Two ports of one Service; at first each has one endpoint, another one.

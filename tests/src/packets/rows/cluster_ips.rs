@@ -1,9 +1,11 @@
 //! Ports that a cluster IP does not have, and addresses that no Service has.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use lb_common::abi::{Hook, Protocol, Reason};
 
 use super::{Case, NODE_PORT, PORT, at, refuse::refusal};
-use crate::packets::{Row, Tables, Verdict, tables::Network};
+use crate::packets::{Dataplane, Row, Tables, TestService, Verdict, tables::network};
 
 const UPLINK: Hook = Hook::UplinkIngress;
 const POD: Hook = Hook::PodIngress;
@@ -13,8 +15,13 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
     let undefined = at(net.cluster_ip, PORT + 1);
     let unallocated = at(net.second_cluster_ip, PORT);
     let bits = if net.pod.is_ipv4() { 16 } else { 64 };
-    let with_cidr = || Tables { service_cidrs: vec![Network(net.cluster_ip, bits)], ..case.one_local() };
-    let everything = || Tables { cluster_ips: vec![Network(net.cluster_ip, 0)], ..with_cidr() };
+    let with_cidr = || Tables { service_cidrs: vec![network(net.cluster_ip, bits)], ..case.one_local() };
+    // What holds both its cluster IP and the other Service's holds every address.
+    let far = || TestService::new("far", case.protocol, at(with_first_bit_flipped(net.cluster_ip), PORT));
+    let everything = |mut tables: Tables| {
+        tables.services.push(far());
+        tables
+    };
     let other = Case { protocol: if case.protocol == Protocol::Tcp { Protocol::Udp } else { Protocol::Tcp }, ..case };
     let refused = |row: Row, case: Case, hook, from, to| {
         let packet = case.first(from, to);
@@ -55,24 +62,26 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
             pod,
             undefined,
         ),
-        case.row("an address that no Service has and no ServiceCIDR passes", case.one_local())
+        case.row("an address that no Service has and no ServiceCIDR passes", everything(case.one_local()))
             .untouched(POD, case.first(pod, unallocated))
             .untouched(UPLINK, case.first(client, unallocated))
             .flows([]),
-        case.row("a network of cluster IPs that holds everything keeps nothing else from passing", everything())
-            .untouched(POD, case.first(pod, at(net.stranger, PORT)))
-            .untouched(POD, case.first(pod, at(net.node, PORT)))
-            .packet(
-                UPLINK,
-                case.first(client, at(net.node, NODE_PORT)),
-                Verdict::Next,
-                case.first(client, case.local()),
-            ),
-        case.row("a network of cluster IPs counts for what is within it", {
-            Tables { cluster_ips: vec![Network(net.stranger, bits)], ..with_cidr() }
-        })
-        .untouched(POD, case.first(pod, undefined))
-        .untouched(POD, case.first(pod, unallocated)),
+        case.row(
+            "a network of cluster IPs that holds everything keeps nothing else from passing",
+            everything(with_cidr()),
+        )
+        .untouched(POD, case.first(pod, at(net.stranger, PORT)))
+        .untouched(POD, case.first(pod, at(net.node, PORT)))
+        .packet(
+            UPLINK,
+            case.first(client, at(net.node, NODE_PORT)),
+            Verdict::Next,
+            case.first(client, case.local()),
+        ),
+        case.row("cluster IPs are looked for within their network only", with_cidr())
+            .spoil("saying that there is no such network", Dataplane::forget_cluster_ip_networks)
+            .untouched(POD, case.first(pod, undefined))
+            .untouched(POD, case.first(pod, unallocated)),
         case.row("egress refuses no port and drops no address", with_cidr())
             .untouched(Hook::PodEgress, case.first(client, undefined))
             .untouched(Hook::UplinkEgress, case.first(pod, unallocated)),
@@ -85,4 +94,11 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
         );
     }
     rows
+}
+
+fn with_first_bit_flipped(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() ^ (1 << 31)).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() ^ (1 << 127)).into(),
+    }
 }

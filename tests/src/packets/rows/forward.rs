@@ -6,8 +6,8 @@ use lb_common::abi::{FlowAction, Hook, Protocol, Reason};
 
 use super::{CLIENT_PORT, Case, PORT, TARGET, at};
 use crate::packets::{
-    FlowEntry, Interface, Net, Packet, Place, Row, Tables, TestService, Verdict,
-    world::{NARROW_GATEWAY_MAC, NARROW_MTU, OTHER_NODE_MAC, ROUTER_MAC},
+    FlowEntry, Interface, Packet, Place, Row, Tables, TestService, Verdict,
+    world::{NARROW_GATEWAY_MAC, OTHER_NODE_MAC, POD_MAC, ROUTER_MAC},
 };
 
 const IN: Hook = Hook::UplinkIngress;
@@ -28,7 +28,8 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
     .map(|(what, frontend)| {
         let protocol = case.protocol;
         let request = FlowEntry::new(IN, FlowAction::Forward, protocol, (client, frontend), (masqueraded, remote));
-        let reply = FlowEntry::new(IN, FlowAction::Forward, protocol, (remote, masqueraded), (frontend, client));
+        let reply =
+            FlowEntry::new(IN, FlowAction::Forward, protocol, (remote, masqueraded), (frontend, client)).at_entrances();
         let first_seen = |entry: FlowEntry| if protocol == Protocol::Tcp { entry.syn() } else { entry };
         let (first, answer, later) =
             (case.first(client, frontend), case.answer(remote, masqueraded), case.later(client, frontend));
@@ -42,9 +43,28 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
             .flows([first_seen(request).established(), first_seen(reply)])
     })
     .collect();
+    rows.push(unnamed(case));
     rows.extend(ways_out(case));
     rows.extend(masquerading(case));
     rows
+}
+
+/// An endpoint without `nodeName`, as they are made by hand, that is a pod of this node: its answers come in where pods are.
+fn unnamed(case: Case) -> Row {
+    let (client, pod, masqueraded) = (case.client(), at(case.net.pod, TARGET), case.masqueraded());
+    let (first, answer) = (case.first(client, case.node_port()), case.answer(pod, masqueraded));
+    let answer_out = answer.clone().from(case.node_port()).to(client).forwarded(Interface::Uplink.mac(), ROUTER_MAC);
+    case.row(
+        "outside reaches a pod of this node that is not said to be here, masqueraded",
+        case.one(pod, Place::Remote),
+    )
+    .packet(
+        IN,
+        &first,
+        Verdict::Redirect,
+        first.clone().from(masqueraded).to(pod).forwarded(Interface::Pod.mac(), POD_MAC),
+    )
+    .packet(Hook::PodIngress, &answer, Verdict::Redirect, answer_out)
 }
 
 /// What the route to the backend makes of a packet.
@@ -59,34 +79,14 @@ fn ways_out(case: Case) -> Vec<Row> {
             .to(at(net.narrow_backend, TARGET))
             .forwarded(Interface::Narrow.mac(), NARROW_GATEWAY_MAC)
     };
-    let fitting = |excess: usize| {
-        // As large as the narrow uplink takes, and then some.
-        let packet = case.later(client, frontend);
-        let headers = packet.clone().payload(b"").bytes().len() - packet.ip_offset();
-        packet.payload(&vec![0x5a; NARROW_MTU as usize - headers + excess])
-    };
     let unresolved = first.clone().from(case.masqueraded()).to(at(net.unresolved_backend, TARGET)).ttl(63);
-    let mut rows = vec![
+    vec![
         case.row("another way out has another address to masquerade with", to(net.narrow_backend)).packet(
             IN,
             &first,
             Verdict::Redirect,
             narrow_out(&first),
         ),
-        case.row("what just fits the way out is sent", to(net.narrow_backend)).packet(
-            IN,
-            fitting(0),
-            Verdict::Redirect,
-            narrow_out(&fitting(0)),
-        ),
-        case.row("what does not fit the way out is dropped", to(net.narrow_backend)).dropped(
-            IN,
-            fitting(1),
-            Reason::TooBig,
-        ),
-        case.row("what will be cut into segments that fit is sent", to(net.narrow_backend))
-            .packet(IN, fitting(100), Verdict::Redirect, narrow_out(&fitting(100)))
-            .gso_size(1000),
         case.row("a neighbour that is not known yet is left to the kernel to find", to(net.unresolved_backend))
             .packet(IN, &first, Verdict::Redirect, unresolved)
             .whatever_its_macs(),
@@ -109,16 +109,7 @@ fn ways_out(case: Case) -> Vec<Row> {
         case.row("a tagged packet to forward is left to the hook of its VLAN device", case.one_remote())
             .untouched(IN, first.clone().vlans(&[100]))
             .counted(Reason::VlanForward),
-    ];
-    if case.net.name == Net::V4.name {
-        let fragmentable = fitting(1).ipv4(|ip| ip.dont_fragment = false);
-        rows.push(case.row("what does not fit is not cut up, either", to(net.narrow_backend)).dropped(
-            IN,
-            fragmentable,
-            Reason::TooBig,
-        ));
-    }
-    rows
+    ]
 }
 
 /// The source ports of the node.

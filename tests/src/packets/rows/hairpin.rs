@@ -14,7 +14,8 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
         .map(|(what, frontend)| {
             let protocol = case.protocol;
             let request = FlowEntry::new(hook, FlowAction::Forward, protocol, (pod, frontend), (masqueraded, target));
-            let reply = FlowEntry::new(hook, FlowAction::Forward, protocol, (target, masqueraded), (frontend, pod));
+            let reply = FlowEntry::new(hook, FlowAction::Forward, protocol, (target, masqueraded), (frontend, pod))
+                .at_entrances();
             let first_seen = |entry: FlowEntry| if protocol == Protocol::Tcp { entry.syn() } else { entry };
             let (first, answer) = (case.first(pod, frontend), case.answer(target, masqueraded));
             let (mac, peer) = (Interface::Pod.mac(), POD_MAC);

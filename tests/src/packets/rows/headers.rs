@@ -217,6 +217,38 @@ fn chained(packet: &Packet, count: u8) -> bytes::Bytes {
     })
 }
 
+/// A packet in all that may stand before its transport header beyond an Ethernet and a plain IP header, and what that is.
+pub(super) fn wrapped(packet: &Packet) -> Vec<(&'static str, Packet)> {
+    let tagged = |tags: &[u16]| packet.clone().vlans(tags);
+    let mut packets = vec![("a VLAN tag", tagged(&[100])), ("two VLAN tags", tagged(&[100, 200]))];
+    if packet.is_ipv4() {
+        let with = |bytes: &[u8], tags: &[u16]| {
+            tagged(tags).ipv4(|ip| ip.options = bytes.try_into().expect("a multiple of 4 bytes, 40 at most"))
+        };
+        packets.extend(vec![
+            ("a router alert option", with(&[148, 4, 0, 0], &[])),
+            ("as many IPv4 options as there can be", with(&[1; 40], &[])),
+            ("IPv4 options behind a VLAN tag", with(&[1; 12], &[7])),
+            ("IPv4 options behind two VLAN tags", with(&[1; 40], &[7, 8])),
+        ]);
+    } else {
+        let with = |units: [usize; 2], tags: &[u16]| {
+            tagged(tags).ipv6(|_, extensions| {
+                extensions.hop_by_hop_options = Some(options(units[0]));
+                extensions.destination_options = Some(options(units[1]));
+            })
+        };
+        packets.extend(vec![
+            ("two IPv6 extension headers", with([1, 1], &[])),
+            // Up to offset 510: the programs look for no transport header beyond 512.
+            ("IPv6 extension headers as long as are followed", with([32, 25], &[])),
+            ("IPv6 extension headers behind a VLAN tag", with([3, 1], &[7])),
+            ("long IPv6 extension headers behind two VLAN tags", with([32, 24], &[7, 8])),
+        ]);
+    }
+    packets
+}
+
 /// What is neither TCP nor UDP.
 pub(super) fn of_one_family() -> Vec<Row> {
     let mut rows = Vec::new();

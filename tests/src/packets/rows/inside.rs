@@ -1,9 +1,10 @@
 //! Who counts as a pod where the external policy is `Local`: pods use endpoints of the whole cluster.
 
-use lb_common::abi::{ConfigFlags, Hook, Reason};
+use lb_agent::model::DetectLocal;
+use lb_common::abi::{Hook, Reason};
 
 use super::{CLIENT_PORT, Case, at};
-use crate::packets::{Interface, Place, Row, Tables, Verdict, tables::Network, world::OTHER_NODE_MAC};
+use crate::packets::{Interface, Place, Row, Tables, Verdict, tables::network, world::OTHER_NODE_MAC};
 
 const UPLINK: Hook = Hook::UplinkIngress;
 const POD: Hook = Hook::PodIngress;
@@ -14,10 +15,10 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
     let other_pod = at(case.net.second_remote_backend, CLIENT_PORT);
     let tables = |detect_local| Tables {
         detect_local,
-        pods: vec![Network(case.net.pod, if case.net.pod.is_ipv4() { 16 } else { 36 })],
         ..Tables::new([case.service().external_local().endpoint(remote, Place::Remote)])
     };
-    let (by_interface, by_address) = (ConfigFlags::PODS_BY_INTERFACE, ConfigFlags::PODS_BY_ADDRESS);
+    let pods = network(case.net.pod, if case.net.pod.is_ipv4() { 16 } else { 36 });
+    let (by_interface, by_address) = (DetectLocal::Interface, DetectLocal::ClusterCidr(vec![pods]));
     let from_pod = case.first(pod, frontend);
     let from_other = case.first(other_pod, frontend);
     let other_out =
@@ -36,12 +37,18 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
             .packet(UPLINK, &from_other, Verdict::Redirect, other_out)
             .dropped(POD, &odd, Reason::NoLocalEndpoints)
             .dropped(UPLINK, &from_outside, Reason::NoLocalEndpoints),
-        case.row("a node that tells nobody from others sends pods to endpoints on it only", tables(0))
-            .dropped(POD, &from_pod, Reason::NoLocalEndpoints)
-            .dropped(UPLINK, &from_other, Reason::NoLocalEndpoints)
-            .flows([]),
+        case.row(
+            "a node that tells nobody from others sends pods to endpoints on it only",
+            tables(DetectLocal::Nothing),
+        )
+        .dropped(POD, &from_pod, Reason::NoLocalEndpoints)
+        .dropped(UPLINK, &from_other, Reason::NoLocalEndpoints)
+        .flows([]),
         case.row("who is a pod does not matter under other policies", {
-            Tables { detect_local: 0, ..Tables::new([case.service().endpoint(remote, Place::Remote)]) }
+            Tables {
+                detect_local: DetectLocal::Nothing,
+                ..Tables::new([case.service().endpoint(remote, Place::Remote)])
+            }
         })
         .packet(POD, &from_pod, Verdict::Next, from_pod.clone().to(remote)),
     ]

@@ -67,7 +67,8 @@ fn ports(case: Case) -> Vec<Row> {
         if case.protocol == Protocol::Tcp { entry.syn() } else { entry }
     };
     let reply =
-        FlowEntry::new(UPLINK_IN, FlowAction::Forward, case.protocol, (remote, masqueraded), (frontend, second_client));
+        FlowEntry::new(UPLINK_IN, FlowAction::Forward, case.protocol, (remote, masqueraded), (frontend, second_client))
+            .at_entrances();
     lifetimes(case.protocol)
         .iter()
         .map(|&(what, state, lifetime)| {
@@ -253,7 +254,7 @@ fn other_hooks(case: Case) -> Vec<Row> {
         )
         .flows([
             first_seen(forward((pod, frontend), (masqueraded, remote))),
-            forward((remote, masqueraded), (frontend, pod)),
+            forward((remote, masqueraded), (frontend, pod)).at_entrances(),
             former_reply,
         ]),
         // Were its entry not known, the answer would be a request to the second Service.

@@ -12,6 +12,7 @@ mod malformed;
 mod refuse;
 mod sources;
 mod stack;
+mod too_big;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -181,6 +182,7 @@ pub fn all() -> Vec<Row> {
     for case in CASES {
         rows.extend(stack::rows(case));
         rows.extend(forward::rows(case));
+        rows.extend(too_big::rows(case));
         rows.extend(hairpin::rows(case));
         rows.extend(refuse::rows(case));
         rows.extend(cluster_ips::rows(case));

@@ -3,13 +3,13 @@
 use etherparse::{Icmpv4Type, Icmpv6Type, TcpHeader, icmpv4, icmpv6};
 use lb_common::abi::{Hook, Protocol, Reason};
 
-use super::{Case, Row};
+use super::{Case, Row, headers::wrapped};
 use crate::packets::{Packet, Place, Tables, Verdict, packet::ETHERNET};
 use std::net::SocketAddr;
 
 /// Time to live of what the node itself sends (RFC 1700, "IP time to live").
 const OWN_TTL: u8 = 64;
-/// Bytes of the packet that an ICMP error quotes beyond the IP header: what RFC 792 asks for. RFC 1812 §4.3.2.3 and
+/// Bytes of a datagram that an ICMP error quotes beyond the IP header, its UDP header: what RFC 792 asks for. RFC 1812 §4.3.2.3 and
 /// RFC 4443 §2.4 (c) want as much as fits into 576 and 1280 bytes; the programs keep to the least that tells the sender
 /// which socket is meant.
 const QUOTED: usize = 8;
@@ -26,7 +26,7 @@ fn empty(case: Case) -> Tables {
 }
 
 /// What comes back from a node by itself, without the traits of the input's IP header.
-fn own(packet: Packet, family_is_v4: bool) -> Packet {
+pub(super) fn own(packet: Packet, family_is_v4: bool) -> Packet {
     let packet = packet.between([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]).ttl(OWN_TTL);
     if family_is_v4 {
         packet.ipv4(|ip| ip.identification = 0)
@@ -77,7 +77,7 @@ fn resets(case: Case) -> Vec<Row> {
     let refused = |sentence: &str, hook, packet, answer| refused_in(sentence, empty(case), hook, packet, answer);
     let padded =
         |packet: &Packet, length: usize| packet.bytes_with(|frame| frame.resize(length.max(frame.len()), 0xaa));
-    vec![
+    let mut rows = vec![
         refused("a pod's SYN is refused", Hook::PodIngress, syn.bytes(), to_syn(frontend, pod, 1)),
         refused(
             "a SYN from outside is refused",
@@ -122,7 +122,6 @@ fn resets(case: Case) -> Vec<Row> {
             .dropped(Hook::PodIngress, data.clone().tcp_header(|tcp| tcp.rst = true), Reason::NoEndpoints)
             .counted(Reason::Unanswerable)
             .flows([]),
-        unanswerable(case),
         case.row("egress never refuses", empty(case))
             .untouched(Hook::PodEgress, case.first(client, frontend))
             .untouched(Hook::UplinkEgress, case.first(pod, frontend))
@@ -132,28 +131,50 @@ fn resets(case: Case) -> Vec<Row> {
             .counted(Reason::NoEndpoints)
             .then(case.one(case.local(), Place::Local))
             .packet(Hook::PodIngress, &syn, Verdict::Next, syn.clone().to(case.local())),
-    ]
+    ];
+    for (what, syn) in wrapped(&syn) {
+        // The IP header of a RST is a plain one; its tags are the segment's.
+        let tags = syn.tags().to_vec();
+        rows.push(refused(
+            &format!("a SYN with {what} is refused"),
+            Hook::PodIngress,
+            syn.clone().bytes(),
+            to_syn(frontend, pod, 1).vlans(&tags),
+        ));
+        rows.push(refused(
+            &format!("data of a SYN with {what} are counted, and its padding is not"),
+            Hook::UplinkIngress,
+            padded(&syn.from(client).to(case.node_port()).payload(b"fast open"), 700),
+            to_syn(case.node_port(), client, 10).vlans(&tags),
+        ));
+    }
+    for (what, data) in wrapped(&data) {
+        let tags = data.tags().to_vec();
+        rows.push(refused(
+            &format!("a large segment with {what} is refused in its own sequence"),
+            Hook::PodIngress,
+            data.payload(&[0x77; 900]).bytes(),
+            reset(case, frontend, pod, |tcp| tcp.sequence_number = acknowledgment).vlans(&tags),
+        ));
+    }
+    rows
 }
 
-/// Answers are built for packets with plain headers.
-fn unanswerable(case: Case) -> Row {
-    case.row("a tagged packet is dropped where it would be refused", empty(case))
-        .dropped(Hook::PodIngress, case.first(case.pod(), case.cluster_ip()).vlans(&[100]), Reason::NoEndpoints)
-        .counted(Reason::Unanswerable)
-        .flows([])
-}
-
-/// A port unreachable about `original`, as the node builds it.
+/// A port unreachable about `original`, which has a plain header, as the node builds it.
 fn unreachable(case: Case, from: SocketAddr, to: SocketAddr, original: &[u8]) -> Packet {
+    let header = if case.net.pod.is_ipv4() { 20 } else { 40 };
+    unreachable_quoting(case, from, to, &original[ETHERNET..ETHERNET + header + QUOTED])
+}
+
+/// A port unreachable with this quotation.
+fn unreachable_quoting(case: Case, from: SocketAddr, to: SocketAddr, quoted: &[u8]) -> Packet {
     let (from, to) = (from.ip(), to.ip());
-    let quoted = |header: usize| &original[ETHERNET..ETHERNET + header + QUOTED];
     let packet = if case.net.pod.is_ipv4() {
         Packet::icmp4(from, to, Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port))
-            .payload(quoted(20))
     } else {
         Packet::icmp6(from, to, Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port))
-            .payload(quoted(40))
-    };
+    }
+    .payload(quoted);
     own(packet, case.net.pod.is_ipv4())
 }
 
@@ -171,7 +192,7 @@ fn unreachables(case: Case) -> Vec<Row> {
     let short = case.first(pod, frontend).payload(b"").bytes();
     let mut padded = short.to_vec();
     padded.resize(short.len() + 18, 0xaa);
-    vec![
+    let mut rows = vec![
         refused("a pod's datagram is refused", Hook::PodIngress, small.clone(), frontend, pod, &small),
         refused(
             "a datagram from outside is refused",
@@ -189,11 +210,31 @@ fn unreachables(case: Case) -> Vec<Row> {
             pod,
             &large,
         ),
-        unanswerable(case),
         refused("padding of a short frame is not quoted", Hook::PodIngress, padded.into(), frontend, pod, &short),
         case.row("egress never refuses", empty(case))
             .untouched(Hook::PodEgress, case.first(client, frontend))
             .untouched(Hook::UplinkEgress, case.first(pod, frontend))
             .flows([]),
-    ]
+    ];
+    if pod.is_ipv4() {
+        let unsummed = case.first(pod, frontend).without_checksum().bytes();
+        let sentence = "a datagram without a checksum is quoted without one";
+        rows.push(refused(sentence, Hook::PodIngress, unsummed.clone(), frontend, pod, &unsummed));
+    }
+    for (what, packet) in wrapped(&case.first(pod, frontend)) {
+        for (size, payload) in [("", vec![]), ("large ", vec![0x77; 900])] {
+            let packet = packet.clone().payload(&payload);
+            let bytes = packet.bytes();
+            // The IP header is quoted with all that belongs to it.
+            let quoted = &bytes[packet.ip_offset()..packet.transport_offset() + QUOTED];
+            let answer = unreachable_quoting(case, frontend, pod, quoted).vlans(packet.tags());
+            rows.push(
+                case.row(&format!("a {size}datagram with {what} is refused, its headers quoted"), empty(case))
+                    .packet(Hook::PodIngress, bytes.clone(), Verdict::Redirect, answer)
+                    .counted(Reason::NoEndpoints)
+                    .flows([]),
+            );
+        }
+    }
+    rows
 }

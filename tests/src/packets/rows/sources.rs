@@ -11,7 +11,7 @@ const UPLINK: Hook = Hook::UplinkIngress;
 const POD: Hook = Hook::PodIngress;
 
 /// Bits of the clients' subnet, and of a single address.
-fn bits(case: Case) -> (u32, u32) {
+fn bits(case: Case) -> (u8, u8) {
     if case.net.client.is_ipv4() { (24, 32) } else { (64, 128) }
 }
 

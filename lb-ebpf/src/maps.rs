@@ -109,6 +109,12 @@ pub static SCRATCH6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 pub struct Work<A> {
     /// The packet.
     pub packet: Packet<A>,
+    /// What it quotes, where it is an ICMP error.
+    pub quoted: Packet<A>,
+    /// Offset of its end, likewise.
+    pub end: u32,
+    /// The tuple that what it quotes was sent with.
+    pub original: Tuple<A>,
     /// Index in `SERVICES*`.
     pub service: u32,
     /// The flow's hash.

@@ -15,6 +15,7 @@ use crate::{
     flow::{self, Known},
     forward,
     hook::{Entrance, PacketContext, Place, Tag, Verdict},
+    icmp,
     maps::{HASH_SEED, TAKEOVER, Work},
     packet::{self, Link, Packet},
     refuse,
@@ -29,8 +30,8 @@ pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason
         return Ok(Verdict::Next);
     }
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => parsed::<C, Ipv4>(ctx, l3, request::<C, P, Ipv4>),
-        Link::Ipv6(l3) => parsed::<C, Ipv6>(ctx, l3, request::<C, P, Ipv6>),
+        Link::Ipv4(l3) => parsed::<C, P, Ipv4>(ctx, l3, request::<C, P, Ipv4>),
+        Link::Ipv6(l3) => parsed::<C, P, Ipv6>(ctx, l3, request::<C, P, Ipv6>),
         Link::Other => Ok(Verdict::Next),
     }
 }
@@ -39,15 +40,15 @@ pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason
 #[inline(always)]
 pub fn egress<C: PacketContext, P: Place>(ctx: &C) -> Result<Verdict, Reason> {
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => parsed::<C, Ipv4>(ctx, l3, reply::<C, P, Ipv4>),
-        Link::Ipv6(l3) => parsed::<C, Ipv6>(ctx, l3, reply::<C, P, Ipv6>),
+        Link::Ipv4(l3) => parsed::<C, P, Ipv4>(ctx, l3, reply::<C, P, Ipv4>),
+        Link::Ipv6(l3) => parsed::<C, P, Ipv6>(ctx, l3, reply::<C, P, Ipv6>),
         Link::Other => Ok(Verdict::Next),
     }
 }
 
-/// What `walk` says of a packet whose IP header is at `l3`; what is neither TCP nor UDP passes.
+/// What `walk` says of a packet whose IP header is at `l3`; what is neither TCP nor UDP may be an error about such a packet.
 #[inline(always)]
-fn parsed<C: PacketContext, F: Family>(
+fn parsed<C: PacketContext, P: Place, F: Family>(
     ctx: &C,
     l3: usize,
     walk: impl FnOnce(&C, &Packet<F::Address>) -> Result<Verdict, Reason>,
@@ -58,7 +59,8 @@ fn parsed<C: PacketContext, F: Family>(
         // What the kernel may have to look at itself is for the place that follows.
         Some(packet) if C::EARLY && !packet.is_plain() => Ok(Verdict::Next),
         Some(packet) => walk(ctx, &packet),
-        None => Ok(Verdict::Next),
+        None if C::EARLY => Ok(Verdict::Next),
+        None => Ok(icmp::error::<C, P, F>(ctx, l3)),
     }
 }
 
@@ -74,7 +76,7 @@ pub fn conclude<C: PacketContext>(result: Result<Verdict, Reason>) -> Verdict {
         Err(reason) => {
             count::reason(reason);
             match reason.disposition() {
-                Disposition::Pass => Verdict::Next,
+                Disposition::Pass | Disposition::Translate => Verdict::Next,
                 // What is refused has been answered by `refuse`; the packet itself ends here all the same.
                 Disposition::Refuse | Disposition::Drop => Verdict::Drop,
             }
@@ -164,7 +166,7 @@ fn note<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>, known
 /// Whether a packet is of a VLAN of the device that it came by. We do not forward those here: the route to take is that of
 /// the VLAN's device, which sees the packet next, without its tag.
 #[inline(always)]
-fn is_of_vlan<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> bool {
+pub fn is_of_vlan<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> bool {
     packet.l3() != packet::ETHERNET || ctx.tag() == Tag::Vlan
 }
 
@@ -235,13 +237,15 @@ fn hand_over<F: Family>(packet: &Packet<F::Address>) -> Option<&'static mut Work
 /// What becomes of a packet that was to go on. `None` is for the caller to have answered, from where the stack is low.
 #[inline(always)]
 fn conclude_sending<C: PacketContext, F: Family>(result: Result<Verdict, Reason>) -> Option<Verdict> {
-    // Answers are given by the place that follows.
-    if !C::EARLY && result == Err(Reason::TooBig) {
-        count::reason(Reason::TooBig);
-        work::<F>().ok()?.reason = Reason::TooBig as u32;
-        return None;
+    match result {
+        // Answers are given by the place that follows.
+        Err(reason @ (Reason::TooBig | Reason::TtlExpired)) if !C::EARLY => {
+            count::reason(reason);
+            work::<F>().ok()?.reason = reason as u32;
+            None
+        }
+        result => Some(conclude::<C>(result)),
     }
-    Some(conclude::<C>(result))
 }
 
 #[inline(never)]
@@ -333,7 +337,7 @@ fn rejected<C: PacketContext, A>(work: &mut Work<A>, reason: Reason) -> Choice {
     work.reason = reason as u32;
     count::reason(reason);
     match reason.disposition() {
-        Disposition::Pass => Choice::NotOurs,
+        Disposition::Pass | Disposition::Translate => Choice::NotOurs,
         Disposition::Refuse => Choice::Refuse,
         Disposition::Drop => Choice::Drop,
     }

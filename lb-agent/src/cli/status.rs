@@ -170,6 +170,7 @@ fn counters(pins: &Pins) -> Result<Vec<Counter>> {
         reason: reason.name(),
         disposition: match reason.disposition() {
             Disposition::Pass => "pass",
+            Disposition::Translate => "translate",
             Disposition::Refuse => "refuse",
             Disposition::Drop => "drop",
         },

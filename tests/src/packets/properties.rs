@@ -71,7 +71,7 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
                 diff::difference(&arrival.packet, &outcome.packet).unwrap_or_default()
             )
         };
-        let refusals: u64 = [Reason::NoEndpoints, Reason::UndefinedPort, Reason::TooBig]
+        let refusals: u64 = [Reason::NoEndpoints, Reason::UndefinedPort, Reason::TooBig, Reason::TtlExpired]
             .into_iter()
             .map(|reason| dataplane.counter(reason))
             .sum();

@@ -164,10 +164,10 @@ impl Exchange {
     }
 }
 
-/// Whether the transport header follows an IP header without options, and that an Ethernet header without tags.
+/// Whether a TCP or UDP header follows an IP header without options, and that an Ethernet header without tags.
 fn is_plain(frame: &[u8]) -> bool {
     match frame.get(ETHERNET - 2..) {
-        Some([0x08, 0x00, 0x45, ..]) => true,
+        Some([0x08, 0x00, ip @ ..]) => ip.first() == Some(&0x45) && matches!(ip.get(9), Some(6 | 17)),
         Some([0x86, 0xdd, ip @ ..]) => matches!(ip.get(6), Some(6 | 17)),
         _ => false,
     }

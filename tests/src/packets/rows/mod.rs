@@ -6,6 +6,7 @@ mod flows;
 mod forward;
 mod hairpin;
 mod headers;
+mod icmp;
 mod inside;
 mod lifetimes;
 mod malformed;
@@ -193,6 +194,7 @@ pub fn all() -> Vec<Row> {
         rows.extend(lifetimes::rows(case));
         rows.extend(headers::rows(case));
         rows.extend(malformed::rows(case));
+        rows.extend(icmp::rows(case));
     }
     rows.extend(headers::of_one_family());
     rows.extend(malformed::of_one_family());

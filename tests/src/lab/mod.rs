@@ -40,6 +40,7 @@ mod wiring;
 
 use std::{
     ffi::OsString,
+    net::IpAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -89,6 +90,11 @@ impl Lab {
     #[must_use]
     pub fn start_servers(&self) -> Vec<Server> {
         self.all_pods().map(Server::start).collect()
+    }
+
+    /// The router, as the outside client knows it.
+    pub fn gateway_of_the_client(&self, family: Family) -> IpAddr {
+        addresses::CLIENT_GATEWAY.of(family)
     }
 
     /// All hosts that talk to others on their own account.

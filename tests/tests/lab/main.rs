@@ -2,6 +2,7 @@
 
 mod change;
 mod cluster_ip;
+mod icmp;
 mod inspection;
 mod isolation;
 mod node_port;
@@ -79,6 +80,13 @@ fn main() -> ExitCode {
         socket: sockets_of_both_families_reach_ipv4_frontends,
         node_ports_answer_on_localhost_of_the_node_and_nowhere_else,
         a_connect_to_a_local_policy_without_a_local_backend_fails_at_once,
+    ));
+    tests.extend(sandboxed!(
+        icmp: a_closed_port_behind_a_service_refuses_its_clients,
+        xdp_leaves_the_errors_to_those_who_can,
+        every_hop_to_a_backend_answers,
+        who_sends_what_does_not_fit_beyond_the_node_is_told_what_does,
+        who_sends_what_does_not_fit_beyond_the_node_is_told_with_xdp,
     ));
     tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));
     trial::main(tests)

@@ -205,13 +205,13 @@ pub(crate) fn who_sends_what_does_not_fit_the_way_out_is_told_what_does(sandbox:
             // Large segments, cut up and summed only when they leave a device: those are for the node to see.
             (vm, itself.cluster_address(family, Transport::Tcp)),
         ] {
-            let before = too_big(node1);
+            let before = counted(node1, "too_big");
             let path = format!("{} to {to}", host.name());
             let opened = Conversation::open(host, to);
             let conversation = opened.unwrap_or_else(|outcome| panic!("{path}: {outcome:?}"));
             conversation.send_and_check(1_000_000).unwrap_or_else(|error| panic!("{path}: {error}"));
             // The request's way and the answer's.
-            let told = too_big(node1) - before;
+            let told = counted(node1, "too_big") - before;
             assert!(told >= 2, "{path}: told {told} times");
         }
     }
@@ -234,7 +234,7 @@ fn narrow_routes(node: &Host) {
 }
 
 /// Makes a host forget what it learned of the ways to others.
-fn forget_routes(host: &Host) {
+pub(crate) fn forget_routes(host: &Host) {
     host.run(|| {
         for family in ["-4", "-6"] {
             run("ip", &[family, "route", "flush", "cache"]);
@@ -243,18 +243,18 @@ fn forget_routes(host: &Host) {
 }
 
 /// Runs a program on the calling thread's host.
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {}: {error}", arguments.join(" "));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// How often a node's agent has counted `too_big`.
-fn too_big(node: &Node) -> u64 {
+/// How often a node's agent has counted a reason.
+pub(crate) fn counted(node: &Node, reason: &str) -> u64 {
     let status = agent::ask(node, &["status", "-o", "json"]);
     let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
     let counters = status["counters"].as_array().expect("a list of counters");
-    let of_reason = counters.iter().find(|counter| counter["reason"] == "too_big");
+    let of_reason = counters.iter().find(|counter| counter["reason"] == reason);
     of_reason.map_or(0, |counter| counter["count"].as_u64().expect("a number"))
 }

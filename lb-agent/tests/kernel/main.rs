@@ -5,3 +5,4 @@ mod loading;
 mod maps;
 mod network;
 mod sandbox;
+mod xdp;

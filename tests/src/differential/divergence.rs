@@ -58,6 +58,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "service-cidr-at-once", explains: Some(service_cidr_at_once) },
     Difference { id: "affinity-of-pods", explains: None },
     Difference { id: "other-protocols", explains: None },
+    Difference { id: "error-sources", explains: None },
     Difference { id: "manifest-checks", explains: None },
     Difference { id: "last-good-state", explains: None },
     Difference { id: "primary-only", explains: None },

@@ -75,6 +75,7 @@ impl Agent {
             .arg(node.bpffs())
             .arg("--cgroup")
             .arg(node.cgroup())
+            .args(&node.arguments)
             .args(arguments)
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

@@ -80,7 +80,7 @@ pub(crate) fn the_configuration_is_one_that_the_agent_takes() {
     let file = directory.path().join("config.conf");
     std::fs::write(&file, text).expect("write");
     let Some(agent) = env::var_os("LB_AGENT") else {
-        let reason = "LB_AGENT names no program: run `cargo xtask test`".to_owned();
+        let reason = "LB_AGENT names no program: `cargo xtask test` has it do so".to_owned();
         std::panic::resume_unwind(Box::new(lb_tests::lab::sandbox::CannotRun(reason)))
     };
     let shown = |arguments: &[&str]| {

@@ -20,7 +20,7 @@ fn program(variable: &str) -> PathBuf {
     // Not by PATH: what a chart renders differs between releases. Without the message of a panic: the harness prints one
     // line.
     let Some(program) = env::var_os(variable) else {
-        let reason = format!("{variable} names no program: run `cargo xtask test`, or `cargo xtask k8s kubectl`");
+        let reason = format!("{variable} names no program: `cargo xtask test` has it do so");
         resume_unwind(Box::new(CannotRun(reason)))
     };
     program.into()

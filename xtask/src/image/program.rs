@@ -67,7 +67,8 @@ impl Architecture {
     }
 }
 
-/// Builds the agent with the eBPF object inside. Where it was built does not show in it.
+/// Builds the agent with the eBPF object inside. Where that was shows only in places that these flags do not reach: messages
+/// of Rust's own library, and the line information of the eBPF object, which has its own build.
 pub(super) fn build(architecture: Architecture) -> Result<PathBuf> {
     let target = architecture.target();
     let compiler = architecture.compiler();

@@ -1,16 +1,17 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::Result;
-use aya::{Pod, programs::ProgramInfo};
+use aya::programs::ProgramInfo;
 use lb_agent::{
-    dataplane::{Capacities, Counters, FamilyMaps, Flows, KernelMaps},
+    dataplane::{Capacities, FamilyMaps, KernelMaps, Scraper},
     loader::{self, Attached, PROGRAMS, Pins},
     model::Family,
 };
-use lb_common::abi::{ABI_VERSION, Tuple, reason::Disposition};
+use lb_common::abi::ABI_VERSION;
 use serde::Serialize;
 
 use super::{
+    drops::ReasonCount,
     output::{OutputArguments, table},
     view::View,
 };
@@ -29,7 +30,7 @@ struct Status {
     missing_devices: Vec<String>,
     hooks: Vec<AttachedHook>,
     tables: Vec<TableFill>,
-    counters: Vec<Counter>,
+    counters: Vec<ReasonCount>,
 }
 
 /// A place where one of our programs is attached.
@@ -55,19 +56,15 @@ struct TableFill {
     capacity: u32,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Counter {
-    reason: &'static str,
-    /// `pass`, `refuse` or `drop`.
-    disposition: &'static str,
-    count: u64,
-}
-
 pub(super) fn show(pins: &Pins, output: &OutputArguments) -> Result<()> {
     // First, since it tells best whether there is a data plane.
     let mut tables = tables::<[u8; 4]>(pins)?;
     tables.extend(self::tables::<[u8; 16]>(pins)?);
+    let scraper = Scraper::open(pins)?;
+    let counted = scraper.read_tables()?.into_iter();
+    let counted: Vec<_> =
+        counted.map(|fill| TableFill { name: fill.table, used: fill.used, capacity: fill.capacity }).collect();
+    tables.extend(counted);
     let status = Status {
         abi_version: ABI_VERSION,
         pins: pins.root().to_owned(),
@@ -75,21 +72,19 @@ pub(super) fn show(pins: &Pins, output: &OutputArguments) -> Result<()> {
         missing_devices: pins.missing_devices(),
         hooks: hooks(pins)?,
         tables,
-        counters: counters(pins)?,
+        counters: scraper.read_reasons()?.into_iter().map(ReasonCount::new).collect(),
     };
-    output.print(&status, || status.text())
+    output.print("Status", &status, || status.text())
 }
 
+/// The tables that the agent alone writes. What others the kernel counts.
 fn tables<A: Family>(pins: &Pins) -> Result<Vec<TableFill>>
 where
     KernelMaps: FamilyMaps<A>,
-    Tuple<A>: Pod,
-    lb_common::abi::Flow<A>: Pod,
 {
     let maps = KernelMaps::open(|map| pins.open(map))?;
     let Capacities { frontends, services, slots, backends, source_ranges } = FamilyMaps::<A>::capacities(&maps);
     let view = View::<A>::read(pins)?;
-    let flows = Flows::<A>::open(|map| pins.open(map))?;
     let names = A::TABLES;
     let fill = |name, used: usize, capacity| Ok(TableFill { name, used: u32::try_from(used)?, capacity });
     [
@@ -98,7 +93,6 @@ where
         fill(names.slots, view.existing.slots.len(), slots),
         fill(names.backends, view.backends.len(), backends),
         fill(names.source_ranges, view.existing.source_ranges.len(), source_ranges),
-        fill(names.flows, flows.read()?.len(), flows.capacity()?),
     ]
     .into_iter()
     .collect()
@@ -130,20 +124,6 @@ fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
     Ok(hooks.collect())
 }
 
-fn counters(pins: &Pins) -> Result<Vec<Counter>> {
-    let counters = Counters::open(|map| pins.open(map))?.read()?;
-    let counters = counters.into_iter().map(|(reason, count)| Counter {
-        reason: reason.name(),
-        disposition: match reason.disposition() {
-            Disposition::Pass => "pass",
-            Disposition::Refuse => "refuse",
-            Disposition::Drop => "drop",
-        },
-        count,
-    });
-    Ok(counters.collect())
-}
-
 impl Status {
     fn text(&self) -> String {
         let Self { abi_version, pins, agent, missing_devices, hooks, tables, counters } = self;
@@ -165,12 +145,7 @@ impl Status {
                 vec![(*name).to_owned(), used.to_string(), capacity.to_string(), format!("{percent}%")]
             }),
         );
-        let counters = table(
-            &["REASON", "DISPOSITION", "COUNT"],
-            counters.iter().map(|Counter { reason, disposition, count }| {
-                vec![(*reason).to_owned(), (*disposition).to_owned(), count.to_string()]
-            }),
-        );
+        let counters = table(&["REASON", "DISPOSITION", "COUNT"], counters.iter().map(ReasonCount::row));
         format!(
             "Agent: {agent}\nMaps:  {} (ABI version {abi_version}){missing}\n\n{hooks}\n\n{tables}\n\n{counters}",
             pins.display()

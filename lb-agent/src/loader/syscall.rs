@@ -2,8 +2,10 @@
 //! of the network namespace. Layouts are those of `include/uapi/linux/bpf.h`.
 
 use std::{
+    convert::Infallible,
     ffi::CString,
     fs, io, mem,
+    ops::ControlFlow,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -156,9 +158,24 @@ pub(crate) fn read_all<K: Pod, V: Pod>(
     limit: usize,
     keep: impl Fn(&V) -> bool,
 ) -> io::Result<Vec<(K, V)>> {
+    let mut elements = Vec::new();
+    let ControlFlow::Continue(()) = visit(map, limit, |keys: &[K], values: &[V]| {
+        let batch = keys.iter().zip(values).filter(|(_, value)| keep(value));
+        elements.extend(batch.map(|(key, value)| (*key, *value)));
+        ControlFlow::<Infallible>::Continue(())
+    })?;
+    Ok(elements)
+}
+
+/// Shows a whole hash map, or the first `limit` elements of an array, batch by batch in the map's order, until `see` has
+/// seen enough. Nothing but a batch is held.
+pub(crate) fn visit<K: Pod, V: Pod, B>(
+    map: BorrowedFd<'_>,
+    limit: usize,
+    mut see: impl FnMut(&[K], &[V]) -> ControlFlow<B>,
+) -> io::Result<ControlFlow<B>> {
     // A position in the map: `u32` for hash maps, a key for arrays, which is a `u32` as well.
     let mut position: Option<u32> = None;
-    let mut elements = Vec::new();
     let mut read = 0;
     let mut batch = BATCH;
     let mut keys: Vec<K> = Vec::with_capacity(batch);
@@ -194,13 +211,17 @@ pub(crate) fn read_all<K: Pod, V: Pod>(
             values.set_len(count);
         }
         read += count;
-        elements.extend(keys.drain(..).zip(values.drain(..)).filter(|(_, value)| keep(value)));
+        if let ControlFlow::Break(result) = see(&keys, &values) {
+            return Ok(ControlFlow::Break(result));
+        }
+        keys.clear();
+        values.clear();
         if last {
             break;
         }
         position = Some(next);
     }
-    Ok(elements)
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Shows all values of a hash map, or the first `limit` of an array, in the map's order and many at once. Keys and values

@@ -1,6 +1,7 @@
 //! End-to-end tests, each in a lab of its own. Every test states what clients must see.
 
 mod change;
+mod cli;
 mod cluster_ip;
 mod inspection;
 mod isolation;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         node_ports_answer_on_localhost_of_the_node_and_nowhere_else,
         a_connect_to_a_local_policy_without_a_local_backend_fails_at_once,
     ));
+    tests.extend(sandboxed!(cli: a_flow_is_shown_as_client_and_backend_saw_it_and_ends_when_it_is_flushed));
     tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));
     trial::main(tests)
 }

@@ -11,6 +11,7 @@ mod flow;
 mod kube_proxy_flags;
 mod manual;
 mod output;
+mod preflight;
 mod run;
 mod service;
 mod show;
@@ -70,6 +71,9 @@ enum Command {
         #[command(flatten)]
         drops: drops::DropsArguments,
     },
+    /// Tell whether this node can run the agent, and what would be in its way, with what to do about it. Changes nothing;
+    /// exit code 1 if it cannot.
+    Preflight(preflight::Arguments),
     /// Detach and remove all that `run` left in the kernel.
     Cleanup(PinArguments),
     /// Remove what kube-proxy left in the kernel, once this agent serves the node. Connections go on.
@@ -207,6 +211,7 @@ fn dispatch(command: Command) -> Result<()> {
             affinity::list(&pins.pins(), &filter, &output)
         }
         Command::Drops { show: ShowArguments { pins, output }, drops } => drops::drops(&pins.pins(), &drops, &output),
+        Command::Preflight(arguments) => preflight::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments.pins()),
         Command::CleanupKubeProxy(arguments) => cleanup_kube_proxy::run(&arguments),
         Command::Completion(arguments) => completion::print(&arguments, Cli::command()),

@@ -19,8 +19,12 @@ use nix::libc;
 
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+
+/// `BPF_F_QUERY_EFFECTIVE`: what runs, those of the cgroups above included.
+const QUERY_EFFECTIVE: u32 = 1;
 
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
@@ -120,6 +124,58 @@ struct Batch {
     map_fd: u32,
     element_flags: u64,
     flags: u64,
+}
+
+/// `query` of `union bpf_attr`, whole: the kernel writes to fields at its end, whatever size is said.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    pad: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// Where programs may be attached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum QueryTarget<'a> {
+    /// A device, by its index.
+    Tcx(u32),
+    /// A directory of cgroup2.
+    Cgroup(BorrowedFd<'a>),
+}
+
+/// Ids of the programs that run at a hook, in their order, whoever attached them.
+pub(crate) fn attached_programs(target: QueryTarget<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// More than there may be (`BPF_MPROG_MAX`, `BPF_CGROUP_MAX_PROGS`).
+    const MOST: usize = 64;
+    let mut programs = vec![0_u32; MOST];
+    let (target, query_flags) = match target {
+        QueryTarget::Tcx(index) => (index, 0),
+        QueryTarget::Cgroup(directory) => (descriptor(directory.as_raw_fd()), QUERY_EFFECTIVE),
+    };
+    let mut query = ProgramQuery {
+        target,
+        attach_type,
+        query_flags,
+        programs: programs.as_mut_ptr() as u64,
+        count: u32::try_from(MOST).map_err(io::Error::other)?,
+        ..ProgramQuery::default()
+    };
+    match bpf(BPF_PROG_QUERY, &mut query) {
+        // Nothing was ever attached there.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        result => result?,
+    };
+    programs.truncate(query.count as usize);
+    Ok(programs)
 }
 
 /// Looks at what is pinned at `path`.

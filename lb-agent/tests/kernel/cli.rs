@@ -381,3 +381,58 @@ fn completions_and_manual_pages_know_every_command() {
     let unknown = Command::new(AGENT).args(["man", "flow", "flash"]).output().expect("the agent");
     assert_eq!(unknown.status.code(), Some(1));
 }
+
+const DOCUMENT: &str = include_str!("../../../docs/cli.md");
+
+#[test]
+fn every_command_and_every_field_is_in_the_document() {
+    sandbox::run("cli::every_command_and_every_field_is_in_the_document", |sandbox| {
+        let pins = pinned(sandbox, 64);
+        enter(&mut flows(&pins), [192, 0, 2, 7], 40000, 5);
+        let mut affinities: HashMap<MapData, AffinityKey<[u8; 4]>, Affinity> =
+            map(&pins, maps::AFFINITY4).try_into().expect("a hash map");
+        let key = AffinityKey { namespace: [0; 2], client: [192, 0, 2, 7], service: 3, list: 4 };
+        affinities.insert(&key, &Affinity { backend: 5, generation: 2, last_used: now() }, 0).expect("written");
+        for command in [
+            "service list",
+            "service show web",
+            "backend list",
+            "flow list",
+            "affinity list",
+            "flow flush --dry-run --all",
+            "drops --all",
+            "status",
+            "preflight",
+        ] {
+            let name =
+                command.split_whitespace().take_while(|word| !word.starts_with('-')).collect::<Vec<_>>().join(" ");
+            let name = name.replace(" web", "");
+            assert!(DOCUMENT.contains(&format!("`lb-agent {name}")), "lb-agent {name} is not in docs/cli.md");
+            let output = lb_agent(sandbox, &format!("{command} -o json"));
+            let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let kind = document["kind"].as_str().expect("a kind");
+            let described = format!("\n`{kind}` (`{name}`)");
+            assert!(DOCUMENT.contains(&described), "no {described:?} in docs/cli.md");
+            let mut fields = Vec::new();
+            collect_fields(&document, &mut fields);
+            assert!(fields.len() >= 3, "{command}: {document}");
+            for field in fields {
+                assert!(DOCUMENT.contains(&format!("`{field}`")), "{command}: `{field}` is not in docs/cli.md");
+            }
+        }
+    });
+}
+
+/// The names of all fields, but for `apiVersion`, whose value is documented with it.
+fn collect_fields(value: &Value, fields: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object.iter().filter(|(name, _)| *name != "apiVersion") {
+                fields.push(name.clone());
+                collect_fields(value, fields);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect_fields(value, fields)),
+        _ => {}
+    }
+}

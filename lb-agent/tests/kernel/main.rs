@@ -2,6 +2,7 @@
 
 mod agent;
 mod cli;
+mod cli_preflight;
 mod loading;
 mod maps;
 mod network;

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     filter::{EndPattern, ServiceFilter},
-    output::{Column, List, OutputArguments},
+    output::{Column, List, ListOutputArguments},
     view::View,
 };
 
@@ -67,7 +67,7 @@ const COLUMNS: &[Column<Affinity>] = &[
 ];
 
 /// Prints affinities in the order of the table.
-pub(super) fn list(pins: &Pins, filter: &AffinityFilter, output: &OutputArguments) -> Result<()> {
+pub(super) fn list(pins: &Pins, filter: &AffinityFilter, output: &ListOutputArguments) -> Result<()> {
     output.list("AffinityList", COLUMNS, |list| {
         of_family::<[u8; 4]>(pins, filter, list)?;
         of_family::<[u8; 16]>(pins, filter, list)

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     filter::{EndPattern, ServiceFilter},
-    output::{Column, List, OutputArguments},
+    output::{Column, List, ListOutputArguments},
     view::View,
 };
 
@@ -55,7 +55,7 @@ const COLUMNS: &[Column<Backend>] = &[
     Column::wide("GENERATION", |backend| backend.generation.to_string()),
 ];
 
-pub(super) fn list(pins: &Pins, filter: &BackendFilter, output: &OutputArguments) -> Result<()> {
+pub(super) fn list(pins: &Pins, filter: &BackendFilter, output: &ListOutputArguments) -> Result<()> {
     output.list("BackendList", COLUMNS, |list| {
         of_family::<[u8; 4]>(pins, filter, list)?;
         of_family::<[u8; 16]>(pins, filter, list)

@@ -23,7 +23,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Error, Result};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use filter::ServiceFilter;
-use output::OutputArguments;
+use output::{ListOutputArguments, OutputArguments};
 
 use lb_agent::{
     configuration::ConfigurationError,
@@ -89,7 +89,7 @@ enum ServiceCommand {
     /// List the ports of Services, with their frontends, endpoints and counters.
     List {
         #[command(flatten)]
-        show: ShowArguments,
+        list: ListArguments,
         #[command(flatten)]
         filter: ServiceFilter,
     },
@@ -107,7 +107,7 @@ enum BackendCommand {
     /// List endpoints, with the Services that use them.
     List {
         #[command(flatten)]
-        show: ShowArguments,
+        list: ListArguments,
         #[command(flatten)]
         filter: backend::BackendFilter,
     },
@@ -118,7 +118,7 @@ enum FlowCommand {
     /// List flows, in no order.
     List {
         #[command(flatten)]
-        show: ShowArguments,
+        list: ListArguments,
         #[command(flatten)]
         filter: flow::FlowFilter,
     },
@@ -136,10 +136,18 @@ enum AffinityCommand {
     /// List clients with the backend of their last new flow, in no order.
     List {
         #[command(flatten)]
-        show: ShowArguments,
+        list: ListArguments,
         #[command(flatten)]
         filter: affinity::AffinityFilter,
     },
+}
+
+#[derive(Debug, Args)]
+struct ListArguments {
+    #[command(flatten)]
+    pins: PinArguments,
+    #[command(flatten)]
+    output: ListOutputArguments,
 }
 
 #[derive(Debug, Args)]
@@ -192,22 +200,22 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run(arguments) => arguments.run(),
         Command::Status(ShowArguments { pins, output }) => status::show(&pins.pins(), &output),
-        Command::Service(ServiceCommand::List { show: ShowArguments { pins, output }, filter }) => {
+        Command::Service(ServiceCommand::List { list: ListArguments { pins, output }, filter }) => {
             service::list(&pins.pins(), &filter, &output)
         }
         Command::Service(ServiceCommand::Show { show: ShowArguments { pins, output }, asked }) => {
             service::show(&pins.pins(), &asked, &output)
         }
-        Command::Backend(BackendCommand::List { show: ShowArguments { pins, output }, filter }) => {
+        Command::Backend(BackendCommand::List { list: ListArguments { pins, output }, filter }) => {
             backend::list(&pins.pins(), &filter, &output)
         }
-        Command::Flow(FlowCommand::List { show: ShowArguments { pins, output }, filter }) => {
+        Command::Flow(FlowCommand::List { list: ListArguments { pins, output }, filter }) => {
             flow::list(&pins.pins(), &filter, &output)
         }
         Command::Flow(FlowCommand::Flush { show: ShowArguments { pins, output }, flush }) => {
             flow::flush(&pins.pins(), &flush, &output)
         }
-        Command::Affinity(AffinityCommand::List { show: ShowArguments { pins, output }, filter }) => {
+        Command::Affinity(AffinityCommand::List { list: ListArguments { pins, output }, filter }) => {
             affinity::list(&pins.pins(), &filter, &output)
         }
         Command::Drops { show: ShowArguments { pins, output }, drops } => drops::drops(&pins.pins(), &drops, &output),

@@ -20,6 +20,13 @@ pub(super) struct OutputArguments {
     /// `table` and `wide` are for people, `json` and `yaml` for programs.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
     output: Format,
+}
+
+/// How a list is printed.
+#[derive(Debug, Args)]
+pub(super) struct ListOutputArguments {
+    #[command(flatten)]
+    output: OutputArguments,
     /// Leave out the line of column names.
     #[arg(long)]
     no_headers: bool,
@@ -45,7 +52,7 @@ struct Document<'a, T> {
     value: &'a T,
 }
 
-impl OutputArguments {
+impl ListOutputArguments {
     /// Prints a list of `kind`, which `fill` pushes the items of.
     pub(super) fn list<T: Serialize>(
         &self,
@@ -59,7 +66,9 @@ impl OutputArguments {
         });
         unless_enough(printed).map(drop)
     }
+}
 
+impl OutputArguments {
     /// Prints `value` for programs, or `text` for people.
     pub(super) fn print(
         &self,
@@ -94,9 +103,9 @@ impl OutputArguments {
         unless_enough(writeln!(out, "{printed}").and_then(|()| out.flush()).map_err(Error::from))
     }
 
-    /// Whether a line of column names is to be printed.
-    pub(super) fn has_headers(&self) -> bool {
-        matches!(self.output, Format::Table | Format::Wide) && !self.no_headers
+    /// Whether it is for people.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.output, Format::Table | Format::Wide)
     }
 }
 

@@ -14,11 +14,7 @@ const PROXIES: [(&str, &str, &str); 4] = [
         "tell it to leave Services alone: kubeProxyReplacement=false, and socketLB.enabled=false",
     ),
     ("kube-router", "kube-router", "start it with --run-service-proxy=false"),
-    (
-        "antrea-agent",
-        "Antrea",
-        "turn antreaProxy.proxyAll off; it still balances what pods send to ClusterIPs, in Open vSwitch",
-    ),
+    ("antrea-agent", "Antrea", "set antreaProxy.enable to false in its configuration"),
     (
         "ovnkube",
         "OVN-Kubernetes",

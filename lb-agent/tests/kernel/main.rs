@@ -2,7 +2,6 @@
 
 mod agent;
 mod cli;
-mod cli_preflight;
 mod loading;
 mod maps;
 mod network;

@@ -69,7 +69,7 @@ pub(super) fn drops(pins: &Pins, arguments: &DropsArguments, output: &OutputArgu
         return output.print("Drops", &drops, || drops.text());
     }
     let mut before = Drops::read(pins)?;
-    if output.has_headers() && !line(&follow::header())? {
+    if output.is_table() && !line(&follow::header())? {
         return Ok(());
     }
     loop {

@@ -2,7 +2,7 @@ use anyhow::Result;
 use lb_agent::loader::Pins;
 
 use super::{
-    super::output::{Column, OutputArguments},
+    super::output::{Column, ListOutputArguments},
     Direction, Flow, FlowFilter,
 };
 
@@ -21,7 +21,7 @@ const COLUMNS: &[Column<Flow>] = &[
 ];
 
 /// Prints flows in the order of the table.
-pub(in crate::cli) fn list(pins: &Pins, filter: &FlowFilter, output: &OutputArguments) -> Result<()> {
+pub(in crate::cli) fn list(pins: &Pins, filter: &FlowFilter, output: &ListOutputArguments) -> Result<()> {
     output.list("FlowList", COLUMNS, |list| {
         filter.visit::<[u8; 4]>(pins, |_, flows| flows.iter().try_for_each(|(_, flow)| list.push(flow)))?;
         filter.visit::<[u8; 16]>(pins, |_, flows| flows.iter().try_for_each(|(_, flow)| list.push(flow)))

@@ -118,6 +118,11 @@ impl FlowFilter {
         service.is_open() && client.is_none() && backend.is_none()
     }
 
+    /// The services that are asked for. The protocol is the flow's own, also where its service has no name.
+    fn services<A: Family>(&self, view: &View<A>) -> Wanted {
+        ServiceFilter { protocol: None, ..self.service.clone() }.services(view)
+    }
+
     fn includes<A: Family>(&self, wanted: &Wanted, key: &Tuple<A>, flow: &abi::Flow<A>) -> bool {
         let ends = Ends::of(key, flow);
         let is = |pattern: Option<EndPattern>, end| pattern.is_none_or(|pattern| pattern.matches(address(end)));
@@ -141,7 +146,7 @@ impl FlowFilter {
             return Ok(());
         }
         let view = View::<A>::read(pins)?;
-        let wanted = self.service.services(&view);
+        let wanted = self.services(&view);
         let clock = Jiffies::now()?;
         let table = Flows::<A>::open(|map| pins.open(map))?;
         table.visit(|keys, flows| {

@@ -1,5 +1,3 @@
-use std::collections::HashSet;
-
 use clap::Parser;
 use lb_agent::dataplane::Existing;
 use lb_common::abi::{Backend, Flow as Entry, Service, ServiceName};
@@ -123,7 +121,7 @@ fn filters_see_the_flow_and_not_the_entry() {
         ("--protocol UDP", false),
     ] {
         let filter = filter(arguments);
-        let wanted = filter.service.services(&view);
+        let wanted = filter.services(&view);
         for (key, flow) in [request(), reply()] {
             assert_eq!(filter.includes(&wanted, &key, &flow), matches, "{arguments}");
         }
@@ -135,5 +133,8 @@ fn filters_see_the_flow_and_not_the_entry() {
     };
     assert_eq!([only(""), only("-4"), only("-6")], [(true, true), (true, false), (false, true)]);
     // A flow of a service that has no name is no named service's.
-    assert!(!Wanted::Only(HashSet::from([4])).contains(3));
+    let (key, flow) = request();
+    let nameless = Entry { service: 17, ..flow };
+    let includes = |arguments: &str| filter(arguments).includes(&filter(arguments).services(&view), &key, &nameless);
+    assert_eq!([includes(""), includes("--protocol tcp"), includes("--service web")], [true, true, false]);
 }

@@ -3,7 +3,7 @@ use std::io::{BufWriter, StdoutLock, Write};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{API_VERSION, Format, OutputArguments};
+use super::{API_VERSION, Format, ListOutputArguments};
 
 /// Rows that are held to find the width of the columns. Later ones go by it, or widen it from there on.
 const ROWS: usize = 1000;
@@ -42,14 +42,15 @@ pub(in crate::cli) struct List<T: 'static, W: Write = StdoutLock<'static>> {
 impl<T: Serialize, W: Write> List<T, W> {
     pub(super) fn begin(
         out: W,
-        arguments: &OutputArguments,
+        arguments: &ListOutputArguments,
         kind: &'static str,
         columns: &'static [Column<T>],
     ) -> Result<Self> {
-        let format = arguments.output;
+        let ListOutputArguments { output, no_headers } = arguments;
+        let format = output.output;
         let columns: Vec<_> = columns.iter().filter(|column| !column.is_wide || format == Format::Wide).collect();
         let header = columns.iter().map(|column| column.header.to_owned()).collect();
-        let rows = if arguments.has_headers() { vec![header] } else { Vec::new() };
+        let rows = if output.is_table() && !no_headers { vec![header] } else { Vec::new() };
         let mut out = BufWriter::new(out);
         match format {
             Format::Table | Format::Wide => {}
@@ -138,10 +139,13 @@ mod tests {
         Column::wide("LAST", |item| item.sizes.last().map_or_else(String::new, ToString::to_string)),
     ];
 
+    fn arguments(output: Format, no_headers: bool) -> ListOutputArguments {
+        ListOutputArguments { output: super::super::OutputArguments { output }, no_headers }
+    }
+
     fn printed(output: Format, no_headers: bool, items: &[Item]) -> String {
         let mut bytes = Vec::new();
-        let mut list =
-            List::begin(&mut bytes, &OutputArguments { output, no_headers }, "ItemList", COLUMNS).expect("memory");
+        let mut list = List::begin(&mut bytes, &arguments(output, no_headers), "ItemList", COLUMNS).expect("memory");
         for item in items {
             list.push(item).expect("memory");
         }
@@ -192,9 +196,7 @@ mod tests {
 
     #[test]
     fn a_long_table_is_printed_as_it_comes_and_keeps_its_columns() {
-        let mut list =
-            List::begin(Vec::new(), &OutputArguments { output: Format::Table, no_headers: false }, "ItemList", COLUMNS)
-                .expect("memory");
+        let mut list = List::begin(Vec::new(), &arguments(Format::Table, false), "ItemList", COLUMNS).expect("memory");
         for number in 0..10 * ROWS {
             list.push(&Item { name: format!("item-{number:05}"), sizes: Vec::new() }).expect("memory");
             assert!(list.rows.len() < ROWS);

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{
     super::{
         filter::ServiceFilter,
-        output::{Column, OutputArguments},
+        output::{Column, ListOutputArguments},
         view::{View, protocol},
     },
     Frontend, frontends,
@@ -67,7 +67,7 @@ const COLUMNS: &[Column<Service>] = &[
     Column::wide("ADDRESSES", |service| service.endpoints.join(",")),
 ];
 
-pub(in crate::cli) fn list(pins: &Pins, filter: &ServiceFilter, output: &OutputArguments) -> Result<()> {
+pub(in crate::cli) fn list(pins: &Pins, filter: &ServiceFilter, output: &ListOutputArguments) -> Result<()> {
     let mut services = of_family::<[u8; 4]>(pins, filter)?;
     services.extend(of_family::<[u8; 16]>(pins, filter)?);
     services.sort_by(|a, b| (&a.label, a.family).cmp(&(&b.label, b.family)));

@@ -16,9 +16,8 @@ use lb_agent::{
 };
 use serde_json::Value;
 
+use super::AGENT;
 use crate::sandbox::{self, Sandbox, command, ip};
-
-const AGENT: &str = env!("CARGO_BIN_EXE_lb-agent");
 
 fn make_uplink() {
     ip("link add eth0 type veth peer name far0");
@@ -54,7 +53,7 @@ fn found<'a>(checks: &'a [Value], name: &str) -> &'a Value {
 
 #[test]
 fn a_node_that_can_run_the_agent_is_left_as_it_was() {
-    sandbox::run("cli_preflight::a_node_that_can_run_the_agent_is_left_as_it_was", |sandbox| {
+    sandbox::run("cli::preflight::a_node_that_can_run_the_agent_is_left_as_it_was", |sandbox| {
         make_uplink();
         fs::write("/proc/sys/net/ipv4/conf/eth0/forwarding", "1").expect("written");
         fs::write("/proc/sys/net/ipv6/conf/eth0/forwarding", "1").expect("written");
@@ -97,7 +96,7 @@ fn a_node_that_can_run_the_agent_is_left_as_it_was() {
 
 #[test]
 fn what_is_missing_is_a_failure_with_a_remedy() {
-    sandbox::run("cli_preflight::what_is_missing_is_a_failure_with_a_remedy", |sandbox| {
+    sandbox::run("cli::preflight::what_is_missing_is_a_failure_with_a_remedy", |sandbox| {
         make_uplink();
         let few = ["setpriv", "--bounding-set", "-all,+net_admin", "--inh-caps", "-all"];
         let (unprivileged, code) = checks(sandbox, &few, &[]);
@@ -136,7 +135,7 @@ fn what_is_missing_is_a_failure_with_a_remedy() {
 
 #[test]
 fn others_on_our_hooks_and_ranges_that_overlap_are_warnings() {
-    sandbox::run("cli_preflight::others_on_our_hooks_and_ranges_that_overlap_are_warnings", |sandbox| {
+    sandbox::run("cli::preflight::others_on_our_hooks_and_ranges_that_overlap_are_warnings", |sandbox| {
         make_uplink();
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", "15000 64999").expect("written");
         fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "8080,30000-30009").expect("written");
@@ -178,7 +177,7 @@ fn others_on_our_hooks_and_ranges_that_overlap_are_warnings() {
 
 #[test]
 fn a_data_plane_that_is_there_and_a_kube_proxy_are_told() {
-    sandbox::run("cli_preflight::a_data_plane_that_is_there_and_a_kube_proxy_are_told", |sandbox| {
+    sandbox::run("cli::preflight::a_data_plane_that_is_there_and_a_kube_proxy_are_told", |sandbox| {
         make_uplink();
         let pins = Pins::create(&sandbox.bpffs).unwrap_or_else(|error| panic!("{error}"));
         let sizes = TableSizes { flows: 64, frontends: 8, services: 8, slots: 64, backends: 16 };

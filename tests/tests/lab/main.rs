@@ -1,6 +1,7 @@
 //! End-to-end tests, each in a lab of its own. Every test states what clients must see.
 
 mod change;
+mod cli;
 mod cluster_ip;
 mod icmp;
 mod inspection;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         who_sends_what_does_not_fit_beyond_the_node_is_told_what_does,
         who_sends_what_does_not_fit_beyond_the_node_is_told_with_xdp,
     ));
+    tests.extend(sandboxed!(cli: a_flow_is_shown_as_client_and_backend_saw_it_and_ends_when_it_is_flushed));
     tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));
     trial::main(tests)
 }

@@ -26,7 +26,7 @@ use crate::{
 /// A packet that comes from a pod or reaches the node: known flows are translated, new ones are given a backend.
 #[inline(always)]
 pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason> {
-    if !P::FROM_POD && ctx.is_translated() {
+    if ctx.is_for_another_host() || !P::FROM_POD && ctx.is_translated() {
         return Ok(Verdict::Next);
     }
     match packet::link(ctx)? {

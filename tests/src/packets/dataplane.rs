@@ -24,7 +24,7 @@ use lb_common::abi::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FrontendKey, Hook, Prefix, Reason, Tuple, maps,
 };
 
-use super::{Interface, Tables, World, tables::THIS_NODE, xdp};
+use super::{Interface, Tables, World, packet::addressed, tables::THIS_NODE, xdp};
 
 /// What a TC program says (`include/uapi/linux/pkt_cls.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,15 @@ pub struct Arrival {
     pub packet: Bytes,
     /// Payload bytes of each segment, for a packet that the kernel would still have to segment; else 0.
     pub gso_size: u16,
+}
+
+impl Arrival {
+    /// A packet for the interface that it arrives on.
+    #[must_use]
+    pub fn addressed(mut self) -> Self {
+        self.packet = addressed(&self.packet, self.interface);
+        self
+    }
 }
 
 /// Name of the program for a hook.

@@ -108,8 +108,8 @@ impl Exchange {
     /// Shows the packet to XDP and, where that leaves it, to TC. Fails where XDP leaves what it should finish, or the
     /// other way round.
     pub(super) fn run_at_xdp(&self, dataplane: &Dataplane) -> Result<Outcome> {
-        // XDP is before any segments are put together.
-        if self.arrival.gso_size != 0 {
+        // XDP is before any segments are put together, and on no promiscuous device: it does not see the device's address.
+        if self.arrival.gso_size != 0 || self.arrival.packet[..6] != self.arrival.interface.mac() {
             return Ok(dataplane.run(&self.arrival, 1)?);
         }
         let before = dataplane.counters();

@@ -2,6 +2,7 @@
 
 mod change;
 mod cluster_ip;
+mod fragment;
 mod icmp;
 mod inspection;
 mod isolation;
@@ -87,6 +88,10 @@ fn main() -> ExitCode {
         every_hop_to_a_backend_answers,
         who_sends_what_does_not_fit_beyond_the_node_is_told_what_does,
         who_sends_what_does_not_fit_beyond_the_node_is_told_with_xdp,
+    ));
+    tests.extend(sandboxed!(
+        fragment: datagrams_in_fragments_reach_services_and_so_do_answers,
+        xdp_leaves_fragments_to_those_who_can,
     ));
     tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));
     trial::main(tests)

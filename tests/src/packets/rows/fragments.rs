@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 
 use etherparse::{Icmpv4Type, Icmpv6Type, IpFragOffset, IpNumber, Ipv6FragmentHeader, icmpv4, icmpv6};
-use lb_common::abi::{Hook, Protocol, Reason};
+use lb_agent::jiffies::Jiffies;
+use lb_common::abi::{Flow, Hook, Protocol, Reason, Tuple};
 
-use super::{Case, TARGET, at, too_big};
+use super::{Case, TARGET, at, lifetimes::MARGIN, too_big};
 use crate::packets::{
-    Interface, Packet, Place, Row, Tables, Verdict,
+    Dataplane, Interface, Packet, Place, Row, Tables, Verdict,
+    dataplane::MapAddress,
     world::{OTHER_NODE_MAC, POD_MAC, ROUTER_MAC},
 };
 
@@ -128,6 +130,29 @@ fn flows(case: Case) -> Vec<Row> {
     rows
 }
 
+/// Seconds for which fragments follow the first.
+const PATIENCE: u64 = 30;
+
+/// Makes what became of first fragments look these seconds older.
+fn age(dataplane: &mut Dataplane, seconds: u64) -> anyhow::Result<()> {
+    fn family<A: MapAddress>(dataplane: &mut Dataplane, ticks: u64) -> anyhow::Result<()>
+    where
+        Tuple<A>: aya::Pod,
+        Flow<A>: aya::Pod,
+    {
+        let table = A::fragment_table(dataplane);
+        let entries: Vec<_> = table.iter().collect::<Result<_, _>>()?;
+        for (key, mut flow) in entries {
+            flow.last_seen -= ticks;
+            table.insert(&key, &flow, 0)?;
+        }
+        Ok(())
+    }
+    let ticks = seconds * Jiffies::now()?.per_second;
+    family::<[u8; 4]>(dataplane, ticks)?;
+    family::<[u8; 16]>(dataplane, ticks)
+}
+
 /// Fragments of which nothing is known.
 fn others(case: Case) -> Vec<Row> {
     let (pod, cluster_ip, local) = (case.pod(), case.cluster_ip(), case.local());
@@ -155,6 +180,13 @@ fn others(case: Case) -> Vec<Row> {
             .untouched(IN, one())
             .counted(Reason::Fragment)
             .packet(POD_IN, one(), Verdict::Next, translated.clone()),
+        case.row("a fragment that comes long after the first passes, and is counted", case.one_local())
+            .packet(POD_IN, first(&request), Verdict::Next, first(&sent))
+            .spoil("letting time pass", |dataplane| age(dataplane, PATIENCE - MARGIN))
+            .packet(POD_IN, one(), Verdict::Next, translated.clone())
+            .spoil("letting more time pass", |dataplane| age(dataplane, MARGIN + 1))
+            .untouched(POD_IN, one())
+            .counted(Reason::Fragment),
         case.row("a fragment of what is no Service's passes", case.one_local())
             .untouched(POD_IN, first(&sent))
             .untouched(POD_IN, translated.clone())

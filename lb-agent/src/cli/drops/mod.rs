@@ -85,14 +85,18 @@ pub(super) fn drops(pins: &Pins, arguments: &DropsArguments, output: &OutputArgu
     }
 }
 
+/// `pass`, `refuse` or `drop`.
+pub(super) fn disposition(reason: Reason) -> &'static str {
+    match reason.disposition() {
+        Disposition::Pass => "pass",
+        Disposition::Refuse => "refuse",
+        Disposition::Drop => "drop",
+    }
+}
+
 impl ReasonCount {
     pub(super) fn new((reason, count): (Reason, u64)) -> Self {
-        let disposition = match reason.disposition() {
-            Disposition::Pass => "pass",
-            Disposition::Refuse => "refuse",
-            Disposition::Drop => "drop",
-        };
-        Self { reason: reason.name(), disposition, count }
+        Self { reason: reason.name(), disposition: disposition(reason), count }
     }
 
     fn is_rejection(&self) -> bool {

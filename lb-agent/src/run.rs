@@ -28,7 +28,7 @@ use lb_agent::{
     configuration::Effective,
     controller::{Controller, Settings},
     dataplane::{Scraper, Tuning},
-    loader::{self, LoadOptions, Loaded, Pins, TableSizes},
+    loader::{self, LoadOptions, Loaded, Pins, TableSizes, XdpMode},
     model::ObjectKind,
     network::{self, Network, Watcher},
     source::{self, SourceMessage, kubernetes::Observer},
@@ -70,6 +70,7 @@ pub(crate) struct Configuration {
     pub(crate) effective: Effective,
     pub(crate) trace_packets: bool,
     pub(crate) sizes: TableSizes,
+    pub(crate) xdp: XdpMode,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +82,7 @@ pub(crate) enum Source {
 
 /// Runs until a signal ends it, or its configuration file changes. The data plane stays.
 pub(crate) async fn run(configuration: Configuration) -> Result<()> {
-    let Configuration { file, source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes } =
+    let Configuration { file, source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes, xdp } =
         configuration;
     let counted = Arc::new(Metrics::new(Timestamp::now()));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -108,6 +109,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         sizes,
         trace: trace_packets,
         takeover,
+        xdp: xdp != XdpMode::Off,
         ..LoadOptions::default()
     })?;
     let maps = loaded.take_maps()?;
@@ -154,7 +156,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let channels =
         Channels { messages, network, internal, service_checks, events, health: proxy_health, metrics: counted };
     let dataplane = Dataplane::new(loaded, pins, maps, controller, channels, effective.policy.clone());
-    let mut ended = dataplane.spawn(stopped)?;
+    let mut ended = dataplane.with_xdp(xdp).spawn(stopped)?;
     let mut outcome = Ok(());
     tokio::select! {
         result = &mut ended => result.map_err(|_| anyhow!("the dataplane thread panicked"))??,

@@ -56,6 +56,12 @@ impl Diff {
         self.word32(old as u32, new as u32).word32((old >> 32) as u32, (new >> 32) as u32)
     }
 
+    /// Both changes.
+    #[inline(always)]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The difference folded to 32 bits, the `to` argument of the kernel's checksum helpers with `from` 0.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "folded")]

@@ -20,7 +20,7 @@ use crate::{
         self, AFFINITIES, BACKENDS, CIDRS, FLOWS, FRONTENDS, INTERFACES, ON_DEMAND, PEERS, RANGES, SERVICES, SLOTS,
         Work,
     },
-    packet::Packet,
+    packet::{self, Packet, icmp::Header},
 };
 
 /// An IP family and what differs between the two.
@@ -56,6 +56,15 @@ pub trait Family: Copy {
 
     /// Adds the replacement of an address to a checksum difference.
     fn diff(diff: Diff, old: Self::Address, new: Self::Address) -> Diff;
+
+    /// Protocol number of the family's ICMP.
+    const ICMP: u8;
+
+    /// Whether ICMP messages of this type are errors that quote a packet.
+    fn is_icmp_error(kind: u8) -> bool;
+
+    /// Reads the IP header at `l3`, with what belongs to it.
+    fn header<C: PacketContext>(ctx: &C, l3: usize) -> Result<Header<Self::Address>, Reason>;
 
     /// Parses a packet whose IP header is at `l3`. `None` for what is neither TCP nor UDP.
     fn parse<C: PacketContext>(ctx: &C, l3: usize) -> Result<Option<Packet<Self::Address>>, Reason>;
@@ -165,6 +174,20 @@ impl Family for Ipv4 {
         diff.ipv4(old, new)
     }
 
+    const ICMP: u8 = 1;
+
+    /// Destination unreachable, time exceeded, parameter problem (RFC 792). A redirect is for whoever sent the packet as it
+    /// is quoted; source quench is no more (RFC 6633).
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        matches!(kind, 3 | 11 | 12)
+    }
+
+    #[inline(always)]
+    fn header<C: PacketContext>(ctx: &C, l3: usize) -> Result<Header<[u8; 4]>, Reason> {
+        packet::icmp::ipv4(ctx, l3)
+    }
+
     #[inline(always)]
     fn parse<C: PacketContext>(ctx: &C, l3: usize) -> Result<Option<Packet<[u8; 4]>>, Reason> {
         Packet::parse_ipv4(ctx, l3)
@@ -210,6 +233,19 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn diff(diff: Diff, old: [u8; 16], new: [u8; 16]) -> Diff {
         diff.ipv6(old, new)
+    }
+
+    const ICMP: u8 = 58;
+
+    /// Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443 §3).
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        matches!(kind, 1..=4)
+    }
+
+    #[inline(always)]
+    fn header<C: PacketContext>(ctx: &C, l3: usize) -> Result<Header<[u8; 16]>, Reason> {
+        packet::icmp::ipv6(ctx, l3)
     }
 
     #[inline(always)]

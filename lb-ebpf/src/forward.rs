@@ -88,6 +88,12 @@ impl Route {
     }
 }
 
+/// Whether [`send`] would succeed, asked where a packet that cannot be sent must stay as it is.
+#[inline(always)]
+pub fn is_possible<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>, route: &Route) -> bool {
+    packet.ttl > 1 && route.resolved != 0 && ctx.can_redirect(route.interface())
+}
+
 /// Turns the packet into one of tuple `to` and sends it.
 #[inline(always)]
 pub fn send<C: PacketContext, F: Family>(
@@ -96,6 +102,14 @@ pub fn send<C: PacketContext, F: Family>(
     to: &Tuple<F::Address>,
     route: &Route,
 ) -> Result<Verdict, Reason> {
+    depart(ctx, packet)?;
+    rewrite::<C, F>(ctx, packet, to, true)?;
+    transmit::<C, F>(ctx, route)
+}
+
+/// Readies a packet for the way out. That it has one hop less to live is for the caller to write.
+#[inline(always)]
+pub fn depart<C: PacketContext, A>(ctx: &C, packet: &Packet<A>) -> Result<(), Reason> {
     if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
@@ -103,7 +117,12 @@ pub fn send<C: PacketContext, F: Family>(
     if ctx.tag() == Tag::Priority {
         ctx.untag()?;
     }
-    rewrite::<C, F>(ctx, packet, to, true)?;
+    Ok(())
+}
+
+/// Sends a packet, as it is but for its MAC addresses.
+#[inline(always)]
+pub fn transmit<C: PacketContext, F: Family>(ctx: &C, route: &Route) -> Result<Verdict, Reason> {
     if route.resolved == 0 {
         return ctx.redirect_unresolved(route.interface(), &mut F::next_hop(&route.params));
     }

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use lb_common::abi::{
     Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, LocalAddress,
     LocalAddressKey, NodeAddress, Reason, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats, Slot,
-    SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, capacity,
+    SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, XdpDevice, capacity,
 };
 
 use crate::{balance::Picked, forward::Route, packet::Packet};
@@ -40,6 +40,9 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 pub static COUNTERS: PerCpuArray<Counter, REASONS> = PerCpuArray::new();
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketFrontend> = SkStorage::new();
+
+#[btf_map]
+pub static XDP_DEVICES: HashMap<Interface, XdpDevice, INTERFACES> = HashMap::new();
 
 #[btf_map]
 pub static FLOWS4: LruHashMap<Tuple<V4>, Flow<V4>, FLOWS> = LruHashMap::new();
@@ -106,6 +109,12 @@ pub static SCRATCH6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 pub struct Work<A> {
     /// The packet.
     pub packet: Packet<A>,
+    /// What it quotes, where it is an ICMP error.
+    pub quoted: Packet<A>,
+    /// Offset of its end, likewise.
+    pub end: u32,
+    /// The tuple that what it quotes was sent with.
+    pub original: Tuple<A>,
     /// Index in `SERVICES*`.
     pub service: u32,
     /// The flow's hash.
@@ -137,6 +146,9 @@ pub static NODE_NETNS_COOKIE: Global<u64> = Global::new(0xc00c_1e00_5eed_c0de);
 /// stack, whose connection tracking may know it. Else 0: it is one of ours that was evicted, and gets its backend again.
 #[unsafe(no_mangle)]
 pub static TAKEOVER: Global<u32> = Global::new(0x7a6e_c0de);
+/// 1 where an XDP program of ours may have met a packet before TC, else 0.
+#[unsafe(no_mangle)]
+pub static XDP: Global<u32> = Global::new(0x0dd9_c0de);
 /// `CONFIG_HZ`: what `bpf_jiffies64` counts in a second.
 #[unsafe(no_mangle)]
 pub static TICKS_PER_SECOND: Global<u32> = Global::new(0x7ee1_c0de);

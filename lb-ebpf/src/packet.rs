@@ -3,6 +3,8 @@
 //! Every read goes through [`pointer`], which checks bounds where the verifier sees it. Nothing keeps a pointer across
 //! a call that may move the packet.
 
+pub mod icmp;
+
 use lb_common::{
     abi::{Address, Protocol, Reason, Tuple},
     checksum::Diff,
@@ -48,6 +50,9 @@ const OFFSET_MASK: u16 = 1023;
 
 /// More fragments bit and fragment offset of an IPv4 header.
 const IPV4_FRAGMENT: u16 = 0x3fff;
+
+/// IPv6's fragment header (RFC 8200 §4.5).
+const FRAGMENT_HEADER: u8 = 44;
 
 /// TCP flags (RFC 9293 §3.1).
 pub mod tcp {
@@ -270,37 +275,20 @@ impl Packet<[u8; 16]> {
             )
         };
         // SAFETY: as above.
-        let (src, dst, mut next) = unsafe { (octets((*header).src), octets((*header).dst), (*header).next_header) };
+        let (src, dst, next) = unsafe { (octets((*header).src), octets((*header).dst), (*header).next_header) };
         // A payload length of 0 marks a jumbogram (RFC 2675) or a segmentation offload packet above 64 KiB.
         if version != 6 || (payload_length != 0 && l3 + IPV6 + payload_length > ctx.length()) {
             return Err(Reason::Malformed);
         }
-        let mut l4 = l3 + IPV6;
-        for _ in 0..=MAX_EXTENSION_HEADERS {
-            if let Some(protocol) = Protocol::from_number(next) {
-                if payload_length != 0 && l3 + IPV6 + payload_length < l4 + transport_length(protocol) {
-                    return Err(Reason::Malformed);
-                }
-                return Self::parse_transport(ctx, src, dst, protocol, l3, l4, hop_limit).map(Some);
-            }
-            match next {
-                // Hop-by-hop options, routing, destination options (RFC 8200 §4.3, §4.4, §4.6): a length in units of
-                // 8 bytes without the first.
-                0 | 43 | 60 => {
-                    ensure(ctx, l4 + 8)?;
-                    let [following, length]: [u8; 2] = read(ctx, l4)?;
-                    next = following;
-                    l4 += (usize::from(length) + 1) * 8;
-                    if l4 > MAX_L4_OFFSET {
-                        return Err(Reason::ExtensionHeaders);
-                    }
-                }
-                // Fragment (§4.5). An atomic one (RFC 6946) is rare enough to be treated as the rest.
-                44 => return Err(Reason::Fragment),
-                _ => return Ok(None),
-            }
+        let (next, l4) = skip_extension_headers(ctx, next, l3 + IPV6)?;
+        let Some(protocol) = Protocol::from_number(next) else {
+            // An atomic fragment (RFC 6946) is rare enough to be treated as the rest.
+            return if next == FRAGMENT_HEADER { Err(Reason::Fragment) } else { Ok(None) };
+        };
+        if payload_length != 0 && l3 + IPV6 + payload_length < l4 + transport_length(protocol) {
+            return Err(Reason::Malformed);
         }
-        Err(Reason::ExtensionHeaders)
+        Self::parse_transport(ctx, src, dst, protocol, l3, l4, hop_limit).map(Some)
     }
 
     /// Replaces both addresses; with `hop`, takes one off the hop limit.
@@ -320,6 +308,28 @@ impl Packet<[u8; 16]> {
         }
         Ok(())
     }
+}
+
+/// What follows the IPv6 extension headers that begin with one of type `next` at `at`, and where.
+#[inline(always)]
+fn skip_extension_headers<C: PacketContext>(ctx: &C, mut next: u8, mut at: usize) -> Result<(u8, usize), Reason> {
+    for _ in 0..=MAX_EXTENSION_HEADERS {
+        match next {
+            // Hop-by-hop options, routing, destination options (RFC 8200 §4.3, §4.4, §4.6): a length in units of 8 bytes
+            // without the first.
+            0 | 43 | 60 => {
+                ensure(ctx, at + 8)?;
+                let [following, length]: [u8; 2] = read(ctx, at)?;
+                next = following;
+                at += (usize::from(length) + 1) * 8;
+                if at > MAX_L4_OFFSET {
+                    return Err(Reason::ExtensionHeaders);
+                }
+            }
+            _ => return Ok((next, at)),
+        }
+    }
+    Err(Reason::ExtensionHeaders)
 }
 
 /// Length of the transport header that must be there: without a TCP header's options.
@@ -364,6 +374,20 @@ impl<A: Address> Packet<A> {
     #[inline(always)]
     pub fn l4(&self) -> usize {
         usize::from(self.l4 & OFFSET_MASK)
+    }
+
+    /// Whether nothing but an Ethernet header and an IP header without options or extension headers is in front of the
+    /// transport header.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        let ip = if size_of::<A>() == 16 { IPV6 } else { IPV4 };
+        usize::from(self.l3) == ETHERNET && usize::from(self.l4) == ETHERNET + ip
+    }
+
+    /// A packet that answers this one, of which nothing but the tuple matters.
+    #[inline(always)]
+    pub fn answer(&self) -> Self {
+        Self { tuple: self.tuple.reversed(), tcp_flags: 0, ..*self }
     }
 
     /// The transport protocol.

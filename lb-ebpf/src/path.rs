@@ -15,6 +15,7 @@ use crate::{
     flow::{self, Known},
     forward,
     hook::{Entrance, PacketContext, Place, Tag, Verdict},
+    icmp,
     maps::{HASH_SEED, TAKEOVER, Work},
     packet::{self, Link, Packet},
     refuse,
@@ -25,9 +26,12 @@ use crate::{
 /// A packet that comes from a pod or reaches the node: known flows are translated, new ones are given a backend.
 #[inline(always)]
 pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason> {
+    if !P::FROM_POD && ctx.is_translated() {
+        return Ok(Verdict::Next);
+    }
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => parsed::<C, Ipv4>(ctx, l3, request::<C, P, Ipv4>),
-        Link::Ipv6(l3) => parsed::<C, Ipv6>(ctx, l3, request::<C, P, Ipv6>),
+        Link::Ipv4(l3) => parsed::<C, P, Ipv4>(ctx, l3, request::<C, P, Ipv4>),
+        Link::Ipv6(l3) => parsed::<C, P, Ipv6>(ctx, l3, request::<C, P, Ipv6>),
         Link::Other => Ok(Verdict::Next),
     }
 }
@@ -36,15 +40,15 @@ pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason
 #[inline(always)]
 pub fn egress<C: PacketContext, P: Place>(ctx: &C) -> Result<Verdict, Reason> {
     match packet::link(ctx)? {
-        Link::Ipv4(l3) => parsed::<C, Ipv4>(ctx, l3, reply::<C, P, Ipv4>),
-        Link::Ipv6(l3) => parsed::<C, Ipv6>(ctx, l3, reply::<C, P, Ipv6>),
+        Link::Ipv4(l3) => parsed::<C, P, Ipv4>(ctx, l3, reply::<C, P, Ipv4>),
+        Link::Ipv6(l3) => parsed::<C, P, Ipv6>(ctx, l3, reply::<C, P, Ipv6>),
         Link::Other => Ok(Verdict::Next),
     }
 }
 
-/// What `walk` says of a packet whose IP header is at `l3`; what is neither TCP nor UDP passes.
+/// What `walk` says of a packet whose IP header is at `l3`; what is neither TCP nor UDP may be an error about such a packet.
 #[inline(always)]
-fn parsed<C: PacketContext, F: Family>(
+fn parsed<C: PacketContext, P: Place, F: Family>(
     ctx: &C,
     l3: usize,
     walk: impl FnOnce(&C, &Packet<F::Address>) -> Result<Verdict, Reason>,
@@ -52,20 +56,27 @@ fn parsed<C: PacketContext, F: Family>(
     // Not `let … else` of a reference: it copies the packet before it looks whether there is one, and Linux 6.1 lets no
     // program read stack that was never written.
     match F::parse(ctx, l3)? {
+        // What the kernel may have to look at itself is for the place that follows.
+        Some(packet) if C::EARLY && !packet.is_plain() => Ok(Verdict::Next),
         Some(packet) => walk(ctx, &packet),
-        None => Ok(Verdict::Next),
+        None if C::EARLY => Ok(Verdict::Next),
+        None => Ok(icmp::error::<C, P, F>(ctx, l3)),
     }
 }
 
 /// The verdict on a packet that was not simply translated: the one place where a reason becomes a verdict.
 #[inline(always)]
-pub fn conclude(result: Result<Verdict, Reason>) -> Verdict {
+pub fn conclude<C: PacketContext>(result: Result<Verdict, Reason>) -> Verdict {
     match result {
         Ok(verdict) => verdict,
+        // What cannot be finished here; unless half of it is done, or it would be in vain there, too.
+        Err(reason) if C::EARLY && !matches!(reason, Reason::SnatPortsExhausted | Reason::FlowInsertFailed) => {
+            Verdict::Next
+        }
         Err(reason) => {
             count::reason(reason);
             match reason.disposition() {
-                Disposition::Pass => Verdict::Next,
+                Disposition::Pass | Disposition::Translate => Verdict::Next,
                 // What is refused has been answered by `refuse`; the packet itself ends here all the same.
                 Disposition::Refuse | Disposition::Drop => Verdict::Drop,
             }
@@ -103,11 +114,13 @@ fn translate<C: PacketContext, F: Family>(
     packet: &Packet<F::Address>,
     known: &Known<F::Address>,
 ) -> Result<Verdict, Reason> {
+    if C::EARLY {
+        return translate_early::<C, F>(ctx, packet, known);
+    }
     if known.action == FlowAction::Forward as u8 && is_of_vlan::<C, F>(ctx, packet) {
         return Err(Reason::VlanForward);
     }
-    known.seen::<F>(packet);
-    count::translated::<F>(known.service, (ctx.length() - packet.l3()) as u64);
+    note::<C, F>(ctx, packet, known);
     if known.action == FlowAction::Forward as u8 {
         return match hand_over::<F>(packet) {
             Some(work) => {
@@ -118,13 +131,42 @@ fn translate<C: PacketContext, F: Family>(
         };
     }
     rewrite::<C, F>(ctx, packet, &known.to, false)?;
-    Ok(Verdict::Next)
+    Ok(Verdict::Translated)
+}
+
+/// As [`translate`], where the packet may have to be left as it is.
+#[inline(always)]
+fn translate_early<C: PacketContext, F: Family>(
+    ctx: &C,
+    packet: &Packet<F::Address>,
+    known: &Known<F::Address>,
+) -> Result<Verdict, Reason> {
+    let verdict = if known.action == FlowAction::Forward as u8 {
+        let work = hand_over::<F>(packet).ok_or(Reason::TablesInconsistent)?;
+        work.request.to = known.to;
+        forward_known::<C, F>(ctx).unwrap_or(Verdict::Next)
+    } else {
+        ctx.mark_translated()?;
+        rewrite::<C, F>(ctx, packet, &known.to, false)?;
+        Verdict::Translated
+    };
+    if verdict != Verdict::Next {
+        note::<C, F>(ctx, packet, known);
+    }
+    Ok(verdict)
+}
+
+/// Notes that a packet of a flow passes.
+#[inline(always)]
+fn note<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>, known: &Known<F::Address>) {
+    known.seen::<F>(packet);
+    count::translated::<F>(known.service, (ctx.length() - packet.l3()) as u64);
 }
 
 /// Whether a packet is of a VLAN of the device that it came by. We do not forward those here: the route to take is that of
 /// the VLAN's device, which sees the packet next, without its tag.
 #[inline(always)]
-fn is_of_vlan<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> bool {
+pub fn is_of_vlan<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> bool {
     packet.l3() != packet::ETHERNET || ctx.tag() == Tag::Vlan
 }
 
@@ -136,14 +178,23 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
         return Verdict::Next;
     }
     if hand_over::<F>(packet).is_none() {
-        return conclude(Err(Reason::TablesInconsistent));
+        return conclude::<C>(Err(Reason::TablesInconsistent));
     }
-    match choose::<P, F>() {
+    match choose::<C, P, F>() {
         Choice::NotOurs => Verdict::Next,
+        Choice::Backend if C::EARLY => {
+            let verdict = connect::<C, P, F>(ctx).unwrap_or(Verdict::Next);
+            if verdict != Verdict::Next {
+                begun::<C, F>(ctx);
+            }
+            verdict
+        }
         Choice::Backend => {
-            trace::flow::<C, F>(ctx);
+            begun::<C, F>(ctx);
             connect::<C, P, F>(ctx).unwrap_or_else(|| refuse::<C, F>(ctx))
         }
+        // Answers are given by the place that follows.
+        Choice::Refuse if C::EARLY => Verdict::Next,
         Choice::Refuse => {
             trace::rejection::<C, F>(ctx);
             refuse::<C, F>(ctx)
@@ -153,6 +204,15 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
             Verdict::Drop
         }
     }
+}
+
+/// Counts and traces a new flow.
+#[inline(always)]
+fn begun<C: PacketContext, F: Family>(ctx: &C) {
+    if let Ok(work) = work::<F>() {
+        count::new_flow::<F>(work.service);
+    }
+    trace::flow::<C, F>(ctx);
 }
 
 /// This CPU's place for what the functions below work on.
@@ -176,31 +236,37 @@ fn hand_over<F: Family>(packet: &Packet<F::Address>) -> Option<&'static mut Work
 
 /// What becomes of a packet that was to go on. `None` is for the caller to have answered, from where the stack is low.
 #[inline(always)]
-fn conclude_sending<F: Family>(result: Result<Verdict, Reason>) -> Option<Verdict> {
-    if result == Err(Reason::TooBig) {
-        count::reason(Reason::TooBig);
-        work::<F>().ok()?.reason = Reason::TooBig as u32;
-        return None;
+fn conclude_sending<C: PacketContext, F: Family>(result: Result<Verdict, Reason>) -> Option<Verdict> {
+    match result {
+        // Answers are given by the place that follows.
+        Err(reason @ (Reason::TooBig | Reason::TtlExpired)) if !C::EARLY => {
+            count::reason(reason);
+            work::<F>().ok()?.reason = reason as u32;
+            None
+        }
+        result => Some(conclude::<C>(result)),
     }
-    Some(conclude(result))
 }
 
 #[inline(never)]
 fn forward_known<C: PacketContext, F: Family>(ctx: &C) -> Option<Verdict> {
-    conclude_sending::<F>(try_forward_known::<C, F>(ctx))
+    conclude_sending::<C, F>(try_forward_known::<C, F>(ctx))
 }
 
 #[inline(always)]
 fn try_forward_known<C: PacketContext, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
     let Work { packet, request, route, .. } = work::<F>()?;
     route.look_up::<C, F>(ctx, packet, &request.to)?;
+    if C::EARLY && !forward::is_possible::<C, F>(ctx, packet, route) {
+        return Ok(Verdict::Next);
+    }
     forward::send::<C, F>(ctx, packet, &request.to, route)
 }
 
 /// A packet that is to be answered, for `Work::reason`.
 #[inline(never)]
 fn refuse<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
-    conclude(work::<F>().and_then(|work| refuse::answer::<C, F>(ctx, work)))
+    conclude::<C>(work::<F>().and_then(|work| refuse::answer::<C, F>(ctx, work)))
 }
 
 /// What a packet of no known flow is for.
@@ -219,25 +285,27 @@ enum Choice {
 
 /// Finds the frontend and picks a backend for a packet of no known flow. Most such packets are none of our business.
 #[inline(never)]
-fn choose<P: Entrance, F: Family>() -> Choice {
+fn choose<C: PacketContext, P: Entrance, F: Family>() -> Choice {
     let Ok(work) = work::<F>() else { return Choice::NotOurs };
     let tuple = &work.packet.tuple;
     let frontend = match balance::frontend::<F>(tuple.dst, tuple.dst_port, work.packet.protocol() as u8, false) {
         Ok(Some(frontend)) => frontend,
         Ok(None) => return Choice::NotOurs,
-        Err(reason) => return rejected(work, reason),
+        Err(reason) => return rejected::<C, _>(work, reason),
     };
     work.service = frontend.service;
     work.hash = hash::flow(tuple, HASH_SEED.load());
     match backend::<P, F>(frontend, tuple, work.hash) {
         Ok(picked) => {
-            count::new_flow::<F>(frontend.service);
             work.picked = picked;
             Choice::Backend
         }
         Err(reason) => {
-            count::rejected::<F>(frontend.service);
-            rejected(work, reason)
+            let choice = rejected::<C, _>(work, reason);
+            if choice != Choice::NotOurs {
+                count::rejected::<F>(frontend.service);
+            }
+            choice
         }
     }
 }
@@ -261,11 +329,15 @@ fn backend<P: Entrance, F: Family>(
 }
 
 #[inline(always)]
-fn rejected<A>(work: &mut Work<A>, reason: Reason) -> Choice {
+fn rejected<C: PacketContext, A>(work: &mut Work<A>, reason: Reason) -> Choice {
+    // Answers, and their counting, are for the place that follows.
+    if C::EARLY && !matches!(reason.disposition(), Disposition::Drop) {
+        return Choice::NotOurs;
+    }
     work.reason = reason as u32;
     count::reason(reason);
     match reason.disposition() {
-        Disposition::Pass => Choice::NotOurs,
+        Disposition::Pass | Disposition::Translate => Choice::NotOurs,
         Disposition::Refuse => Choice::Refuse,
         Disposition::Drop => Choice::Drop,
     }
@@ -274,7 +346,7 @@ fn rejected<A>(work: &mut Work<A>, reason: Reason) -> Choice {
 /// Enters both directions of a flow to the backend that `choose` picked, and sends its first packet on.
 #[inline(never)]
 fn connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Option<Verdict> {
-    conclude_sending::<F>(try_connect::<C, P, F>(ctx))
+    conclude_sending::<C, F>(try_connect::<C, P, F>(ctx))
 }
 
 #[inline(always)]
@@ -299,6 +371,14 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
             Err(reason) => return Err(reason),
         }
     }
+    // Of no return: from here on something is entered.
+    if C::EARLY {
+        if !masquerade {
+            ctx.mark_translated()?;
+        } else if !forward::is_possible::<C, F>(ctx, &work.packet, &work.route) {
+            return Ok(Verdict::Next);
+        }
+    }
     describe::<P, F>(work, masquerade);
     snat::reserve::<F>(work, !masquerade)?;
     flow::enter::<F>(&work.packet.tuple, &work.request)?;
@@ -308,7 +388,7 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
         return forward::send::<C, F>(ctx, &work.packet, &work.request.to, &work.route);
     }
     rewrite::<C, F>(ctx, &work.packet, &work.request.to, false)?;
-    Ok(Verdict::Next)
+    Ok(Verdict::Translated)
 }
 
 /// Where packets come from: bits of [`Hook`].

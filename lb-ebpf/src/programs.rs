@@ -3,9 +3,12 @@
 #![expect(clippy::needless_pass_by_value, reason = "the signature that aya's macros call")]
 
 use aya_ebpf::{
-    bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    bindings::{
+        TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX},
+    },
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 use lb_common::abi::Reason;
 
@@ -36,11 +39,24 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn tc_verdict(result: Result<Verdict, Reason>) -> i32 {
-    match path::conclude(result) {
+    match path::conclude::<TcContext>(result) {
         // With tcx and clsact alike: on to the next program, then to the stack.
-        Verdict::Next => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT,
+        Verdict::Next | Verdict::Translated => TC_ACT_UNSPEC,
+        // TC sends nothing back but by a redirect.
+        Verdict::Drop | Verdict::Returned => TC_ACT_SHOT,
         Verdict::Redirected => TC_ACT_REDIRECT,
+    }
+}
+
+/// `frags`: it may be attached where packets take more than one buffer (jumbo frames). Those that do are left to TC.
+#[xdp(frags)]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    match path::conclude::<XdpContext>(path::ingress::<_, UplinkIngress>(&ctx)) {
+        // What is as it was meets `uplink_ingress` next.
+        Verdict::Next | Verdict::Translated => XDP_PASS,
+        Verdict::Drop => XDP_DROP,
+        Verdict::Redirected => XDP_REDIRECT,
+        Verdict::Returned => XDP_TX,
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! TCP gets a RST (RFC 9293 §3.5.2), UDP an ICMP port unreachable (RFC 792) or its `ICMPv6` counterpart (RFC 4443
 //! §3.1), from the address that was asked. So does the sender of what is too big for the way out, with the size that fits:
-//! "fragmentation needed" (RFC 1191 §4) where fragmenting is forbidden, or "packet too big" (RFC 4443 §3.2). An ICMP
+//! "fragmentation needed" (RFC 1191 §4) where fragmenting is forbidden, or "packet too big" (RFC 4443 §3.2); and of what has
+//! been on its way for too long, which traceroute sends on purpose: "time exceeded" (RFC 792, RFC 4443 §3.3). An ICMP
 //! error carries the IP header, with all options and extension headers, and the transport header without options, which
 //! is what the sender needs to find the socket.
 //!
@@ -18,15 +19,12 @@ use crate::{
     family::Family,
     hook::{PacketContext, Verdict},
     maps::Work,
-    packet::{self, ETHERNET, Mac, Packet, TCP, tcp},
+    packet::{self, ETHERNET, Mac, Packet, TCP, icmp::ICMP, tcp},
 };
 
 mod header;
 
 use header::{Header, Ipv4Words, Ipv6Words, pseudo, sum};
-
-/// Length of the header of an ICMP or `ICMPv6` error.
-const ICMP: usize = 8;
 
 type TcpWords = [u16; TCP / 2];
 type IcmpWords = [u16; ICMP / 2];
@@ -50,6 +48,8 @@ fn turn<C: PacketContext, A: Address, I: Header>(ctx: &C, work: &Work<A>) -> Res
     let packet = &work.packet;
     let (type_code, mtu) = if work.reason == Reason::TooBig as u32 {
         (I::TOO_BIG, work.route.mtu())
+    } else if work.reason == Reason::TtlExpired as u32 {
+        (I::TIME_EXCEEDED, 0)
     } else {
         match packet.protocol() {
             Protocol::Tcp => return reset::<C, A, I>(ctx, packet),

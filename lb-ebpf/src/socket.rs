@@ -201,7 +201,7 @@ fn conclude(result: Result<(), Reason>) -> i32 {
     let Err(reason) = result else { return PROCEED };
     count::reason(reason);
     let errno = match reason.disposition() {
-        Disposition::Pass => return PROCEED,
+        Disposition::Pass | Disposition::Translate => return PROCEED,
         Disposition::Refuse => ECONNREFUSED,
         // A packet would be dropped and the call would time out; there is no point in waiting for that.
         Disposition::Drop => EHOSTUNREACH,

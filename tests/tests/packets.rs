@@ -79,13 +79,17 @@ fn main() -> ExitCode {
     })];
     // Nothing is attached, so nobody reads the lines.
     trials.push(Trial::test("the verifier takes every program with the packet trace", move || {
-        Loaded::load(&LoadOptions { sizes: SMALL, trace: true, ..LoadOptions::default() })
+        Loaded::load(&LoadOptions { sizes: SMALL, trace: true, xdp: true, ..LoadOptions::default() })
             .map_err(|e| failed(e.into()))?;
         Ok(())
     }));
     for case in rows::CASES {
         let name = format!("{} {}: flows spread, and return to their backends", case.net.name, case.protocol_name());
         trials.push(pool.trial(world, name, move |dataplane| properties::flows_spread_and_return(dataplane, case)));
+        let name = format!("{} {}: flows take turns where these are asked for", case.net.name, case.protocol_name());
+        trials.push(pool.trial(world, name, move |dataplane| properties::flows_take_turns(dataplane, case)));
+        let name = format!("{} {}: XDP sends by other devices that can", case.net.name, case.protocol_name());
+        trials.push(pool.trial(world, name, move |dataplane| properties::other_devices_need_a_driver(dataplane, case)));
         let name = format!("{} {}: an affinity lasts from the last flow on", case.net.name, case.protocol_name());
         trials.push(pool.trial(world, name, move |dataplane| properties::affinity_expires(dataplane, case)));
     }
@@ -99,9 +103,13 @@ fn main() -> ExitCode {
             Ok(())
         },
     ));
-    trials.extend(
-        rows.into_iter().map(|row| pool.trial(world, row.sentence.clone(), move |dataplane| row.play(dataplane))),
-    );
+    for row in rows.into_iter().map(Arc::new) {
+        if row.concerns_xdp() {
+            let (name, row) = (format!("{}, with XDP in front", row.sentence), Arc::clone(&row));
+            trials.push(pool.trial(world, name, move |dataplane| row.play_at_xdp(dataplane)));
+        }
+        trials.push(pool.trial(world, row.sentence.clone(), move |dataplane| row.play(dataplane)));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
 use ipnet::IpNet;
 use lb_agent::{
     configuration::{Effective, Given},
-    loader::TableSizes,
+    loader::{TableSizes, XdpMode},
     model::Balance,
     network,
     source::parse_cidr_sloppy,
@@ -50,6 +50,11 @@ pub(super) struct Arguments {
     /// that is not there is an error in the log and in `lb-agent status`, and is served when it comes.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     devices: Option<Vec<String>>,
+    /// Whether packets from outside are balanced at XDP, where the uplink can; what XDP leaves, TC does. auto: in the
+    /// driver of a NIC; native: in the driver of any uplink, whose packets must have finished checksums; generic: without
+    /// a driver, for tests.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    xdp: Xdp,
     /// The API server's --service-node-port-range.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = port_range)]
     node_port_range: Reserved,
@@ -128,6 +133,27 @@ struct Sizes {
     /// Different endpoints.
     #[arg(long, value_name = "N", default_value_t = capacity::BACKENDS, value_parser = value_parser!(u32).range(1..=1 << 24))]
     backend_table_size: u32,
+}
+
+/// An [`XdpMode`].
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Xdp {
+    #[default]
+    Off,
+    Auto,
+    Native,
+    Generic,
+}
+
+impl From<Xdp> for XdpMode {
+    fn from(xdp: Xdp) -> Self {
+        match xdp {
+            Xdp::Off => Self::Off,
+            Xdp::Auto => Self::Auto,
+            Xdp::Native => Self::Native,
+            Xdp::Generic => Self::Generic,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -212,6 +238,7 @@ impl Arguments {
             network: network::Options { devices: self.devices, node_ports: self.node_port_range },
             effective,
             trace_packets: self.trace_packets,
+            xdp: self.xdp.into(),
             sizes: TableSizes {
                 flows: flow_table_size,
                 frontends: frontend_table_size,
@@ -234,7 +261,7 @@ fn filter_of(verbosity: u32) -> &'static str {
 }
 
 fn balance(text: &str) -> Result<Balance, String> {
-    let names = || Balance::ALL.map(Balance::name).join(" or ");
+    let names = || Balance::ALL.map(Balance::name).join(", ");
     Balance::ALL.into_iter().find(|balance| balance.name() == text).ok_or_else(|| format!("expected {}", names()))
 }
 

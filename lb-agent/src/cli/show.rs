@@ -16,7 +16,7 @@ use crate::run::{Configuration, Source};
 /// Prints the effective configuration as two YAML documents: one that `--config` takes, and one of what no such file can
 /// say, in words of our own.
 pub(super) fn print(configuration: &Configuration, log_format: &str, log_level: &str) -> Result<()> {
-    let Configuration { file: _, source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes } =
+    let Configuration { file: _, source, node_name, bpffs, cgroup, network, effective, trace_packets, sizes, xdp } =
         configuration;
     let Effective { policy, healthz, metrics, .. } = effective;
     let network::Options { devices, node_ports } = network;
@@ -51,6 +51,7 @@ pub(super) fn print(configuration: &Configuration, log_format: &str, log_level: 
         "bpffs": bpffs,
         "cgroup": cgroup,
         "devices": devices,
+        "xdp": format!("{xdp:?}").to_lowercase(),
         "log": {"format": log_format, "level": log_level},
         "tracePackets": trace_packets,
         "tables": {"flows": flows, "frontends": frontends, "services": services, "slots": slots, "backends": backends},

@@ -4,10 +4,10 @@ use anyhow::Result;
 use aya::programs::ProgramInfo;
 use lb_agent::{
     dataplane::{Capacities, FamilyMaps, KernelMaps, Scraper},
-    loader::{self, Attached, PROGRAMS, Pins},
+    loader::{self, Attached, LoaderError, PROGRAMS, Pins, XdpDevices, XdpPlace},
     model::Family,
 };
-use lb_common::abi::ABI_VERSION;
+use lb_common::abi::{ABI_VERSION, XdpFlags, XdpState};
 use serde::Serialize;
 
 use super::{
@@ -29,6 +29,7 @@ struct Status {
     /// Devices of `--devices` that the agent found missing last.
     missing_devices: Vec<String>,
     hooks: Vec<AttachedHook>,
+    xdp: Vec<XdpUplink>,
     tables: Vec<TableFill>,
     counters: Vec<ReasonCount>,
 }
@@ -39,11 +40,25 @@ struct Status {
 struct AttachedHook {
     /// Name of a device, or `cgroup`. `<device N?>` and `<cgroup?>` are gone.
     target: String,
-    /// `ingress` or `egress`, or the name of the socket call.
+    /// `ingress`, `egress`, `xdp native` or `xdp generic`, or the name of the socket call.
     hook: &'static str,
     /// Name of the program; `<program N?>` where it is of an agent that did not come to its end.
     program: String,
     program_id: u32,
+}
+
+/// How far XDP came on an uplink.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct XdpUplink {
+    /// Name of the device; `<device N?>` is gone.
+    device: String,
+    /// `native`, `generic`, or why it is neither.
+    state: &'static str,
+    /// The same for people.
+    reason: String,
+    /// Whether XDP of other uplinks sends packets by this one.
+    sends_redirected: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,6 +86,7 @@ pub(super) fn show(pins: &Pins, output: &OutputArguments) -> Result<()> {
         agent: pins.agent(),
         missing_devices: pins.missing_devices(),
         hooks: hooks(pins)?,
+        xdp: xdp(pins)?,
         tables,
         counters: scraper.read_reasons()?.into_iter().map(ReasonCount::new).collect(),
     };
@@ -103,11 +119,6 @@ fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
         .iter()
         .filter_map(|name| Some((ProgramInfo::from_pin(pins.program(name)).ok()?.id(), *name)))
         .collect();
-    let interfaces = nix::net::if_::if_nameindex()?;
-    let device = |index: u32| {
-        let found = interfaces.iter().find(|interface| interface.index() == index);
-        found.map_or_else(|| format!("<device {index}?>"), |found| found.name().to_string_lossy().into_owned())
-    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let filters = runtime.block_on(loader::clsact_filters())?;
     let filters = filters.into_iter().map(|(direction, index, program)| (Attached::Device(direction, index), program));
@@ -117,6 +128,8 @@ fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
             Attached::Cgroup(hook, 0) => ("<cgroup?>".to_owned(), hook.program),
             Attached::Cgroup(hook, _) => ("cgroup".to_owned(), hook.program),
             Attached::Device(direction, index) => (device(index), direction.name()),
+            Attached::Xdp(XdpPlace::Native, index) => (device(index), "xdp native"),
+            Attached::Xdp(XdpPlace::Generic, index) => (device(index), "xdp generic"),
         };
         let name = programs.get(&program).map_or_else(|| format!("<program {program}?>"), ToString::to_string);
         AttachedHook { target, hook, program: name, program_id: program }
@@ -124,9 +137,30 @@ fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
     Ok(hooks.collect())
 }
 
+/// The name of a device.
+fn device(index: u32) -> String {
+    let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| format!("<device {index}?>"))
+}
+
+fn xdp(pins: &Pins) -> Result<Vec<XdpUplink>> {
+    let devices = match XdpDevices::open(pins) {
+        // Pinned by an agent that had no XDP yet.
+        Err(LoaderError::NotPinned { .. }) => return Ok(Vec::new()),
+        devices => devices?.read()?,
+    };
+    let uplinks = devices.into_iter().map(|(index, found)| XdpUplink {
+        device: device(index),
+        state: XdpState::from_number(found.state).map_or("unknown", XdpState::name),
+        reason: loader::describe_xdp(found),
+        sends_redirected: found.flags & XdpFlags::REDIRECT != 0,
+    });
+    Ok(uplinks.collect())
+}
+
 impl Status {
     fn text(&self) -> String {
-        let Self { abi_version, pins, agent, missing_devices, hooks, tables, counters } = self;
+        let Self { abi_version, pins, agent, missing_devices, hooks, xdp, tables, counters } = self;
         let missing = match &missing_devices[..] {
             [] => String::new(),
             names => format!("\nError: --devices {}: there is no such device", names.join(", ")),
@@ -138,6 +172,12 @@ impl Status {
                 vec![hook.target.clone(), hook.hook.to_owned(), hook.program.clone(), hook.program_id.to_string()]
             }),
         );
+        let xdp = table(
+            &["UPLINK", "XDP", "REASON"],
+            xdp.iter().map(|XdpUplink { device, state, reason, sends_redirected: _ }| {
+                vec![device.clone(), (*state).to_owned(), reason.clone()]
+            }),
+        );
         let tables = table(
             &["TABLE", "USED", "CAPACITY", "FILL"],
             tables.iter().map(|TableFill { name, used, capacity }| {
@@ -147,7 +187,7 @@ impl Status {
         );
         let counters = table(&["REASON", "DISPOSITION", "COUNT"], counters.iter().map(ReasonCount::row));
         format!(
-            "Agent: {agent}\nMaps:  {} (ABI version {abi_version}){missing}\n\n{hooks}\n\n{tables}\n\n{counters}",
+            "Agent: {agent}\nMaps:  {} (ABI version {abi_version}){missing}\n\n{hooks}\n\n{xdp}\n\n{tables}\n\n{counters}",
             pins.display()
         )
     }

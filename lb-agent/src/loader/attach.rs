@@ -24,6 +24,7 @@ use super::{
     hooks::{Attached, Device, Direction, Role, SocketHook, attached, recognize},
     pins::pin_error,
     syscall::{self, Pinned},
+    xdp::remove_link,
 };
 
 /// Priority of our clsact filters: before all others.
@@ -112,8 +113,12 @@ impl Loaded {
     pub fn detach_devices_except(&mut self, keep: &BTreeSet<u32>) -> Result<(), LoaderError> {
         if let Some(pins) = &self.pins {
             for (path, attached, _) in attached(pins)? {
-                if matches!(attached, Attached::Device(_, index) if !keep.contains(&index)) {
-                    fs::remove_file(&path).map_err(|source| pin_error("removing", &path, source))?;
+                match attached {
+                    Attached::Device(_, index) if !keep.contains(&index) => {
+                        fs::remove_file(&path).map_err(|source| pin_error("removing", &path, source))?;
+                    }
+                    Attached::Xdp(_, index) if !keep.contains(&index) => remove_link(&path)?,
+                    Attached::Cgroup(..) | Attached::Device(..) | Attached::Xdp(..) => {}
                 }
             }
         }
@@ -122,7 +127,7 @@ impl Loaded {
                 detach_clsact(*index)?;
             }
         }
-        Ok(())
+        self.forget_xdp_except(keep)
     }
 
     /// Attaches by clsact even where the kernel has tcx: lets tests of the one run on kernels with the other.
@@ -134,7 +139,7 @@ impl Loaded {
         *self.tcx.get_or_insert_with(has_tcx)
     }
 
-    fn pin(&self, link: &str) -> Option<PathBuf> {
+    pub(super) fn pin(&self, link: &str) -> Option<PathBuf> {
         self.pins.as_ref().map(|pins| pins.link(link))
     }
 
@@ -165,7 +170,7 @@ pub(crate) fn has_tcx() -> bool {
 }
 
 /// What the link pinned at `path` is attached to, if there is one. Anything but a link of ours is an error.
-fn held(path: &Path, expected: &'static str) -> Result<Option<Attached>, LoaderError> {
+pub(super) fn held(path: &Path, expected: &'static str) -> Result<Option<Attached>, LoaderError> {
     if !path.try_exists().map_err(|source| pin_error("reading", path, source))? {
         return Ok(None);
     }
@@ -218,7 +223,7 @@ fn attach_tcx(
     }
 }
 
-fn pin<L: TryInto<FdLink, Error = LinkError>>(link: L, path: &Path) -> Result<(), ProgramError> {
+pub(super) fn pin<L: TryInto<FdLink, Error = LinkError>>(link: L, path: &Path) -> Result<(), ProgramError> {
     let link: FdLink = link.try_into()?;
     link.pin(path).map(drop).map_err(|error| ProgramError::IOError(io::Error::other(error)))
 }
@@ -270,7 +275,7 @@ pub(super) fn interfaces() -> Result<BTreeSet<u32>, LoaderError> {
     Ok(interfaces.iter().map(nix::net::if_::Interface::index).collect())
 }
 
-fn raw_os_error(error: &ProgramError) -> Option<i32> {
+pub(super) fn raw_os_error(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         ProgramError::NetlinkError(error) | ProgramError::TcError(TcError::NetlinkError(error)) => error.raw_os_error(),

@@ -6,9 +6,10 @@ use std::{
 use super::{
     LoaderError, PINNED, PROGRAMS, Pins,
     attach::{detach_clsact, interfaces},
-    hooks::{attached, files},
+    hooks::{Attached, attached, files},
     pins::pin_error,
     syscall::{self, Pinned},
+    xdp::remove_link,
 };
 
 /// Takes the data plane away, of whatever version: detaches every program of ours, and removes every pin and directory
@@ -29,8 +30,11 @@ pub fn cleanup(pins: &Pins) -> Result<Vec<PathBuf>, LoaderError> {
 
 fn remove_version(pins: &Pins) -> Result<Vec<PathBuf>, LoaderError> {
     let lock = pins.lock()?;
-    for (path, _, _) in attached(pins)? {
-        remove(&path)?;
+    for (path, attached, _) in attached(pins)? {
+        match attached {
+            Attached::Cgroup(..) | Attached::Device(..) => remove(&path)?,
+            Attached::Xdp(..) => remove_link(&path)?,
+        }
     }
     for path in PROGRAMS.iter().map(|name| pins.program(name)) {
         if matches!(syscall::inspect(&path), Ok(Pinned::Program)) {

@@ -119,6 +119,33 @@ impl SocketHook {
     }
 }
 
+/// Where on its way from the device a packet meets XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum XdpPlace {
+    /// In the device's driver, before there is an skb.
+    Native,
+    /// In the kernel's stand-in for drivers that have none, after there is one.
+    Generic,
+}
+
+impl XdpPlace {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Native, Self::Generic];
+
+    /// `native` or `generic`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    /// Name of the pinned link. The link itself does not tell which of the two it is.
+    pub(super) fn pin(self, index: u32) -> String {
+        format!("xdp-{index}-{}", self.name())
+    }
+}
+
 /// A hook that holds one of our programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attached {
@@ -126,6 +153,8 @@ pub enum Attached {
     Cgroup(SocketHook, u64),
     /// On the device of this index; 0 if the device is gone.
     Device(Direction, u32),
+    /// On the device of this index, at XDP; 0 if the device is gone.
+    Xdp(XdpPlace, u32),
 }
 
 /// The links that are pinned, with the ids of their programs. Files that are none of ours are left out.
@@ -146,6 +175,14 @@ pub(super) fn recognize(name: &str, info: LinkInfo) -> Option<Attached> {
         let hook = *SocketHook::ALL.iter().find(|hook| hook.program == program)?;
         return match info.target {
             LinkTarget::Cgroup(id) if info.attach_type == hook.attach_type => Some(Attached::Cgroup(hook, id)),
+            _ => None,
+        };
+    }
+    if let Some((index, place)) = name.strip_prefix("xdp-").and_then(|rest| rest.split_once('-')) {
+        let place = *XdpPlace::ALL.iter().find(|candidate| candidate.name() == place)?;
+        let index: u32 = index.parse().ok()?;
+        return match info.target {
+            LinkTarget::Xdp(actual) if [0, index].contains(&actual) => Some(Attached::Xdp(place, actual)),
             _ => None,
         };
     }

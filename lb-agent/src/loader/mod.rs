@@ -9,6 +9,7 @@
 //!              /programs/connect4     every program, to tell which one a link holds
 //!              /links/cgroup-connect4  one for each socket hook
 //!              /links/tcx-7-ingress    one for each device and direction
+//!              /links/xdp-7-native     one for each uplink that has XDP
 //! ```
 
 mod attach;
@@ -21,6 +22,7 @@ mod pins;
 mod requirements;
 pub(crate) mod syscall;
 mod tables;
+mod xdp;
 
 pub use attach::cgroup2_root;
 pub(crate) use attach::has_tcx;
@@ -28,12 +30,13 @@ pub use cleanup::cleanup;
 pub use error::LoaderError;
 pub use filters::clsact_filters;
 pub(crate) use filters::{Filter, bpf_filters};
-pub use hooks::{Attached, Device, Direction, Role, SocketHook, attached};
+pub use hooks::{Attached, Device, Direction, Role, SocketHook, XdpPlace, attached};
 pub(crate) use netdev::features as xdp_features;
 pub use pins::{Lock, Pins};
 pub use requirements::check as check_requirements;
 pub(crate) use requirements::{check_btf, check_kernel, check_own_capabilities};
 pub use tables::{PINNED, TableSizes};
+pub use xdp::{Obstacle, XdpDevices, XdpMode, describe as describe_xdp};
 
 use std::{fs, io};
 
@@ -42,7 +45,7 @@ use aya::{
     maps::{Map, MapError, MapInfo},
     programs::{Program, ProgramError},
 };
-use lb_common::abi::maps::COUNTERS;
+use lb_common::abi::maps::{COUNTERS, XDP_DEVICES};
 
 use crate::{dataplane::KernelMaps, jiffies::Jiffies, object::EBPF_OBJECT};
 use pins::pin_error;
@@ -63,6 +66,8 @@ pub struct LoadOptions {
     pub hash_seed: u32,
     /// Whether TCP connections that none of our flows knows are left to the stack, because kube-proxy may have begun them.
     pub takeover: bool,
+    /// Whether the XDP program is loaded.
+    pub xdp: bool,
 }
 
 /// The programs and maps of one load. Dropping it removes what is not pinned.
@@ -71,14 +76,19 @@ pub struct Loaded {
     ebpf: Ebpf,
     pins: Option<Pins>,
     tcx: Option<bool>,
+    xdp_devices: XdpDevices,
 }
 
+/// The one program that is loaded only where it is asked for.
+const XDP_PROGRAM: &str = "uplink_xdp";
+
 /// Every program of the object.
-pub const PROGRAMS: [&str; 12] = [
+pub const PROGRAMS: [&str; 13] = [
     "pod_ingress",
     "pod_egress",
     "uplink_ingress",
     "uplink_egress",
+    XDP_PROGRAM,
     "connect4",
     "connect6",
     "getpeername4",
@@ -92,7 +102,7 @@ pub const PROGRAMS: [&str; 12] = [
 impl Loaded {
     /// Creates or adopts the maps, and loads every program. Attaches nothing.
     pub fn load(options: &LoadOptions) -> Result<Self, LoaderError> {
-        let LoadOptions { pins, sizes, trace, netns_cookie, hash_seed, takeover } = options;
+        let LoadOptions { pins, sizes, trace, netns_cookie, hash_seed, takeover, xdp } = options;
         let cookie = match netns_cookie {
             Some(cookie) => *cookie,
             None => syscall::netns_cookie()
@@ -102,6 +112,7 @@ impl Loaded {
         let log_level = if *trace { u8::MAX } else { 0 };
 
         let takeover = u32::from(*takeover);
+        let with_xdp = u32::from(*xdp);
 
         let ticks = Jiffies::now()
             .and_then(|jiffies| u32::try_from(jiffies.per_second).map_err(io::Error::other))
@@ -112,7 +123,8 @@ impl Loaded {
             .override_global("NODE_NETNS_COOKIE", &cookie, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .override_global("HASH_SEED", hash_seed, true)
-            .override_global("TAKEOVER", &takeover, true);
+            .override_global("TAKEOVER", &takeover, true)
+            .override_global("XDP", &with_xdp, true);
         for name in PINNED {
             let adopted = pins.as_ref().map(|pins| adopted_size(pins, name)).transpose()?.flatten();
             let wanted = sizes.of(name);
@@ -134,13 +146,14 @@ impl Loaded {
             }
             (error, _) => LoaderError::Object(error),
         })?;
-        for program in PROGRAMS {
+        for program in PROGRAMS.into_iter().filter(|program| *xdp || *program != XDP_PROGRAM) {
             load_program(&mut ebpf, program).map_err(|source| LoaderError::Program { program, source })?;
         }
         if let Some(pins) = pins {
             pin_programs(&mut ebpf, pins)?;
         }
-        Ok(Self { ebpf, pins: pins.clone(), tcx: None })
+        let xdp_devices = ebpf.take_map(XDP_DEVICES).ok_or_else(|| no_map(XDP_DEVICES))?;
+        Ok(Self { xdp_devices: XdpDevices::new(xdp_devices)?, ebpf, pins: pins.clone(), tcx: None })
     }
 
     /// A loaded program, for test runs.
@@ -150,10 +163,7 @@ impl Loaded {
 
     /// Takes a map out, which can be done once.
     pub fn take(&mut self, map: &'static str) -> Result<Map, LoaderError> {
-        self.ebpf.take_map(map).ok_or(LoaderError::Map {
-            map,
-            source: MapError::InvalidName { name: format!("{map}: not in the object, or taken already") },
-        })
+        self.ebpf.take_map(map).ok_or_else(|| no_map(map))
     }
 
     /// Takes out the maps that the reconciler writes, which can be done once.
@@ -167,10 +177,16 @@ impl Loaded {
     }
 }
 
+fn no_map(map: &'static str) -> LoaderError {
+    let name = format!("{map}: not in the object, or taken already");
+    LoaderError::Map { map, source: MapError::InvalidName { name } }
+}
+
 fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
     match ebpf.program_mut(name) {
         Some(Program::SchedClassifier(program)) => program.load(),
         Some(Program::CgroupSockAddr(program)) => program.load(),
+        Some(Program::Xdp(program)) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -188,7 +204,7 @@ fn pin_programs(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), LoaderError> {
             }
             Err(source) => return Err(pin_error("opening", &path, source)),
         }
-        if let Some(program) = ebpf.program_mut(name) {
+        if let Some(program) = ebpf.program_mut(name).filter(|program| program.fd().is_ok()) {
             program.pin(&path).map_err(|error| pin_error("pinning", &path, io::Error::other(error)))?;
         }
     }

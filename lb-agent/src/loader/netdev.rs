@@ -16,6 +16,8 @@ const FAMILY_NAME: u16 = 2;
 const GET_DEVICE: u8 = 1;
 const INDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
+/// `NETDEV_XDP_ACT_NDO_XMIT`: the driver sends what XDP redirects to the device.
+const SENDS_REDIRECTED: u64 = 1 << 2;
 
 /// `NLM_F_REQUEST`.
 const REQUEST: u16 = 1;
@@ -24,6 +26,12 @@ const ERROR: u16 = 2;
 /// `struct nlmsghdr`, and `struct genlmsghdr` after it.
 const HEADER: usize = 16;
 const GENERIC_HEADER: usize = 4;
+
+/// Whether the driver of a device sends what XDP redirects to it from other devices. `false` where the kernel does not
+/// tell.
+pub(super) fn sends_redirected(index: u32) -> bool {
+    features(index).is_ok_and(|features| features & SENDS_REDIRECTED != 0)
+}
 
 /// What the driver of a device does with XDP: bits of `NETDEV_XDP_ACT_*`.
 pub(crate) fn features(index: u32) -> io::Result<u64> {

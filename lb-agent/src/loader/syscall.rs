@@ -1,5 +1,5 @@
-//! The few things that aya has no call for: batched map operations, what a pinned link is attached to, and the cookie
-//! of the network namespace. Layouts are those of `include/uapi/linux/bpf.h`.
+//! The few things that aya has no call for: batched map operations, what a pinned link is attached to, detaching it at
+//! once, and the cookie of the network namespace. Layouts are those of `include/uapi/linux/bpf.h`.
 
 use std::{
     convert::Infallible,
@@ -22,12 +22,15 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// `BPF_F_QUERY_EFFECTIVE`: what runs, those of the cgroups above included.
 const QUERY_EFFECTIVE: u32 = 1;
 
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
+/// `BPF_LINK_TYPE_XDP`.
+const LINK_TYPE_XDP: u32 = 6;
 /// `BPF_LINK_TYPE_TCX`.
 const LINK_TYPE_TCX: u32 = 11;
 
@@ -62,6 +65,7 @@ impl std::fmt::Display for Pinned {
             Self::Link(LinkInfo { attach_type, target, .. }) => match target {
                 LinkTarget::Cgroup(id) => write!(f, "a link of attach type {attach_type} to cgroup {id}"),
                 LinkTarget::Tcx(index) => write!(f, "a tcx link of attach type {attach_type} to device {index}"),
+                LinkTarget::Xdp(index) => write!(f, "an XDP link to device {index}"),
                 LinkTarget::Other(kind) => write!(f, "a link of type {kind}"),
             },
         }
@@ -84,6 +88,8 @@ pub(crate) enum LinkTarget {
     Cgroup(u64),
     /// Interface index; 0 once the device is gone.
     Tcx(u32),
+    /// Likewise.
+    Xdp(u32),
     /// `enum bpf_link_type` of a link that we do not make.
     Other(u32),
 }
@@ -180,11 +186,7 @@ pub(crate) fn attached_programs(target: QueryTarget<'_>, attach_type: u32) -> io
 
 /// Looks at what is pinned at `path`.
 pub(crate) fn inspect(path: &Path) -> io::Result<Pinned> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut get = ObjectGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    let fd = i32::try_from(bpf(BPF_OBJ_GET, &mut get)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = open(path)?;
     // All bpf objects share one system call for their information, which does not say what it describes.
     let kind = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
     Ok(match kind.to_string_lossy().trim_start_matches("anon_inode:").trim_matches(['[', ']']) {
@@ -195,6 +197,22 @@ pub(crate) fn inspect(path: &Path) -> io::Result<Pinned> {
     })
 }
 
+/// Detaches the link that is pinned at `path`. A link that nobody holds any more is detached only some time later, and
+/// keeps others off its place until then.
+pub(crate) fn detach(path: &Path) -> io::Result<()> {
+    let link = open(path)?;
+    let mut detach = descriptor(link.as_raw_fd());
+    bpf(BPF_LINK_DETACH, &mut detach).map(drop)
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = ObjectGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    let fd = i32::try_from(bpf(BPF_OBJ_GET, &mut get)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 fn link_info(fd: &OwnedFd) -> io::Result<LinkInfo> {
     let mut raw = RawLinkInfo::default();
     let mut query = InfoByFd { fd: descriptor(fd.as_raw_fd()), len: size(&raw), info: ptr::from_mut(&mut raw) as u64 };
@@ -203,6 +221,7 @@ fn link_info(fd: &OwnedFd) -> io::Result<LinkInfo> {
     let (target, attach_type) = match raw.kind {
         LINK_TYPE_CGROUP => (LinkTarget::Cgroup(u64::from(second) << 32 | u64::from(first)), third),
         LINK_TYPE_TCX => (LinkTarget::Tcx(first), second),
+        LINK_TYPE_XDP => (LinkTarget::Xdp(first), 0),
         other => (LinkTarget::Other(other), 0),
     };
     Ok(LinkInfo { program: raw.program, attach_type, target })

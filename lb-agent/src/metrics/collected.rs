@@ -97,11 +97,12 @@ pub(super) fn encode_maps(encoder: &mut DescriptorEncoder<'_>, scrape: &Scrape) 
             numbers.gauge(&OfMap { map: fill.table }, of(fill))?;
         }
     }
-    let help = "Packets and socket calls that were passed on untouched, refused or dropped, by reason";
+    let help = "Packets and socket calls that were passed on untouched, refused or dropped, and errors about others, by reason";
     let mut numbers = Numbers::new(encoder, "lb_not_balanced", help, MetricType::Counter)?;
     for (reason, count) in reasons {
         let disposition = match reason.disposition() {
             Disposition::Pass => "pass",
+            Disposition::Translate => "translate",
             Disposition::Refuse => "refuse",
             Disposition::Drop => "drop",
         };

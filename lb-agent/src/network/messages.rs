@@ -15,15 +15,21 @@ pub(super) fn link(message: &LinkMessage) -> Link {
     let mut kind = Kind::Physical;
     let mut is_port = false;
     let mut elsewhere = false;
+    let mut below = None;
+    let mut is_vlan = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name.clone_from(text),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Link(index) => below = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => kind = Kind::Pod,
-                        LinkInfo::Kind(_) => kind = Kind::Virtual,
+                        LinkInfo::Kind(other) => {
+                            kind = Kind::Virtual;
+                            is_vlan = *other == InfoKind::Vlan;
+                        }
                         LinkInfo::PortKind(port) => is_port = *port != InfoPortKind::Vrf,
                         _ => {}
                     }
@@ -39,7 +45,7 @@ pub(super) fn link(message: &LinkMessage) -> Link {
     } else if kind == Kind::Pod && !elsewhere {
         kind = Kind::Virtual;
     }
-    Link { name, kind, is_port }
+    Link { name, kind, is_port, vlan_of: below.filter(|_| is_vlan && !elsewhere) }
 }
 
 /// The address that a message is about.
@@ -108,4 +114,27 @@ pub(super) fn ways_out(message: &RouteMessage) -> Vec<Route> {
         .filter(|(device, gateway)| *device != 0 && (*gateway || route.default))
         .map(|(device, _)| Route { device, ..route })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_device_names_the_device_below_and_other_devices_do_not() {
+        let message = |kind: InfoKind, here: bool| {
+            let mut message = LinkMessage::default();
+            message.header.link_layer_type = LinkLayerType::Ether;
+            message.attributes = vec![LinkAttribute::Link(2), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])];
+            if !here {
+                message.attributes.push(LinkAttribute::LinkNetNsId(1));
+            }
+            link(&message)
+        };
+        assert_eq!(message(InfoKind::Vlan, true).vlan_of, Some(2));
+        // The index is one of another network namespace.
+        assert_eq!(message(InfoKind::Vlan, false).vlan_of, None);
+        assert_eq!(message(InfoKind::Veth, true).vlan_of, None);
+        assert_eq!(message(InfoKind::MacVlan, true).vlan_of, None);
+    }
 }

@@ -17,15 +17,20 @@ mod tables_tests;
 pub(crate) use follow::local_ports;
 pub use follow::{NetworkError, Options, Watcher};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{loader::Device, model::NodeNetwork};
+use crate::{
+    loader::{Device, Obstacle},
+    model::NodeNetwork,
+};
 
 /// What the loader and the reconciler must know of the node's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// Devices with a way out of the node.
     pub uplinks: BTreeSet<Device>,
+    /// Indices of those that are no place for XDP, and why.
+    pub obstacles: BTreeMap<u32, Obstacle>,
     /// The node's ends of pods' interfaces.
     pub pods: BTreeSet<Device>,
     /// Names of uplinks that the operator gave and that are not there.

@@ -8,7 +8,10 @@ use std::{
 use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
 use super::Network;
-use crate::{loader::Device, model::NodeNetwork};
+use crate::{
+    loader::{Device, Obstacle},
+    model::NodeNetwork,
+};
 
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub(super) struct Link {
     pub(super) kind: Kind,
     /// A port of a bridge, bond or team: its traffic passes the device that it belongs to.
     pub(super) is_port: bool,
+    /// The device that a VLAN device takes its packets from.
+    pub(super) vlan_of: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +105,8 @@ impl Tables {
         let pods = others.into_iter().filter(|(_, link)| link.kind == Kind::Pod).map(device).collect();
         let uplinks: BTreeSet<Device> = uplinks.into_iter().map(device).collect();
         self.once_uplinks = uplinks.iter().map(|uplink| uplink.index).collect();
+        let obstacles =
+            uplinks.iter().filter_map(|uplink| Some((uplink.index, self.obstacle(uplink.index)?))).collect();
         let is_there = |name: &&String| self.links.values().any(|link| link.name == **name);
         let missing = wanted.iter().filter(|name| !is_there(name)).cloned().collect();
         let node = NodeNetwork {
@@ -115,7 +122,15 @@ impl Tables {
             local_ports,
             node_ports,
         };
-        Network { uplinks, pods, missing, node }
+        Network { uplinks, obstacles, pods, missing, node }
+    }
+
+    /// What keeps XDP off a device.
+    fn obstacle(&self, index: u32) -> Option<Obstacle> {
+        if self.links.values().any(|link| link.vlan_of == Some(index)) {
+            return Some(Obstacle::Vlans);
+        }
+        self.links.get(&index).filter(|link| link.kind != Kind::Physical).map(|_| Obstacle::Virtual)
     }
 
     /// Whether packets may leave the node, or reach it, by this device: it carries a route by a gateway or to

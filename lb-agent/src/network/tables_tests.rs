@@ -2,6 +2,8 @@ use std::net::IpAddr;
 
 use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
+use crate::loader::Obstacle;
+
 use super::{
     Network,
     tables::{Address, Kind, Link, Route, Tables},
@@ -10,7 +12,7 @@ use super::{
 const PORTS: [Reserved; 2] = [Reserved { first: 32768, last: 60999 }, Reserved { first: 30000, last: 32767 }];
 
 fn link(name: &str, kind: Kind) -> Link {
-    Link { name: name.to_owned(), kind, is_port: false }
+    Link { name: name.to_owned(), kind, is_port: false, vlan_of: None }
 }
 
 fn ip(address: &str) -> IpAddr {
@@ -148,4 +150,14 @@ fn each_family_masquerades_by_its_own_default_route() {
     let node = tables.network(None, &[], PORTS).node;
     assert_eq!(node.masquerade4.get(&0), Some(&[172, 16, 0, 1]));
     assert_eq!(node.masquerade6.get(&0), node.masquerade6.get(&2));
+}
+
+#[test]
+fn virtual_uplinks_and_those_with_vlan_devices_are_no_place_for_xdp() {
+    let mut tables = node();
+    assert_eq!(tables.network(None, &[], PORTS).obstacles, [(4, Obstacle::Virtual), (5, Obstacle::Virtual)].into());
+    tables.links.insert(10, Link { vlan_of: Some(2), ..link("eth0.7", Kind::Virtual) });
+    assert_eq!(tables.network(None, &[], PORTS).obstacles.get(&2), Some(&Obstacle::Vlans));
+    tables.remove_link(10);
+    assert_eq!(tables.network(None, &[], PORTS).obstacles.get(&2), None);
 }

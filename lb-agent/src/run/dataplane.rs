@@ -13,11 +13,12 @@ use k8s_openapi::jiff::Timestamp;
 use lb_agent::{
     controller::Controller,
     dataplane::{ApplyError, KernelMaps},
-    loader::{Loaded, Pins, Role},
+    loader::{Loaded, Pins, Role, XdpMode},
     model::{Change, ObjectKind, Policy, SourceEvent},
     network::Network,
     source::{self, SourceMessage, WatchState},
 };
+use lb_common::abi::XdpDevice;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{log::Log, memory};
@@ -57,6 +58,10 @@ pub(super) struct Dataplane {
     policy: Policy,
     /// Devices that hold our programs, by index.
     pub(super) attached: BTreeMap<u32, Role>,
+    /// Where XDP is to be used.
+    pub(super) xdp: XdpMode,
+    /// What came of it, by index of the uplink.
+    pub(super) xdp_devices: BTreeMap<u32, XdpDevice>,
     /// Whether all others are known not to. An earlier agent, or half an attachment, may have left something.
     pub(super) others_detached: bool,
     /// Uplinks that are not there, as the log and the pins say it; `None` until something was said.
@@ -84,12 +89,19 @@ impl Dataplane {
             synchronized: false,
             policy,
             attached: BTreeMap::new(),
+            xdp: XdpMode::Off,
+            xdp_devices: BTreeMap::new(),
             others_detached: false,
             missing_noted: None,
             pins,
             attach_again: None,
             log: Log::default(),
         }
+    }
+
+    /// Uses XDP on uplinks.
+    pub(super) fn with_xdp(self, xdp: XdpMode) -> Self {
+        Self { xdp, ..self }
     }
 
     /// Starts the thread; the receiver gets its result.

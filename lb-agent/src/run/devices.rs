@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_agent::loader::Role;
+use lb_agent::loader::{self, Device, LoaderError, Obstacle, Role, XdpMode};
+use lb_common::abi::{XdpDevice, XdpState};
 
 use super::dataplane::Dataplane;
 
@@ -22,10 +23,15 @@ impl Dataplane {
         for (devices, role) in [(&network.uplinks, Role::Uplink), (&network.pods, Role::Pod)] {
             for device in devices {
                 wanted.insert(device.index, role);
-                if self.attached.get(&device.index) == Some(&role) {
-                    continue;
-                }
-                match self.loaded.attach_device(device, role) {
+                let is_attached = self.attached.get(&device.index) == Some(&role);
+                let obstacle = network.obstacles.get(&device.index).copied();
+                let result = match role {
+                    Role::Uplink => self.attach_uplink(device, obstacle, is_attached),
+                    Role::Pod if is_attached => Ok(()),
+                    Role::Pod => self.attach_pod(device),
+                };
+                match result {
+                    Ok(()) if is_attached => {}
                     Ok(()) => {
                         tracing::info!(device = device.name, index = device.index, ?role, "attached");
                         self.attached.insert(device.index, role);
@@ -43,6 +49,7 @@ impl Dataplane {
                 }
             }
         }
+        self.xdp_devices.retain(|index, _| wanted.get(index) == Some(&Role::Uplink));
         let attached_before = self.attached.len();
         self.attached.retain(|index, role| {
             let stays = wanted.contains_key(index);
@@ -70,6 +77,56 @@ impl Dataplane {
             self.others_detached = false;
             self.attach_again = Some(Instant::now() + ATTACH_RETRY);
         }
+    }
+
+    fn attach_pod(&mut self, device: &Device) -> Result<(), LoaderError> {
+        self.loaded.detach_xdp(device.index)?;
+        self.loaded.attach_device(device, Role::Pod)
+    }
+
+    /// Puts the programs on an uplink, those at TC if they are not `attached`, and tries XDP again where it failed before.
+    fn attach_uplink(
+        &mut self,
+        device: &Device,
+        obstacle: Option<Obstacle>,
+        attached: bool,
+    ) -> Result<(), LoaderError> {
+        // While XDP translates, TC must know: it comes before it, and goes after it.
+        if self.xdp == XdpMode::Off {
+            self.attach_xdp(device, obstacle)?;
+        }
+        if !attached {
+            self.loaded.attach_device(device, Role::Uplink)?;
+        }
+        if self.xdp != XdpMode::Off {
+            self.attach_xdp(device, obstacle)?;
+        }
+        Ok(())
+    }
+
+    fn attach_xdp(&mut self, device: &Device, obstacle: Option<Obstacle>) -> Result<(), LoaderError> {
+        let before = self.xdp_devices.get(&device.index).copied();
+        let is_settled = |found: XdpDevice| self.xdp.is_settled(found, obstacle);
+        if before.is_some_and(is_settled) {
+            return Ok(());
+        }
+        let found = self.loaded.attach_xdp(device, self.xdp, obstacle)?;
+        self.xdp_devices.insert(device.index, found);
+        if before == Some(found) {
+            return Ok(());
+        }
+        let state = XdpState::from_number(found.state).unwrap_or(XdpState::Failed);
+        let reason = loader::describe_xdp(found);
+        match state {
+            XdpState::Off => {}
+            XdpState::Native | XdpState::Generic => {
+                tracing::info!(device = device.name, mode = state.name(), "XDP attached");
+            }
+            XdpState::NotSupported | XdpState::Occupied | XdpState::Virtual | XdpState::Vlans | XdpState::Failed => {
+                tracing::warn!(device = device.name, reason, "no XDP: packets are balanced at TC");
+            }
+        }
+        Ok(())
     }
 
     /// Names the devices of `--devices` that are not there: each once, and again when it has gone meanwhile.

@@ -23,10 +23,10 @@ const HEALTH: &str = "127.0.0.1:10256";
 const PRIVILEGES: &str = "-all,+bpf,+net_admin,+perfmon";
 
 /// An agent that is killed, and not asked, when it is dropped.
-struct Agent(Child);
+pub(crate) struct Agent(Child);
 
 impl Agent {
-    fn start(sandbox: &Sandbox, wrapper: &[&str], more: &[&str]) -> Self {
+    pub(crate) fn start(sandbox: &Sandbox, wrapper: &[&str], more: &[&str]) -> Self {
         let more = more.iter().map(ToString::to_string);
         Self::spawn(sandbox, wrapper, flags(sandbox).into_iter().chain(more))
     }
@@ -40,7 +40,7 @@ impl Agent {
         Self(child)
     }
 
-    fn signal(&mut self, signal: libc::c_int) -> std::process::ExitStatus {
+    pub(crate) fn signal(&mut self, signal: libc::c_int) -> std::process::ExitStatus {
         // SAFETY: a signal to a child that has not been waited for.
         unsafe { libc::kill(self.0.id().cast_signed(), signal) };
         self.0.wait().expect("it ends")
@@ -65,24 +65,24 @@ fn flags(sandbox: &Sandbox) -> Vec<String> {
     flags
 }
 
-fn lb_agent(arguments: &[&str]) -> Output {
+pub(crate) fn lb_agent(arguments: &[&str]) -> Output {
     Command::new(AGENT).args(arguments).output().expect("the agent")
 }
 
 /// What a list command prints, as JSON, of the sandbox's data plane.
-fn show(sandbox: &Sandbox, arguments: &[&str]) -> serde_json::Value {
+pub(crate) fn show(sandbox: &Sandbox, arguments: &[&str]) -> serde_json::Value {
     let bpffs = sandbox.bpffs.display().to_string();
     let output = lb_agent(&[arguments, &["-o", "json", "--bpffs", &bpffs]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-fn log(sandbox: &Sandbox) -> String {
+pub(crate) fn log(sandbox: &Sandbox) -> String {
     fs::read_to_string(sandbox.dir.join("log")).unwrap_or_default()
 }
 
 #[track_caller]
-fn until(sandbox: &Sandbox, what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn until(sandbox: &Sandbox, what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(10), "{what}\n{}", log(sandbox));
@@ -105,11 +105,11 @@ fn get(address: &str, path: &str) -> String {
     asked.map(|_| answer).unwrap_or_default()
 }
 
-fn healthy() -> bool {
+pub(crate) fn healthy() -> bool {
     answer().starts_with("HTTP/1.1 200")
 }
 
-fn write_manifest(sandbox: &Sandbox, endpoints: &[&str]) {
+pub(crate) fn write_manifest(sandbox: &Sandbox, endpoints: &[&str]) {
     let dir = sandbox.dir.join("manifests");
     fs::create_dir_all(&dir).expect("a directory");
     let endpoints = endpoints.iter().map(|address| format!("- {{addresses: [{address}], nodeName: node-a}}\n"));
@@ -137,7 +137,7 @@ fn make_uplink_to(outside: &Elsewhere) {
     ip("route add default via 10.0.0.254");
 }
 
-fn make_uplink() {
+pub(crate) fn make_uplink() {
     ip("link add eth0 type veth peer name far0");
     ip("link set eth0 up");
     ip("link set far0 up");

@@ -12,12 +12,12 @@ use lb_common::abi::{Backend, Reason};
 
 use crate::sandbox::{self, Sandbox, command, ip};
 
-fn options(pins: &Pins) -> LoadOptions {
+pub(crate) fn options(pins: &Pins) -> LoadOptions {
     let sizes = TableSizes { flows: 64, frontends: 8, services: 8, slots: 64, backends: 16 };
     LoadOptions { pins: Some(pins.clone()), sizes, ..LoadOptions::default() }
 }
 
-fn pins(sandbox: &Sandbox) -> Pins {
+pub(crate) fn pins(sandbox: &Sandbox) -> Pins {
     Pins::create(&sandbox.bpffs).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -25,7 +25,7 @@ fn load(pins: &Pins) -> Loaded {
     Loaded::load(&options(pins)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn device(name: &str) -> Device {
+pub(crate) fn device(name: &str) -> Device {
     Device { index: nix::net::if_::if_nametoindex(name).expect(name), name: name.to_owned() }
 }
 
@@ -38,7 +38,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-fn programs(pins: &Pins) -> Vec<u32> {
+pub(crate) fn programs(pins: &Pins) -> Vec<u32> {
     attached(pins).expect("readable").into_iter().map(|(_, _, program)| program).collect()
 }
 

@@ -6,3 +6,4 @@ mod loading;
 mod maps;
 mod network;
 mod sandbox;
+mod xdp;

@@ -21,5 +21,5 @@ pub const AFFINITY: u32 = 1 << 16;
 pub const SOURCE_RANGES: u32 = 1 << 16;
 /// `SERVICE_CIDRS*`.
 pub const SERVICE_CIDRS: u32 = 1 << 8;
-/// `NODE_ADDRESSES*` and `LOCAL_ADDRS*`.
+/// `NODE_ADDRESSES*`, `LOCAL_ADDRS*` and `XDP_DEVICES`.
 pub const INTERFACES: u32 = 1 << 10;

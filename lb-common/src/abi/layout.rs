@@ -55,6 +55,7 @@ fn the_layout_is_that_of_abi_version_3() {
     layout!(LocalAddressKey<V4>, 4, address: V4 = 0);
     layout!(LocalAddressKey<V6>, 16, address: V6 = 0);
     layout!(LocalAddress, 4, flags: u32 = 0);
+    layout!(XdpDevice, 12, state: u32 = 0, flags: u32 = 4, detail: u32 = 8);
     layout!(Slot, 4, backend: u32 = 0);
     layout!(ServiceIndex, 4, service: u32 = 0);
     layout!(Counter, 8, count: u64 = 0);
@@ -75,8 +76,11 @@ fn the_layout_is_that_of_abi_version_3() {
 }
 
 #[test]
-fn reasons_are_numbered_without_gaps() {
+fn reasons_and_states_are_numbered_without_gaps() {
     for (index, reason) in Reason::ALL.iter().enumerate() {
         assert_eq!(*reason as usize, index, "{}", reason.name());
+    }
+    for (index, state) in XdpState::ALL.iter().enumerate() {
+        assert_eq!(*state as usize, index, "{}", state.name());
     }
 }

@@ -17,6 +17,7 @@ mod service;
 mod service_name;
 mod socket;
 mod tuple;
+mod xdp;
 
 #[cfg(test)]
 mod layout;
@@ -40,6 +41,7 @@ pub use service_name::{MAX_LABEL, ServiceName};
 pub use socket::{PeerDirection, SocketFrontend, SocketPeer, SocketPeerKey};
 pub(crate) use tuple::halves;
 pub use tuple::{Address, Protocol, Tuple};
+pub use xdp::{XdpDevice, XdpFlags, XdpState};
 
 /// Version of all layouts in this module. It names the directory of the pins, so that an agent never reads maps of
 /// another layout as its own.
@@ -105,4 +107,6 @@ pub mod maps {
     pub const SOCKET_PEERS4: &str = "SOCKET_PEERS4";
     /// As [`SOCKET_PEERS4`], IPv6.
     pub const SOCKET_PEERS6: &str = "SOCKET_PEERS6";
+    /// [`Interface`](super::Interface) of an uplink to [`XdpDevice`](super::XdpDevice).
+    pub const XDP_DEVICES: &str = "XDP_DEVICES";
 }

@@ -7,6 +7,8 @@
 pub enum Disposition {
     /// Left to the kernel, untouched.
     Pass,
+    /// Translated with the flow that it is about.
+    Translate,
     /// Answered with a TCP RST, an ICMP or ICMPv6 error, or `ECONNREFUSED`.
     Refuse,
     /// Dropped.
@@ -69,10 +71,11 @@ reasons! {
     NoRoute = 8, Drop, "no_route";
     /// A route that says blackhole, unreachable or prohibit.
     RouteForbids = 9, Drop, "route_forbids";
-    /// The packet is larger than the way out takes: ICMP "fragmentation needed" or ICMPv6 "packet too big".
+    /// The packet is larger than the way out takes: ICMP "fragmentation needed" or ICMPv6 "packet too big". (An error is not
+    /// answered, but dropped.)
     TooBig = 10, Refuse, "too_big";
-    /// Its time to live ends here.
-    TtlExpired = 11, Drop, "ttl_expired";
+    /// Its time to live ends here: ICMP or ICMPv6 "time exceeded". (Likewise.)
+    TtlExpired = 11, Refuse, "ttl_expired";
     /// A kernel helper failed (no memory for a copy of the packet, for instance).
     HelperFailed = 12, Drop, "helper_failed";
     /// A flow could not be entered in the flow table.
@@ -94,6 +97,8 @@ reasons! {
     UndefinedPort = 20, Refuse, "undefined_port";
     /// An address from a `ServiceCIDR` that no Service has.
     UnallocatedClusterIp = 21, Drop, "unallocated_cluster_ip";
+    /// An ICMP or ICMPv6 error about a packet of a known flow.
+    IcmpError = 22, Translate, "icmp_error";
 }
 
 impl Reason {

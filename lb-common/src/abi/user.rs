@@ -3,7 +3,7 @@
 use super::{
     Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, LocalAddress,
     LocalAddressKey, NodeAddress, Prefix, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats, Slot,
-    SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple,
+    SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, XdpDevice,
 };
 
 macro_rules! pod {
@@ -53,4 +53,5 @@ pod!(
     SourceRange<[u8; 16]>,
     Tuple<[u8; 4]>,
     Tuple<[u8; 16]>,
+    XdpDevice,
 );

@@ -21,6 +21,8 @@ pub trait Header: Copy {
     const PORT_UNREACHABLE: u16;
     /// Type and code of "fragmentation needed and DF set", or of "packet too big". Both end with the MTU.
     const TOO_BIG: u16;
+    /// Type and code of "time to live exceeded in transit", or "hop limit exceeded".
+    const TIME_EXCEEDED: u16;
 
     /// The header of an answer to a packet with this one.
     fn answer(&self, protocol: u8, payload: usize) -> Self;
@@ -42,6 +44,7 @@ impl Header for Ipv4Words {
     const ICMP_PROTOCOL: u8 = 1;
     const PORT_UNREACHABLE: u16 = 0x0303;
     const TOO_BIG: u16 = 0x0304;
+    const TIME_EXCEEDED: u16 = 0x0b00;
 
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "answers are short")]
@@ -83,6 +86,7 @@ impl Header for Ipv6Words {
     const ICMP_PROTOCOL: u8 = 58;
     const PORT_UNREACHABLE: u16 = 0x0104;
     const TOO_BIG: u16 = 0x0200;
+    const TIME_EXCEEDED: u16 = 0x0300;
 
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "answers are short")]

@@ -1,5 +1,5 @@
-//! Two classifiers of a few instructions, to compare ours with: one that does nothing, one that looks one key up.
-//! Written out in instructions, since they belong to no object that users load.
+//! Programs of a few instructions: classifiers to compare ours with, of which one does nothing and one looks one key up,
+//! and an XDP program that passes everything on. Written out in instructions, since they belong to no object that users load.
 
 use std::{
     io,
@@ -14,7 +14,13 @@ const BPF_MAP_UPDATE_ELEM: i64 = 2;
 const BPF_PROG_LOAD: i64 = 5;
 const BPF_PROG_TEST_RUN: i64 = 10;
 const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
+const BPF_LINK_CREATE: i64 = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+/// `BPF_XDP` of `enum bpf_attach_type`, and `XDP_FLAGS_DRV_MODE` of `include/uapi/linux/if_link.h`.
+const ATTACH_XDP: u32 = 37;
+const IN_DRIVER: u32 = 1 << 2;
+const XDP_PASS: i32 = 2;
 
 /// Elements of the map that is looked into: as many as established flows are measured with, both directions.
 pub const ELEMENTS: u32 = 2 * super::program_time::FLOWS;
@@ -65,8 +71,7 @@ pub struct Tiny {
 impl Tiny {
     /// `return TC_ACT_UNSPEC`.
     pub fn empty() -> io::Result<Self> {
-        // r0 = -1; exit
-        Ok(Self { program: load(&[instruction(0xb7, 0, 0, -1), instruction(0x95, 0, 0, 0)])?, map: None })
+        Ok(Self { program: load(BPF_PROG_TYPE_SCHED_CLS, &returns(-1))?, map: None })
     }
 
     /// Looks one key up in an LRU hash of [`ELEMENTS`], another one each time: it counts in the packet, where the IP
@@ -91,38 +96,41 @@ impl Tiny {
             };
             bpf(BPF_MAP_UPDATE_ELEM, &mut update)?;
         }
-        let program = load(&[
-            // r2 = skb->data; r3 = skb->data_end; if r2 + 18 > r3 goto not found
-            instruction(0x61, 0x12, 76, 0),
-            instruction(0x61, 0x13, 80, 0),
-            instruction(0xbf, 0x24, 0, 0),
-            instruction(0x07, 4, 0, 18),
-            instruction(0x2d, 0x34, 15, 0),
-            // r1 = ++*(u32 *)(r2 + 14); r1 &= ELEMENTS - 1
-            instruction(0x61, 0x21, 14, 0),
-            instruction(0x07, 1, 0, 1),
-            instruction(0x63, 0x12, 14, 0),
-            instruction(0x57, 1, 0, MASK),
-            // *(u64 *)(r10 - 16) = r1; *(u64 *)(r10 - 8) = 0
-            instruction(0x7b, 0x1a, -16, 0),
-            instruction(0xb7, 1, 0, 0),
-            instruction(0x7b, 0x1a, -8, 0),
-            // r2 = r10 - 16
-            instruction(0xbf, 0xa2, 0, 0),
-            instruction(0x07, 2, 0, -16),
-            // r1 = map (BPF_PSEUDO_MAP_FD)
-            instruction(0x18, 0x11, 0, map.as_raw_fd()),
-            0,
-            // call bpf_map_lookup_elem
-            instruction(0x85, 0, 0, 1),
-            // if r0 == 0 goto not found (verdict 2, which the caller notices)
-            instruction(0x15, 0, 2, 0),
-            // r0 = -1; exit
-            instruction(0xb7, 0, 0, -1),
-            instruction(0x95, 0, 0, 0),
-            instruction(0xb7, 0, 0, 2),
-            instruction(0x95, 0, 0, 0),
-        ])?;
+        let program = load(
+            BPF_PROG_TYPE_SCHED_CLS,
+            &[
+                // r2 = skb->data; r3 = skb->data_end; if r2 + 18 > r3 goto not found
+                instruction(0x61, 0x12, 76, 0),
+                instruction(0x61, 0x13, 80, 0),
+                instruction(0xbf, 0x24, 0, 0),
+                instruction(0x07, 4, 0, 18),
+                instruction(0x2d, 0x34, 15, 0),
+                // r1 = ++*(u32 *)(r2 + 14); r1 &= ELEMENTS - 1
+                instruction(0x61, 0x21, 14, 0),
+                instruction(0x07, 1, 0, 1),
+                instruction(0x63, 0x12, 14, 0),
+                instruction(0x57, 1, 0, MASK),
+                // *(u64 *)(r10 - 16) = r1; *(u64 *)(r10 - 8) = 0
+                instruction(0x7b, 0x1a, -16, 0),
+                instruction(0xb7, 1, 0, 0),
+                instruction(0x7b, 0x1a, -8, 0),
+                // r2 = r10 - 16
+                instruction(0xbf, 0xa2, 0, 0),
+                instruction(0x07, 2, 0, -16),
+                // r1 = map (BPF_PSEUDO_MAP_FD)
+                instruction(0x18, 0x11, 0, map.as_raw_fd()),
+                0,
+                // call bpf_map_lookup_elem
+                instruction(0x85, 0, 0, 1),
+                // if r0 == 0 goto not found (verdict 2, which the caller notices)
+                instruction(0x15, 0, 2, 0),
+                // r0 = -1; exit
+                instruction(0xb7, 0, 0, -1),
+                instruction(0x95, 0, 0, 0),
+                instruction(0xb7, 0, 0, 2),
+                instruction(0x95, 0, 0, 0),
+            ],
+        )?;
         Ok(Self { program, map: Some(map) })
     }
 
@@ -153,7 +161,21 @@ impl Tiny {
     }
 }
 
-fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
+/// `r0 = verdict; exit`.
+const fn returns(verdict: i32) -> [u64; 2] {
+    [instruction(0xb7, 0, 0, verdict), instruction(0x95, 0, 0, 0)]
+}
+
+/// Passes everything on at XDP in the driver of a device of this thread's network namespace, until what is returned is
+/// dropped. On a veth, the far end can then send what its own XDP returns or redirects.
+pub fn pass_at_xdp(interface: u32) -> io::Result<OwnedFd> {
+    let program = load(BPF_PROG_TYPE_XDP, &returns(XDP_PASS))?;
+    // `link_create` of `union bpf_attr`: prog_fd, target_ifindex, attach_type, flags.
+    let mut create = [program.as_raw_fd().cast_unsigned(), interface, ATTACH_XDP, IN_DRIVER];
+    bpf(BPF_LINK_CREATE, &mut create).map(descriptor)
+}
+
+fn load(kind: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         kind: u32,
@@ -165,7 +187,7 @@ fn load(instructions: &[u64]) -> io::Result<OwnedFd> {
         log: u64,
     }
     let mut load = Load {
-        kind: BPF_PROG_TYPE_SCHED_CLS,
+        kind,
         instruction_count: u32::try_from(instructions.len()).expect("a few"),
         instructions: instructions.as_ptr().expose_provenance() as u64,
         license: c"GPL".as_ptr().expose_provenance() as u64,

@@ -58,6 +58,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "service-cidr-at-once", explains: Some(service_cidr_at_once) },
     Difference { id: "affinity-of-pods", explains: None },
     Difference { id: "other-protocols", explains: None },
+    Difference { id: "error-sources", explains: None },
     Difference { id: "manifest-checks", explains: None },
     Difference { id: "last-good-state", explains: None },
     Difference { id: "primary-only", explains: None },
@@ -279,7 +280,13 @@ fn mode_localhost_node_port(finding: &Finding<'_>) -> bool {
 }
 
 fn mode_node_port_addresses(finding: &Finding<'_>) -> bool {
-    finding.target.kind == FrontendKind::SecondNodePort && is_verdict(finding, Kind::Refused, Kind::Reached)
+    // A bindAddress is the primary one in the place of the first.
+    let is_primary = match finding.target.kind {
+        FrontendKind::NodePort => finding.proxy("bindAddress").is_null(),
+        FrontendKind::SecondNodePort => false,
+        _ => return false,
+    };
+    !is_primary && is_verdict(finding, Kind::Refused, Kind::Reached)
 }
 
 fn mode_unused_addresses(finding: &Finding<'_>) -> bool {

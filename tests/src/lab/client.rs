@@ -13,6 +13,7 @@ use nix::sys::socket::{
     sockopt::{Ipv4RecvErr, Ipv6RecvErr},
 };
 
+pub mod hops;
 mod options;
 
 use super::{Family, Host};

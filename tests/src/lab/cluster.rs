@@ -20,7 +20,7 @@ pub struct Cluster {
     pub manifests: Manifests,
     /// The agents of node1 and node2; `None` while one is down.
     pub agents: [Option<Agent>; 2],
-    _servers: Vec<Server>,
+    servers: Vec<Server>,
 }
 
 impl Cluster {
@@ -34,7 +34,7 @@ impl Cluster {
     pub fn start_on<'a>(lab: Lab, manifests: Manifests, services: impl IntoIterator<Item = &'a Service>) -> Self {
         services.into_iter().for_each(|service| manifests.apply(service));
         let servers = lab.start_servers();
-        let mut cluster = Self { lab, manifests, agents: [None, None], _servers: servers };
+        let mut cluster = Self { lab, manifests, agents: [None, None], servers };
         cluster.restart_agents();
         cluster
     }
@@ -42,6 +42,11 @@ impl Cluster {
     /// node1 and node2.
     pub fn nodes(&self) -> [&Node; 2] {
         self.lab.nodes.each_ref()
+    }
+
+    /// Ends the servers of all pods: their ports are closed from then on.
+    pub fn stop_servers(&mut self) {
+        self.servers.clear();
     }
 
     /// Kills the agents with `SIGKILL`.

@@ -38,7 +38,12 @@ pub mod server;
 pub mod traffic;
 mod wiring;
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 pub use addresses::{Addresses, Family, cluster_ips};
 use cgroup::Cgroup;
@@ -69,6 +74,8 @@ pub struct Lab {
     pub router: Host,
     /// node1 and node2.
     pub nodes: [Node; 2],
+    /// What keeps the wires fit for XDP.
+    wires: Vec<OwnedFd>,
     /// Process 1 of the lab, as the machine numbers it: what `nsenter -t` takes.
     pub outer_pid: u32,
 }
@@ -83,6 +90,11 @@ impl Lab {
     #[must_use]
     pub fn start_servers(&self) -> Vec<Server> {
         self.all_pods().map(Server::start).collect()
+    }
+
+    /// The router, as the outside client knows it.
+    pub fn gateway_of_the_client(&self, family: Family) -> IpAddr {
+        addresses::CLIENT_GATEWAY.of(family)
     }
 
     /// All hosts that talk to others on their own account.
@@ -100,6 +112,8 @@ pub struct Node {
     /// A pod whose sockets are not.
     pub vm: Host,
     cgroup: Cgroup,
+    /// What its agent is told beside what all agents are told.
+    arguments: Vec<OsString>,
 }
 
 impl Node {

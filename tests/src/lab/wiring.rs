@@ -1,9 +1,11 @@
 //! Builds the cluster: hosts, links, addresses, routes, kernel variables.
 
 use std::{
-    fs,
+    env, fs,
     net::{Ipv4Addr, Ipv6Addr},
 };
+
+use nix::net::if_::if_nametoindex;
 
 use super::{
     Addresses, Host, Lab, Node, ReversePathFilter,
@@ -13,6 +15,7 @@ use super::{
     interface::{set_variables, turn_checksum_offload_off},
     sandbox::{self, Sandbox},
 };
+use crate::bench::tiny::pass_at_xdp;
 
 /// The interface that leads out, of every host but the router.
 pub const UPLINK: &str = "eth0";
@@ -29,6 +32,9 @@ const POD_GATEWAY_MAC: &str = "ee:ee:ee:ee:ee:ee";
 const POD_GATEWAY_V6: &str = "fe80::ecee:eeff:feee:eeee";
 /// The pods' IPv4 gateway: nobody's address, for which the node's side answers ARP.
 const POD_GATEWAY_V4: &str = "169.254.1.1";
+
+/// With `native` or `generic` in it, the agents of every lab use XDP: for runs of all tests with it.
+const XDP_VARIABLE: &str = "LB_LAB_XDP";
 
 /// What every host sets before it has interfaces.
 const EVERY_HOST: [(&str, &str); 3] = [
@@ -52,6 +58,31 @@ impl Lab {
         lab
     }
 
+    /// As [`new`](Self::new); the agents use XDP in the nodes' ends of the wires.
+    pub fn with_xdp(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) -> Self {
+        let mut lab = Self::new(sandbox, reverse_path_filter);
+        if lab.wires.is_empty() {
+            lab.use_xdp("native");
+        }
+        lab
+    }
+
+    /// Has the agents use XDP. The router's ends of the wires get a program that passes all, without which a veth does
+    /// not hand on what the far end's XDP sends.
+    fn use_xdp(&mut self, mode: &str) {
+        let ends = self.nodes.each_ref().map(|node| node.host.name().to_owned());
+        self.wires = self.router.run(|| {
+            let pass = |end: String| {
+                let index = if_nametoindex(end.as_str()).unwrap_or_else(|errno| panic!("{end}: {errno}"));
+                pass_at_xdp(index).unwrap_or_else(|error| panic!("XDP on {end} of the router: {error}"))
+            };
+            ends.into_iter().map(pass).collect()
+        });
+        for node in &mut self.nodes {
+            node.arguments = vec![format!("--xdp={mode}").into()];
+        }
+    }
+
     /// Builds the cluster several times, with the same addresses and no way from one to another. Each twin's namespaces,
     /// cgroups and directories begin with its label.
     pub fn twins<const N: usize>(
@@ -64,10 +95,11 @@ impl Lab {
     }
 
     fn build(cgroup: &Cgroup, outer_pid: u32, twin: &str, reverse_path_filter: ReversePathFilter) -> Self {
-        let lab = Self {
+        let mut lab = Self {
             client: new_host("client", twin, CLIENT, None),
             router: new_host("router", twin, NODE_GATEWAY, None),
             nodes: [1, 2].map(|number| Node::new(number, twin, cgroup.threaded_child(&format!("{twin}node{number}")))),
+            wires: Vec::new(),
             outer_pid,
         };
         let [node1, node2] = &lab.nodes;
@@ -86,6 +118,9 @@ impl Lab {
         node2.set_up(1);
         for host in [&lab.client, &node1.host, &node2.host] {
             host.run(|| turn_checksum_offload_off(UPLINK));
+        }
+        if let Ok(mode) = env::var(XDP_VARIABLE) {
+            lab.use_xdp(&mode);
         }
         lab
     }
@@ -129,6 +164,7 @@ impl Node {
             pods: (0..CONTAINER_PODS).map(|index| pod("pod", index, Some(&cgroup))).collect(),
             vm: pod("vm", CONTAINER_PODS, None),
             cgroup,
+            arguments: Vec::new(),
         };
         fs::create_dir_all(node.bpffs()).expect("mkdir in a new tmpfs");
         sandbox::mount_bpffs(&node.bpffs());

@@ -24,7 +24,7 @@ use lb_common::abi::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FrontendKey, Hook, Prefix, Reason, Tuple, maps,
 };
 
-use super::{Interface, Tables, World, tables::THIS_NODE};
+use super::{Interface, Tables, World, tables::THIS_NODE, xdp};
 
 /// What a TC program says (`include/uapi/linux/pkt_cls.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,13 +161,14 @@ pub struct Dataplane {
     flows6: FlowTable<[u8; 16]>,
     affinity4: AffinityTable<[u8; 4]>,
     affinity6: AffinityTable<[u8; 16]>,
-    world: World,
+    pub(super) world: World,
 }
 
 impl Dataplane {
     /// Loads the programs and creates the maps, as the agent does when it pins nothing.
     pub fn load(world: World, sizes: TableSizes) -> Result<Self> {
-        let mut loaded = Loaded::load(&LoadOptions { sizes, ..LoadOptions::default() })?;
+        let mut loaded =
+            Loaded::load(&LoadOptions { sizes, netns_cookie: Some(xdp::MARK), xdp: true, ..LoadOptions::default() })?;
         let counters = loaded.take(maps::COUNTERS)?.try_into()?;
         let flows4 = loaded.take(maps::FLOWS4)?.try_into()?;
         let flows6 = loaded.take(maps::FLOWS6)?.try_into()?;

@@ -33,6 +33,10 @@ pub fn wrong_checksums(frame: &[u8]) -> Vec<&'static str> {
             udp.to_header().calc_checksum_ipv6_raw(ip.header().source(), ip.header().destination(), udp.payload())
                 != Ok(udp.checksum())
         }
+        (_, Some(TransportSlice::Icmpv4(icmp))) => icmp.icmp_type().calc_checksum(icmp.payload()) != icmp.checksum(),
+        (NetSlice::Ipv6(ip), Some(TransportSlice::Icmpv6(icmp))) => {
+            !icmp.is_checksum_valid(ip.header().source(), ip.header().destination())
+        }
         _ => false,
     };
     if transport_is_wrong {

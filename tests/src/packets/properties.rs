@@ -2,17 +2,22 @@
 
 use std::{collections::HashSet, fmt::Write as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::Pod;
 use bytes::Bytes;
 use lb_agent::jiffies::Jiffies;
 use lb_common::abi::{Affinity, AffinityKey, Hook, Reason};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
 use super::{
-    Dataplane, Verdict,
+    Dataplane, TestService, Verdict,
     dataplane::{Arrival, ClientAddress, HOOKS, program_name},
     diff,
     rows::{Case, at, mixed_tables},
+    xdp::Action,
 };
 
 /// Packets of the property test.
@@ -47,6 +52,15 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
         let mut arrival = arrivals[numbers.below(arrivals.len())].clone();
         arrival.packet = mutate(&arrival.packet, &mut numbers);
         arrival.hook = HOOKS[numbers.below(HOOKS.len())];
+        if arrival.hook == Hook::UplinkIngress && arrival.gso_size == 0 && numbers.below(2) == 0 {
+            match at_xdp(dataplane, &arrival, &format!("packet {number} of seed {seed}")) {
+                AtXdp::Left => {}
+                AtXdp::Finished => {
+                    statistics.finished_at_xdp += 1;
+                    continue;
+                }
+            }
+        }
         let Ok(outcome) = dataplane.run(&arrival, 1) else {
             // The kernel itself takes no untagged packet without a whole IP header.
             assert!(arrival.packet.len() < 14 + 40, "packet {number} of seed {seed}: {:02x?}", &arrival.packet[..]);
@@ -61,7 +75,7 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
                 diff::difference(&arrival.packet, &outcome.packet).unwrap_or_default()
             )
         };
-        let refusals: u64 = [Reason::NoEndpoints, Reason::UndefinedPort, Reason::TooBig]
+        let refusals: u64 = [Reason::NoEndpoints, Reason::UndefinedPort, Reason::TooBig, Reason::TtlExpired]
             .into_iter()
             .map(|reason| dataplane.counter(reason))
             .sum();
@@ -93,6 +107,65 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
         }
     }
     Ok(statistics)
+}
+
+/// Who has the last word on a packet.
+enum AtXdp {
+    Finished,
+    Left,
+}
+
+/// Shows a packet to XDP: it is left as it is, and not counted, or finished.
+fn at_xdp(dataplane: &Dataplane, arrival: &Arrival, name: &str) -> AtXdp {
+    let before = dataplane.counters();
+    let Ok(outcome) = dataplane.run_xdp(arrival, 1) else {
+        assert!(arrival.packet.len() < 14 + 40, "{name}: {:02x?}", &arrival.packet[..]);
+        return AtXdp::Left;
+    };
+    let changed = outcome.packet != arrival.packet;
+    let counted = dataplane.counters() != before;
+    let difference = diff::difference(&arrival.packet, &outcome.packet).unwrap_or_default();
+    let says =
+        format!("{name} at XDP, {:?}, mark {:x?}, counted: {counted}\n{difference}", outcome.action, outcome.mark);
+    assert_eq!(outcome.mark.is_some(), changed && outcome.action == Action::Pass, "{says}");
+    match outcome.action {
+        Action::Pass if !changed => {
+            assert!(!counted, "{says}");
+            return AtXdp::Left;
+        }
+        Action::Pass | Action::Return | Action::Redirect => {
+            assert!(!counted && changed && outcome.packet.len() == arrival.packet.len(), "{says}");
+            let [before, after] = [&arrival.packet, &outcome.packet].map(|packet| diff::wrong_checksums(packet));
+            assert_eq!(before, after, "{says}");
+            assert_eq!(arrival.packet.get(14 + 40 + 20..), outcome.packet.get(14 + 40 + 20..), "{says}");
+        }
+        Action::Drop => assert!(counted, "{says}"),
+        Action::Other(_) => panic!("{says}"),
+    }
+    AtXdp::Finished
+}
+
+/// A way out by another device is taken at XDP where its driver can send what is redirected to it, and else at TC.
+pub fn other_devices_need_a_driver(dataplane: &mut Dataplane, case: Case) -> Result<()> {
+    let arrival = Arrival {
+        hook: Hook::UplinkIngress,
+        interface: super::Interface::Uplink,
+        packet: case.first_to_node_port().bytes(),
+        gso_size: 0,
+    };
+    for (redirects, action) in [(false, Action::Pass), (true, Action::Redirect)] {
+        dataplane.forget()?;
+        dataplane.fill(&case.one_narrow())?;
+        dataplane.set_xdp(redirects)?;
+        let outcome = dataplane.run_xdp(&arrival, 1)?;
+        assert_eq!(outcome.action, action);
+        assert_eq!(outcome.packet == arrival.packet, !redirects);
+        assert_eq!(
+            dataplane.flows::<[u8; 4]>()?.len() + dataplane.flows::<[u8; 16]>()?.len(),
+            2 * usize::from(redirects)
+        );
+    }
+    Ok(())
 }
 
 fn mutate(packet: &Bytes, numbers: &mut Numbers) -> Bytes {
@@ -128,6 +201,8 @@ pub struct Statistics {
     pub refused: u32,
     /// Dropped.
     pub dropped: u32,
+    /// Dropped, translated or sent at XDP.
+    pub finished_at_xdp: u32,
     /// Never shown to a program.
     pub refused_by_the_kernel: u32,
 }
@@ -155,6 +230,30 @@ pub fn flows_spread_and_return(dataplane: &mut Dataplane, case: Case) -> Result<
         // 128 ± 40 is five standard deviations of a fair choice among 256.
         assert!((88..=168).contains(&share), "{share} of {FLOWS} flows went to {backend:?}");
     }
+    Ok(())
+}
+
+/// Flows of a Service with round-robin go to its backends in turn, on one CPU.
+pub fn flows_take_turns(dataplane: &mut Dataplane, case: Case) -> Result<()> {
+    dataplane.forget()?;
+    let mut tables = case.two_backends();
+    tables.services = tables.services.into_iter().map(TestService::round_robin).collect();
+    dataplane.fill(&tables)?;
+    let this_thread = Pid::from_raw(0);
+    let before = sched_getaffinity(this_thread)?;
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::count()).find(|cpu| before.is_set(*cpu) == Ok(true)).context("no CPU")?)?;
+    sched_setaffinity(this_thread, &one)?;
+    let picks: Result<Vec<_>> = (0..FLOWS).map(|port| backend_of(dataplane, case, 40_000 + port)).collect();
+    sched_setaffinity(this_thread, &before)?;
+    let picks = picks?;
+    assert_ne!(picks[0], picks[1]);
+    for (position, pick) in picks.iter().enumerate() {
+        assert_eq!(*pick, picks[position % 2], "flow {position}");
+    }
+    // A known flow stays where it is.
+    let again: Vec<_> = (0..FLOWS).map(|port| backend_of(dataplane, case, 40_000 + port)).collect::<Result<_>>()?;
+    assert_eq!(again, picks);
     Ok(())
 }
 
@@ -233,5 +332,7 @@ pub fn sizes(dataplane: &Dataplane) -> Result<String> {
             number(info.size_translated()),
         );
     }
+    let info = dataplane.xdp_program().info()?;
+    let _ = write!(lines, "\nuplink_xdp      {:?} {:?}", info.verified_instruction_count(), info.size_translated());
     Ok(lines)
 }

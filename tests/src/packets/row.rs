@@ -12,7 +12,7 @@ use lb_common::{
 
 use super::{
     Dataplane, Interface, Tables, Verdict,
-    dataplane::{Arrival, MapAddress},
+    dataplane::{Arrival, MapAddress, Outcome},
     diff,
 };
 
@@ -86,13 +86,13 @@ impl fmt::Display for FlowEntry {
 type Spoil = Box<dyn Fn(&mut Dataplane) -> Result<()> + Send + Sync>;
 
 /// One packet, and what must come of it.
-struct Exchange {
-    arrival: Arrival,
-    verdict: Verdict,
-    output: Bytes,
+pub(super) struct Exchange {
+    pub(super) arrival: Arrival,
+    pub(super) verdict: Verdict,
+    pub(super) output: Bytes,
     /// Bytes at the start that do not matter.
-    ignored: usize,
-    counted: Vec<Reason>,
+    pub(super) ignored: usize,
+    pub(super) counted: Vec<Reason>,
     flows: Option<BTreeSet<FlowEntry>>,
 }
 
@@ -218,8 +218,26 @@ impl Row {
         })
     }
 
+    /// Whether a packet of it reaches the node by an uplink, where XDP may be first.
+    pub fn concerns_xdp(&self) -> bool {
+        self.arrivals().any(|arrival| arrival.hook == Hook::UplinkIngress)
+    }
+
     /// Plays the row. The error tells what was seen instead of what must be.
     pub fn play(&self, dataplane: &mut Dataplane) -> Result<()> {
+        self.play_by(dataplane, |exchange, dataplane| dataplane.run(&exchange.arrival, 1).map_err(Into::into))
+    }
+
+    /// Plays the row where XDP is in front of TC: the same must come of each packet, at the one or the other.
+    pub fn play_at_xdp(&self, dataplane: &mut Dataplane) -> Result<()> {
+        dataplane.set_xdp(true)?;
+        self.play_by(dataplane, |exchange, dataplane| match exchange.arrival.hook {
+            Hook::UplinkIngress => exchange.run_at_xdp(dataplane),
+            Hook::UplinkEgress | Hook::PodIngress | Hook::PodEgress => Ok(dataplane.run(&exchange.arrival, 1)?),
+        })
+    }
+
+    fn play_by(&self, dataplane: &mut Dataplane, run: impl Fn(&Exchange, &Dataplane) -> Result<Outcome>) -> Result<()> {
         dataplane.forget()?;
         dataplane.fill(&self.tables)?;
         for (number, step) in self.steps.iter().enumerate() {
@@ -229,8 +247,7 @@ impl Row {
                 Step::Spoil(what, change) => change(dataplane).context(*what)?,
                 Step::Packet(exchange) => {
                     let before = dataplane.counters();
-                    let outcome =
-                        dataplane.run(&exchange.arrival, 1).with_context(|| format!("running step {number}"))?;
+                    let outcome = run(exchange, dataplane).with_context(|| format!("running step {number}"))?;
                     let after = dataplane.counters();
                     let mut wrong = exchange.wrong(&outcome.packet, outcome.verdict, &before, &after);
                     wrong.extend(exchange.wrong_flows(dataplane));

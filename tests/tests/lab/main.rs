@@ -3,11 +3,13 @@
 mod change;
 mod cli;
 mod cluster_ip;
+mod icmp;
 mod inspection;
 mod isolation;
 mod node_port;
 mod routing;
 mod socket;
+mod xdp;
 
 use std::process::ExitCode;
 
@@ -57,6 +59,15 @@ fn main() -> ExitCode {
         who_sends_what_does_not_fit_the_way_out_is_told_what_does,
     ));
     tests.extend(sandboxed!(
+        xdp: node_ports_are_served_from_outside_without_a_look_from_the_stack,
+        the_wire_shows_right_addresses_and_checksums,
+        pods_and_nodes_reach_node_ports_of_every_node,
+        a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend,
+        large_transfers_from_outside_arrive_whole,
+        what_xdp_has_translated_is_not_translated_again,
+        agents_that_are_killed_and_started_again_are_not_noticed,
+    ));
+    tests.extend(sandboxed!(
         change: connections_are_spread_over_all_backends,
         endpoints_come_and_go_under_traffic_and_nobody_notices,
         a_datagram_flow_moves_on_when_its_backend_leaves,
@@ -70,6 +81,13 @@ fn main() -> ExitCode {
         socket: sockets_of_both_families_reach_ipv4_frontends,
         node_ports_answer_on_localhost_of_the_node_and_nowhere_else,
         a_connect_to_a_local_policy_without_a_local_backend_fails_at_once,
+    ));
+    tests.extend(sandboxed!(
+        icmp: a_closed_port_behind_a_service_refuses_its_clients,
+        xdp_leaves_the_errors_to_those_who_can,
+        every_hop_to_a_backend_answers,
+        who_sends_what_does_not_fit_beyond_the_node_is_told_what_does,
+        who_sends_what_does_not_fit_beyond_the_node_is_told_with_xdp,
     ));
     tests.extend(sandboxed!(cli: a_flow_is_shown_as_client_and_backend_saw_it_and_ends_when_it_is_flushed));
     tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));

@@ -14,7 +14,11 @@ use lb_tests::lab::{
 
 /// A cluster with two Services, of one pod of node1 and of one of node2.
 fn start(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) -> (Cluster, [Service; 2]) {
-    let lab = Lab::new(sandbox, reverse_path_filter);
+    start_on(Lab::new(sandbox, reverse_path_filter))
+}
+
+/// As [`start`], on a lab.
+pub(crate) fn start_on(lab: Lab) -> (Cluster, [Service; 2]) {
     let on_node1 = Service::new("on-node1", 1).with_endpoints([&lab.nodes[0].pods[0]]);
     let on_node2 = Service::new("on-node2", 2).with_endpoints([&lab.nodes[1].pods[0]]);
     (Cluster::start(lab, [&on_node1, &on_node2]), [on_node1, on_node2])
@@ -29,7 +33,12 @@ pub(crate) fn a_loose_reverse_path_filter_makes_no_difference(sandbox: Sandbox) 
 }
 
 fn from_outside(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) {
-    let (cluster, [local, remote]) = start(sandbox, reverse_path_filter);
+    let (cluster, services) = start(sandbox, reverse_path_filter);
+    assert_seen_from_outside(&cluster, &services);
+}
+
+/// Who answers a client outside, and whom it sees, on every way.
+pub(crate) fn assert_seen_from_outside(cluster: &Cluster, [local, remote]: &[Service; 2]) {
     let [node1, node2] = cluster.nodes();
     let client = &cluster.lab.client;
     for (family, transport) in ways() {
@@ -58,6 +67,11 @@ fn assert_in_pool(port: u16) {
 
 pub(crate) fn the_wire_shows_right_addresses_and_checksums(sandbox: Sandbox) {
     let (cluster, [_, remote]) = start(sandbox, ReversePathFilter::Strict);
+    assert_right_on_the_wire(&cluster, &remote);
+}
+
+/// Each leg to a backend elsewhere, seen on the wire.
+pub(crate) fn assert_right_on_the_wire(cluster: &Cluster, remote: &Service) {
     let [node1, node2] = cluster.nodes();
     let (client, pod) = (&cluster.lab.client, &node2.pods[0]);
     let at_client = Capture::start(client, UPLINK);
@@ -92,6 +106,11 @@ pub(crate) fn the_wire_shows_right_addresses_and_checksums(sandbox: Sandbox) {
 
 pub(crate) fn pods_and_nodes_reach_node_ports_of_every_node(sandbox: Sandbox) {
     let (cluster, services) = start(sandbox, ReversePathFilter::Strict);
+    assert_reached_from_inside(&cluster, &services);
+}
+
+/// Pods and nodes reach every node port of every node.
+pub(crate) fn assert_reached_from_inside(cluster: &Cluster, services: &[Service; 2]) {
     let [node1, node2] = cluster.nodes();
     for (family, transport) in ways() {
         for (service, node) in services.iter().zip([node1, node2]) {
@@ -109,7 +128,11 @@ pub(crate) fn pods_and_nodes_reach_node_ports_of_every_node(sandbox: Sandbox) {
 }
 
 pub(crate) fn a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend(sandbox: Sandbox) {
-    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    assert_local_policy(Lab::new(sandbox, ReversePathFilter::Strict));
+}
+
+/// A Service with the policy serves on the node that has a backend, and is silent on the other.
+pub(crate) fn assert_local_policy(lab: Lab) {
     let service = Service::new("local", 1).external_policy_local().with_endpoints(lab.nodes[0].all_pods());
     let cluster = Cluster::start(lab, [&service]);
     let [node1, node2] = cluster.nodes();
@@ -127,9 +150,14 @@ pub(crate) fn a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend
 
 pub(crate) fn large_transfers_from_outside_arrive_whole(sandbox: Sandbox) {
     let (cluster, services) = start(sandbox, ReversePathFilter::Strict);
+    assert_large_transfers(&cluster, &services);
+}
+
+/// 10 MB each way, and full datagrams.
+pub(crate) fn assert_large_transfers(cluster: &Cluster, services: &[Service; 2]) {
     let [node1, _] = cluster.nodes();
     for family in Family::BOTH {
-        for service in &services {
+        for service in services {
             let to = service.node_port_address(&node1.host, family, Transport::Tcp);
             let path = format!("{} at {to}", service.name());
             let opened = Conversation::open(&cluster.lab.client, to);
@@ -177,13 +205,13 @@ pub(crate) fn who_sends_what_does_not_fit_the_way_out_is_told_what_does(sandbox:
             // Large segments, cut up and summed only when they leave a device: those are for the node to see.
             (vm, itself.cluster_address(family, Transport::Tcp)),
         ] {
-            let before = too_big(node1);
+            let before = counted(node1, "too_big");
             let path = format!("{} to {to}", host.name());
             let opened = Conversation::open(host, to);
             let conversation = opened.unwrap_or_else(|outcome| panic!("{path}: {outcome:?}"));
             conversation.send_and_check(1_000_000).unwrap_or_else(|error| panic!("{path}: {error}"));
             // The request's way and the answer's.
-            let told = too_big(node1) - before;
+            let told = counted(node1, "too_big") - before;
             assert!(told >= 2, "{path}: told {told} times");
         }
     }
@@ -206,7 +234,7 @@ fn narrow_routes(node: &Host) {
 }
 
 /// Makes a host forget what it learned of the ways to others.
-fn forget_routes(host: &Host) {
+pub(crate) fn forget_routes(host: &Host) {
     host.run(|| {
         for family in ["-4", "-6"] {
             run("ip", &[family, "route", "flush", "cache"]);
@@ -215,18 +243,18 @@ fn forget_routes(host: &Host) {
 }
 
 /// Runs a program on the calling thread's host.
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {}: {error}", arguments.join(" "));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// How often a node's agent has counted `too_big`.
-fn too_big(node: &Node) -> u64 {
+/// How often a node's agent has counted a reason.
+pub(crate) fn counted(node: &Node, reason: &str) -> u64 {
     let status = agent::ask(node, &["status", "-o", "json"]);
     let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
     let counters = status["counters"].as_array().expect("a list of counters");
-    let of_reason = counters.iter().find(|counter| counter["reason"] == "too_big");
+    let of_reason = counters.iter().find(|counter| counter["reason"] == reason);
     of_reason.map_or(0, |counter| counter["count"].as_u64().expect("a number"))
 }

@@ -56,7 +56,7 @@ pub(super) struct ServiceRate {
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReasonRate {
     pub(super) reason: &'static str,
-    /// `pass`, `refuse` or `drop`.
+    /// `pass`, `translate`, `refuse` or `drop`.
     pub(super) disposition: &'static str,
     pub(super) per_second: f64,
 }
@@ -121,7 +121,7 @@ impl Rates {
 
     /// A line of what was refused and dropped.
     pub(super) fn rejections(&self) -> String {
-        let rejections = self.reasons.iter().filter(|rate| rate.disposition != "pass");
+        let rejections = self.reasons.iter().filter(|rate| matches!(rate.disposition, "refuse" | "drop"));
         let rejections: Vec<_> =
             rejections.map(|rate| format!("{} {}/s", rate.reason, short(rate.per_second))).collect();
         if rejections.is_empty() { "nothing refused or dropped".to_owned() } else { rejections.join(", ") }

@@ -1,10 +1,11 @@
 //! Packets from outside to a backend elsewhere: both addresses replaced, sent on by the program itself.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use etherparse::{Icmpv4Type, Icmpv6Type, icmpv4, icmpv6};
 use lb_common::abi::{FlowAction, Hook, Protocol, Reason};
 
-use super::{CLIENT_PORT, Case, PORT, TARGET, at};
+use super::{CLIENT_PORT, Case, PORT, TARGET, at, too_big};
 use crate::packets::{
     FlowEntry, Interface, Packet, Place, Row, Tables, TestService, Verdict,
     world::{NARROW_GATEWAY_MAC, OTHER_NODE_MAC, POD_MAC, ROUTER_MAC},
@@ -49,6 +50,17 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
     rows
 }
 
+/// What the node says of a packet that came from `to` and asked `from`.
+fn time_exceeded(case: Case, packet: &Packet, from: SocketAddr, to: SocketAddr) -> Packet {
+    let (from, to) = (from.ip(), to.ip());
+    let error = if from.is_ipv4() {
+        Packet::icmp4(from, to, Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit))
+    } else {
+        Packet::icmp6(from, to, Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded))
+    };
+    too_big::about(case, error, packet)
+}
+
 /// An endpoint without `nodeName`, as they are made by hand, that is a pod of this node: its answers come in where pods are.
 fn unnamed(case: Case) -> Row {
     let (client, pod, masqueraded) = (case.client(), at(case.net.pod, TARGET), case.masqueraded());
@@ -80,6 +92,7 @@ fn ways_out(case: Case) -> Vec<Row> {
             .forwarded(Interface::Narrow.mac(), NARROW_GATEWAY_MAC)
     };
     let unresolved = first.clone().from(case.masqueraded()).to(at(net.unresolved_backend, TARGET)).ttl(63);
+    let (last, last_answer) = (first.clone().ttl(1), case.answer(case.remote(), case.masqueraded()).ttl(1));
     vec![
         case.row("another way out has another address to masquerade with", to(net.narrow_backend)).packet(
             IN,
@@ -92,14 +105,21 @@ fn ways_out(case: Case) -> Vec<Row> {
             .whatever_its_macs(),
         case.row("no route drops", to(net.unrouted_backend)).dropped(IN, &first, Reason::NoRoute),
         case.row("a blackhole drops", to(net.blackholed_backend)).dropped(IN, &first, Reason::RouteForbids),
-        case.row("a packet at the end of its life is not forwarded", case.one_remote()).dropped(
-            IN,
-            first.clone().ttl(1),
-            Reason::TtlExpired,
-        ),
-        case.row("an answer at the end of its life is not forwarded", case.one_remote())
+        case.row("who sends a packet that ends its life here is told so", case.one_remote())
+            .packet(IN, &last, Verdict::Redirect, time_exceeded(case, &last, case.node_port(), case.client()))
+            .counted(Reason::TtlExpired)
             .packet(IN, &first, Verdict::Redirect, request_out(&first, case))
-            .dropped(IN, case.answer(case.remote(), case.masqueraded()).ttl(1), Reason::TtlExpired),
+            .packet(IN, &last, Verdict::Redirect, time_exceeded(case, &last, case.node_port(), case.client()))
+            .counted(Reason::TtlExpired),
+        case.row("who answers with a packet that ends its life here is told so", case.one_remote())
+            .packet(IN, &first, Verdict::Redirect, request_out(&first, case))
+            .packet(
+                IN,
+                &last_answer,
+                Verdict::Redirect,
+                time_exceeded(case, &last_answer, case.masqueraded(), case.remote()),
+            )
+            .counted(Reason::TtlExpired),
         case.row("the last hop but one is forwarded", case.one_remote()).packet(
             IN,
             first.clone().ttl(2),

@@ -93,6 +93,18 @@ fn with_wrong_checksum(packet: &Packet, protocol: Protocol) -> bytes::Bytes {
     })
 }
 
+/// A packet of a client outside to the node port becomes one to the endpoint and is otherwise the same; XDP leaves it.
+fn from_outside(case: Case, sentence: &str, change: impl FnOnce(Packet) -> Packet) -> Row {
+    let packet = change(case.later(case.client(), case.node_port()));
+    let sentence = format!("from outside to a node port, {sentence}");
+    case.row(&sentence, case.one_local()).packet(
+        Hook::UplinkIngress,
+        &packet,
+        Verdict::Next,
+        packet.clone().to(case.local()),
+    )
+}
+
 fn ipv4(case: Case, packet: &Packet) -> Vec<Row> {
     let with_options = |bytes: &[u8]| {
         packet.clone().ipv4(|ip| ip.options = bytes.try_into().expect("a multiple of 4 bytes, 40 at most"))
@@ -111,6 +123,8 @@ fn ipv4(case: Case, packet: &Packet) -> Vec<Row> {
             }),
         ),
         translated(case, "a packet that may be fragmented later", &packet.clone().ipv4(|ip| ip.dont_fragment = false)),
+        from_outside(case, "with options", |packet| packet.ipv4(|ip| ip.options = [148, 4, 0, 0].into())),
+        from_outside(case, "behind a VLAN tag", |packet| packet.vlans(&[7])),
     ];
     if case.protocol == Protocol::Udp {
         rows.push(translated(case, "no checksum stays no checksum", &packet.clone().without_checksum()));
@@ -167,6 +181,10 @@ fn ipv6(case: Case, packet: &Packet) -> Vec<Row> {
                 extensions.routing = Some(route());
             }),
         ),
+        from_outside(case, "with a hop-by-hop options header", |packet| {
+            packet.ipv6(|_, extensions| extensions.hop_by_hop_options = Some(options(1)))
+        }),
+        from_outside(case, "behind a VLAN tag", |packet| packet.vlans(&[7])),
         translated(case, "the traffic class stays", &packet.clone().ipv6(|ip, _| ip.traffic_class = 0xbb)),
         case.row("a chain of extension headers without end passes", case.one_local())
             .untouched(IN, chained(packet, 40))

@@ -6,6 +6,7 @@ mod flows;
 mod forward;
 mod hairpin;
 mod headers;
+mod icmp;
 mod inside;
 mod lifetimes;
 mod malformed;
@@ -139,6 +140,16 @@ impl Case {
         Tables::new([self.service().endpoint(self.local(), Place::Local).endpoint(self.remote(), Place::Remote)])
     }
 
+    /// Tables of that Service with an endpoint behind the narrow uplink.
+    pub(super) fn one_narrow(self) -> Tables {
+        self.one(at(self.net.narrow_backend, TARGET), Place::Remote)
+    }
+
+    /// The first packet of a client outside to the node port.
+    pub(super) fn first_to_node_port(self) -> Packet {
+        self.first(self.client(), self.node_port())
+    }
+
     /// Tables of that Service with an endpoint on the other node.
     fn one_remote(self) -> Tables {
         self.one(self.remote(), Place::Remote)
@@ -183,6 +194,7 @@ pub fn all() -> Vec<Row> {
         rows.extend(lifetimes::rows(case));
         rows.extend(headers::rows(case));
         rows.extend(malformed::rows(case));
+        rows.extend(icmp::rows(case));
     }
     rows.extend(headers::of_one_family());
     rows.extend(malformed::of_one_family());

@@ -35,6 +35,11 @@ fn too_big(case: Case, packet: &Packet, mtu: u32, from: SocketAddr, to: SocketAd
     } else {
         Packet::icmp6(from, to, Icmpv6Type::PacketTooBig { mtu })
     };
+    about(case, error, packet)
+}
+
+/// An error of the node about a packet.
+pub(super) fn about(case: Case, error: Packet, packet: &Packet) -> Packet {
     // The transport header without options (RFC 9293 §3.1, RFC 768).
     let quoted = match case.protocol {
         Protocol::Tcp => 20,

@@ -4,6 +4,7 @@ mod documented;
 mod flows;
 mod lists;
 mod preflight;
+mod top;
 
 use std::process::{Command, Output};
 

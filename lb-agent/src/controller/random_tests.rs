@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::abi::{Backend, Frontend, FrontendFlags, FrontendKey, Prefix, Service as ServiceValue, SlotRange};
+use lb_common::abi::{Frontend, FrontendFlags, FrontendKey, Prefix, Service as ServiceValue, SlotRange};
 use proptest::prelude::*;
 
 use super::*;

@@ -19,9 +19,9 @@ pub const THE_INTERFACE: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// A frame with the MAC address of the interface where it has [`THE_INTERFACE`].
 pub fn addressed(frame: &Bytes, interface: Interface) -> Bytes {
     let mut frame = frame.to_vec();
-    for address in frame.chunks_exact_mut(THE_INTERFACE.len()).take(2) {
-        if address == THE_INTERFACE {
-            address.copy_from_slice(&interface.mac());
+    for address in frame.as_chunks_mut().0.iter_mut().take(2) {
+        if *address == THE_INTERFACE {
+            *address = interface.mac();
         }
     }
     frame.into()

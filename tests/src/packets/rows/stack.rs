@@ -20,7 +20,7 @@ fn for_another_host(case: Case) -> Vec<Row> {
     let other = |packet: Packet| packet.between([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]);
     let first = case.first(case.client(), case.load_balancer());
     let unserved = |sentence: &str, tables| {
-        case.row(sentence, tables).untouched(Hook::UplinkIngress, &other(first.clone())).flows([])
+        case.row(sentence, tables).untouched(Hook::UplinkIngress, other(first.clone())).flows([])
     };
     let known = case.row("a packet of a known flow for another host is left to the stack", case.one_local());
     let later = other(case.later(case.client(), case.load_balancer()));

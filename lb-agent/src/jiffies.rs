@@ -25,6 +25,11 @@ impl Jiffies {
         Ok(Self { now: (1 << 32) - 300 * per_second + up, per_second })
     }
 
+    /// The count that many seconds ago.
+    pub fn ago(self, seconds: u64) -> u64 {
+        self.now.saturating_sub(seconds * self.per_second)
+    }
+
     /// Seconds from then until now, whole.
     pub fn seconds_since(self, then: u64) -> u64 {
         self.now.saturating_sub(then) / self.per_second

@@ -7,8 +7,8 @@
 //! source::manifests  ┘        (reduced objects)     (pure)         (difference, allocation)  (Kernel | Fake | Faulty)
 //! ```
 //!
-//! Only [`loader`], [`network`], [`takeover`], [`dataplane::KernelMaps`] and the readers beside it touch the kernel. Everything else runs,
-//! and is tested, anywhere.
+//! Only [`loader`], [`network`], [`takeover`], [`preflight`], [`dataplane::KernelMaps`] and the readers beside it touch the
+//! kernel. Everything else runs, and is tested, anywhere.
 
 pub mod configuration;
 pub mod controller;
@@ -18,5 +18,6 @@ pub mod loader;
 pub mod model;
 pub mod network;
 pub mod object;
+pub mod preflight;
 pub mod source;
 pub mod takeover;

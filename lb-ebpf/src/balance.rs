@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_get_smp_processor_id};
 use lb_common::{
     abi::{
         Address, AffinityKey, Backend, BackendFlags, Config, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags,
@@ -11,7 +11,7 @@ use lb_common::{
     hash,
 };
 
-use crate::{affinity, family::Family, maps::CONFIG};
+use crate::{affinity, count, family::Family, maps::CONFIG};
 
 /// A backend that was picked.
 #[repr(C)]
@@ -135,9 +135,9 @@ impl List {
     }
 }
 
-/// Picks a backend for a new flow: the one of the client's last flow where the service has affinity, else by a hash of
-/// the flow or the socket. `client` is asked only where there is affinity; its list is
-/// filled in here.
+/// Picks a backend for a new flow: the one of the client's last flow where the service has affinity, else the one whose
+/// turn it is, or by a hash of the flow or the socket. `client` is asked only where there is affinity; its list is filled
+/// in here.
 #[inline(always)]
 pub fn pick<F: Family>(
     frontend: Frontend,
@@ -152,7 +152,7 @@ pub fn pick<F: Family>(
     // SAFETY: array elements live as long as the map.
     let affinity_seconds = unsafe { (*service).affinity_seconds };
     if affinity_seconds == 0 {
-        return pick_by_hash::<F>(service, list, hash);
+        return select::<F>(frontend.service, service, list, hash);
     }
     let mut client = client();
     client.list = list.other().mark().into();
@@ -164,7 +164,7 @@ pub fn pick<F: Family>(
     // The client's first flow by a frontend of this list: where it went by one of the other.
     let picked = match affinity::find::<F>(&elsewhere, affinity_seconds, list) {
         Some(picked) => picked,
-        None => pick_by_hash::<F>(service, list, hash)?,
+        None => select::<F>(frontend.service, service, list, hash)?,
     };
     affinity::enter::<F>(&client, &picked);
     Ok(picked)
@@ -176,11 +176,15 @@ const ATTEMPTS: usize = 2;
 /// The agent may publish a new set between the steps; a backend that is gone by the time it is read sends the reader
 /// back to the service, which by then names the new set.
 #[inline(always)]
-fn pick_by_hash<F: Family>(service: *const Service, list: List, hash: u32) -> Result<Picked<F::Address>, Reason> {
+fn select<F: Family>(index: u32, service: *const Service, list: List, hash: u32) -> Result<Picked<F::Address>, Reason> {
     for _ in 0..ATTEMPTS {
-        let Some(slot) = slots(service, list).pick(hash) else {
-            // SAFETY: array elements live as long as the map.
-            let has_endpoints = unsafe { (*service).flags } & ServiceFlags::HAS_ENDPOINTS != 0;
+        // SAFETY: array elements live as long as the map.
+        let flags = unsafe { (*service).flags };
+        let range = slots(service, list);
+        let slot =
+            if flags & ServiceFlags::ROUND_ROBIN == 0 { range.pick(hash) } else { range.at_turn(turn::<F>(index)) };
+        let Some(slot) = slot else {
+            let has_endpoints = flags & ServiceFlags::HAS_ENDPOINTS != 0;
             return Err(if has_endpoints { Reason::NoLocalEndpoints } else { Reason::NoEndpoints });
         };
         let Slot { backend: index } = *F::slots().get(slot).ok_or(Reason::TablesInconsistent)?;
@@ -189,6 +193,15 @@ fn pick_by_hash<F: Family>(service: *const Service, list: List, hash: u32) -> Re
         }
     }
     Err(Reason::TablesInconsistent)
+}
+
+/// Whose turn it is: the number of flows that this CPU has given a backend of the service. Each CPU begins elsewhere, so
+/// that few flows do not all go to the first backends.
+#[inline(always)]
+fn turn<F: Family>(service: u32) -> u32 {
+    // SAFETY: no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    count::flows::<F>(service).wrapping_add(cpu)
 }
 
 /// One of a service's ranges: one aligned word, read at once.

@@ -35,6 +35,17 @@ pub fn new_flow<F: Family>(service: u32) {
     }
 }
 
+/// How many flows this CPU has given a backend of a service; what does not fit falls off.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "wraps")]
+pub fn flows<F: Family>(service: u32) -> u32 {
+    match F::service_stats().get_ptr(service) {
+        // SAFETY: as in `reason`.
+        Some(stats) => unsafe { (*stats).flows as u32 },
+        None => 0,
+    }
+}
+
 /// Counts a flow that a service refused or dropped.
 #[inline(always)]
 pub fn rejected<F: Family>(service: u32) {

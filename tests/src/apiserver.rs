@@ -43,6 +43,8 @@ const TOKEN: &str = "lb-test";
 pub struct ApiServer {
     directory: PathBuf,
     address: SocketAddr,
+    /// Of the API server, beside those that it always has.
+    arguments: Vec<String>,
     etcd: Option<Child>,
     server: Option<Child>,
 }
@@ -53,8 +55,13 @@ impl ApiServer {
     ///
     /// Has the test skipped when the programs are not there.
     pub async fn start(directory: &Path, address: SocketAddr) -> Self {
+        Self::start_with(directory, address, Vec::new()).await
+    }
+
+    /// As [`start`](Self::start), with more arguments for the API server. Its working directory is `directory`.
+    pub async fn start_with(directory: &Path, address: SocketAddr, arguments: Vec<String>) -> Self {
         let directory = fs::canonicalize(directory).expect("the directory exists");
-        let mut this = Self { directory, address, etcd: None, server: None };
+        let mut this = Self { directory, address, arguments, etcd: None, server: None };
         fs::write(this.directory.join("tokens.csv"), format!("{TOKEN},lb-test,lb-test,\"system:masters\"\n"))
             .expect("write the tokens");
         fs::write(this.kubeconfig(), this.kubeconfig_text(TOKEN)).expect("write the kubeconfig");
@@ -66,7 +73,7 @@ impl ApiServer {
     pub async fn resume(&mut self) {
         assert!(self.etcd.is_none() && self.server.is_none(), "the servers run already");
         self.etcd = Some(self.spawn("etcd", &self.etcd_arguments()));
-        self.server = Some(self.spawn("kube-apiserver", &self.server_arguments()));
+        self.server = Some(self.spawn("kube-apiserver", &[&self.server_arguments()[..], &self.arguments].concat()));
         let start = Instant::now();
         while !self.is_ready().await {
             if let Some(name) = self.ended() {

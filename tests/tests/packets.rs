@@ -86,6 +86,8 @@ fn main() -> ExitCode {
     for case in rows::CASES {
         let name = format!("{} {}: flows spread, and return to their backends", case.net.name, case.protocol_name());
         trials.push(pool.trial(world, name, move |dataplane| properties::flows_spread_and_return(dataplane, case)));
+        let name = format!("{} {}: flows take turns where these are asked for", case.net.name, case.protocol_name());
+        trials.push(pool.trial(world, name, move |dataplane| properties::flows_take_turns(dataplane, case)));
         let name = format!("{} {}: XDP sends by other devices that can", case.net.name, case.protocol_name());
         trials.push(pool.trial(world, name, move |dataplane| properties::other_devices_need_a_driver(dataplane, case)));
         let name = format!("{} {}: an affinity lasts from the last flow on", case.net.name, case.protocol_name());

@@ -11,6 +11,7 @@ use crate::{exec, workspace};
 #[derive(Clone, Copy)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
+    /// Or several, separated by spaces.
     pub(crate) package: &'static str,
     /// Completes "to …".
     pub(crate) why: &'static str,
@@ -39,7 +40,8 @@ pub(crate) fn install(program: &Program) -> Result<()> {
     let apt = |arguments: &[&str]| {
         exec::run(exec::as_root("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(arguments))
     };
-    let install = ["install", "--yes", "--no-install-recommends", package];
+    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    install.extend(package.split(' '));
     // A machine that was just made has no package lists yet, and an old one has lists of versions that are gone.
     apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install))).with_context(advice)
 }

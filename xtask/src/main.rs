@@ -12,6 +12,8 @@ mod check;
 mod debian;
 mod differential;
 mod exec;
+mod go;
+mod image;
 mod k8s;
 mod provision_check;
 mod run;
@@ -49,6 +51,9 @@ enum Task {
     Differential(differential::Options),
     /// Run the benchmarks, and write docs/performance.md
     Bench(bench::Options),
+    /// Make the container image of the agent, as an OCI archive
+    #[command(after_long_help = image::AFTER_HELP)]
+    Image(image::Options),
     /// Find or build the Kubernetes programs that the tests start, and print their directory
     K8s(k8s::Options),
     /// Boot Debian's kernels in QEMU and run the packet tests there
@@ -72,6 +77,7 @@ fn main() -> ExitCode {
         Task::Test(options) => return test::main(&options),
         Task::Differential(options) => differential::main(&options),
         Task::Bench(options) => bench::main(&options),
+        Task::Image(options) => image::main(&options),
         Task::K8s(options) => k8s::main(&options),
         Task::Vm(options) => return vm::main(&options),
         Task::ProvisionCheck(options) => provision_check::main(&options),

@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: installs what is missing, and says so first.
 
-use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -18,14 +18,17 @@ pub(crate) struct Options {
 }
 
 /// Something to have before a task can work.
-enum Need {
+pub(crate) enum Need {
     RustSource,
+    /// The standard library for another machine than this.
+    RustTarget(String),
     BpfLinker,
     Program(debian::Program),
 }
 
 /// What compiling needs beside Rust itself: crates with C or assembly inside.
-const COMPILER: debian::Program = debian::Program { name: "cc", package: "gcc", why: "compile crates with C inside" };
+pub(crate) const COMPILER: debian::Program =
+    debian::Program { name: "cc", package: "gcc", why: "compile crates with C inside" };
 
 /// What the tests run.
 const TESTING: &[debian::Program] = &[
@@ -43,7 +46,10 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     }
     ensure(needs)?;
     if options.all {
-        k8s::kube_proxy(&k8s::directory()?)?;
+        let directory = k8s::directory()?;
+        k8s::kube_proxy(&directory)?;
+        k8s::kubectl(&directory)?;
+        k8s::helm()?;
     }
     eprintln!("setup: nothing is missing");
     Ok(())
@@ -72,7 +78,8 @@ pub(crate) fn run_tests_as_root(cargo: &mut Command) {
     }
 }
 
-fn ensure(needs: Vec<Need>) -> Result<()> {
+/// Installs what is missing.
+pub(crate) fn ensure(needs: Vec<Need>) -> Result<()> {
     let mut missing = Vec::new();
     for need in needs {
         if !need.is_met()? {
@@ -88,11 +95,8 @@ fn ensure(needs: Vec<Need>) -> Result<()> {
 impl Need {
     fn is_met(&self) -> Result<bool> {
         Ok(match self {
-            Need::RustSource => {
-                let sysroot =
-                    exec::capture(Command::new("rustc").current_dir(workspace::root()).args(["--print", "sysroot"]))?;
-                std::path::Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir()
-            }
+            Need::RustSource => sysroot()?.join("lib/rustlib/src/rust/library/core").is_dir(),
+            Need::RustTarget(target) => sysroot()?.join("lib/rustlib").join(target).join("lib").is_dir(),
             Need::BpfLinker => bpf_linker_version()?.is_some_and(|version| version == BPF_LINKER),
             Need::Program(program) => exec::find(program.name).is_some(),
         })
@@ -101,6 +105,7 @@ impl Need {
     fn describe(&self) -> String {
         match self {
             Need::RustSource => "Rust's own source (to build `core` for BPF): adding it with rustup".to_owned(),
+            Need::RustTarget(target) => format!("Rust's standard library for {target}: adding it with rustup"),
             Need::BpfLinker => {
                 format!("bpf-linker {BPF_LINKER} (links the eBPF object): installing it with cargo, 2 minutes")
             }
@@ -118,6 +123,12 @@ impl Need {
                         "get the source of the pinned toolchain: `rustup component add rust-src` in this directory",
                     )
             }
+            Need::RustTarget(target) => {
+                exec::run(Command::new("rustup").current_dir(workspace::root()).args(["target", "add", target]))
+                    .with_context(|| {
+                        format!("get the standard library: `rustup target add {target}` in this directory")
+                    })
+            }
             Need::BpfLinker => exec::run(workspace::cargo("install").args([
                 "bpf-linker",
                 "--version",
@@ -131,13 +142,17 @@ impl Need {
     }
 }
 
+/// The directory of the pinned Rust toolchain.
+fn sysroot() -> Result<PathBuf> {
+    let printed = exec::capture(Command::new("rustc").current_dir(workspace::root()).args(["--print", "sysroot"]))?;
+    Ok(PathBuf::from(printed.trim()))
+}
+
 /// The version of the bpf-linker that cargo would find, if there is one that starts.
 fn bpf_linker_version() -> Result<Option<String>> {
-    let sysroot = exec::capture(Command::new("rustc").current_dir(workspace::root()).args(["--print", "sysroot"]))?;
     // It is linked with the LLVM that rustc brings.
-    let library_path = OsString::from(format!("{}/lib", sysroot.trim()));
     let mut linker = Command::new("bpf-linker");
-    linker.arg("--version").env("LD_LIBRARY_PATH", library_path).stderr(Stdio::null());
+    linker.arg("--version").env("LD_LIBRARY_PATH", sysroot()?.join("lib")).stderr(Stdio::null());
     let Ok(output) = linker.output() else { return Ok(None) };
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.split_whitespace().nth(1).map(str::to_owned))

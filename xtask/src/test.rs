@@ -48,7 +48,7 @@ fn prepare(cargo: &mut Command, arguments: &[String]) -> Result<()> {
     cargo.env("LB_AGENT", workspace::built("lb-agent"));
     setup::run_tests_as_root(cargo);
     k8s::name_to(cargo)?;
-    Ok(())
+    k8s::name_renderers_to(cargo)
 }
 
 /// Runs the tests, shows what they print, and adds up their closing lines.

@@ -1,6 +1,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
+use clap::Args;
 use lb_agent::{
     dataplane::{FamilyMaps, KernelMaps},
     loader::Pins,
@@ -9,7 +10,21 @@ use lb_agent::{
 use lb_common::abi::BackendFlags;
 use serde::Serialize;
 
-use super::{output::OutputArguments, view::View};
+use super::{
+    filter::{EndPattern, ServiceFilter},
+    output::{Column, List, ListOutputArguments},
+    view::View,
+};
+
+/// Which backends.
+#[derive(Debug, Args)]
+pub(super) struct BackendFilter {
+    #[command(flatten)]
+    service: ServiceFilter,
+    /// This one: ADDRESS, ADDRESS:PORT or NETWORK/BITS.
+    #[arg(short, long, value_name = "BACKEND")]
+    backend: Option<EndPattern>,
+}
 
 /// One endpoint address and port of one service port.
 #[derive(Debug, Serialize)]
@@ -31,36 +46,46 @@ struct Backend {
     service: String,
 }
 
-pub(super) fn list(pins: &Pins, output: &OutputArguments) -> Result<()> {
-    let mut backends = of_family::<[u8; 4]>(pins)?;
-    backends.extend(of_family::<[u8; 16]>(pins)?);
-    let header = ["INDEX", "BACKEND", "GENERATION", "LOCAL", "SELECTABLE", "SERVICE"];
-    output.list(&backends, &header, |backend| {
-        vec![
-            backend.index.to_string(),
-            SocketAddr::new(backend.address, backend.port).to_string(),
-            backend.generation.to_string(),
-            backend.local.to_string(),
-            backend.selectable.to_string(),
-            backend.service.clone(),
-        ]
+const COLUMNS: &[Column<Backend>] = &[
+    Column::new("BACKEND", |backend| SocketAddr::new(backend.address, backend.port).to_string()),
+    Column::new("SERVICE", |backend| backend.service.clone()),
+    Column::new("LOCAL", |backend| backend.local.to_string()),
+    Column::new("SELECTABLE", |backend| backend.selectable.to_string()),
+    Column::wide("INDEX", |backend| backend.index.to_string()),
+    Column::wide("GENERATION", |backend| backend.generation.to_string()),
+];
+
+pub(super) fn list(pins: &Pins, filter: &BackendFilter, output: &ListOutputArguments) -> Result<()> {
+    output.list("BackendList", COLUMNS, |list| {
+        of_family::<[u8; 4]>(pins, filter, list)?;
+        of_family::<[u8; 16]>(pins, filter, list)
     })
 }
 
-fn of_family<A: Family>(pins: &Pins) -> Result<Vec<Backend>>
+fn of_family<A: Family>(pins: &Pins, filter: &BackendFilter, list: &mut List<Backend>) -> Result<()>
 where
     KernelMaps: FamilyMaps<A>,
 {
+    let BackendFilter { service, backend: end } = filter;
+    if !service.family.includes::<A>() {
+        return Ok(());
+    }
     let view = View::<A>::read(pins)?;
-    let backends = view.backends.iter().map(|(index, backend)| Backend {
-        index: *index,
-        family: A::NAME,
-        address: backend.address.to_ip(),
-        port: backend.port,
-        generation: backend.generation,
-        local: backend.flags & BackendFlags::LOCAL != 0,
-        selectable: backend.flags & BackendFlags::SELECTABLE != 0,
-        service: view.service(backend.service),
-    });
-    Ok(backends.collect())
+    let wanted = service.services(&view);
+    let is_wanted = |backend: &lb_common::abi::Backend<A>| {
+        let address = SocketAddr::new(backend.address.to_ip(), backend.port);
+        wanted.contains(backend.service) && end.is_none_or(|end| end.matches(address))
+    };
+    view.backends.iter().filter(|(_, backend)| is_wanted(backend)).try_for_each(|(index, backend)| {
+        list.push(&Backend {
+            index: *index,
+            family: A::NAME,
+            address: backend.address.to_ip(),
+            port: backend.port,
+            generation: backend.generation,
+            local: backend.flags & BackendFlags::LOCAL != 0,
+            selectable: backend.flags & BackendFlags::SELECTABLE != 0,
+            service: view.service(backend.service),
+        })
+    })
 }

@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let connections = if *end_connections { Connections::End } else { Connections::Keep };
     let leftovers = if *dry_run { Leftovers::find() } else { Leftovers::remove(connections) }?;
     let report = Report::new(&leftovers, *dry_run, connections);
-    output.print(&report, || report.text())?;
+    output.print("KubeProxyCleanup", &report, || report.text())?;
     if !*dry_run && report.leaves_something() {
         bail!("something of kube-proxy is left");
     }

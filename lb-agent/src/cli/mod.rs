@@ -1,11 +1,17 @@
 //! The command line.
 
+mod affinity;
 mod backend;
 mod cleanup;
 mod cleanup_kube_proxy;
+mod completion;
+mod drops;
+mod filter;
 mod flow;
 mod kube_proxy_flags;
+mod manual;
 mod output;
+mod preflight;
 mod run;
 mod service;
 mod show;
@@ -15,8 +21,9 @@ mod view;
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Error, Result};
-use clap::{Args, Parser, Subcommand};
-use output::OutputArguments;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use filter::ServiceFilter;
+use output::{ListOutputArguments, OutputArguments};
 
 use lb_agent::{
     configuration::ConfigurationError,
@@ -51,31 +58,96 @@ enum Command {
     /// Endpoints as the maps hold them, also while no agent runs.
     #[command(subcommand)]
     Backend(BackendCommand),
-    /// Flows of the packet path.
+    /// Flows of the packet path: what the TC programs translate. Connections that the socket hooks translate are none.
     #[command(subcommand)]
     Flow(FlowCommand),
+    /// Clients of Services with session affinity.
+    #[command(subcommand)]
+    Affinity(AffinityCommand),
+    /// What was refused and dropped, and why.
+    Drops {
+        #[command(flatten)]
+        show: ShowArguments,
+        #[command(flatten)]
+        drops: drops::DropsArguments,
+    },
+    /// Tell whether this node can run the agent, and what would be in its way, with what to do about it. Changes nothing;
+    /// exit code 1 if it cannot.
+    Preflight(preflight::Arguments),
     /// Detach and remove all that `run` left in the kernel.
     Cleanup(PinArguments),
     /// Remove what kube-proxy left in the kernel, once this agent serves the node. Connections go on.
     CleanupKubeProxy(cleanup_kube_proxy::Arguments),
+    /// Print a script that completes commands and flags in a shell: `source <(lb-agent completion bash)`.
+    Completion(completion::Arguments),
+    /// Print a manual page, or write those of all commands to a directory.
+    Man(manual::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
 enum ServiceCommand {
     /// List the ports of Services, with their frontends, endpoints and counters.
-    List(ShowArguments),
+    List {
+        #[command(flatten)]
+        list: ListArguments,
+        #[command(flatten)]
+        filter: ServiceFilter,
+    },
+    /// Show all that is known of a Service or one of its ports.
+    Show {
+        #[command(flatten)]
+        asked: service::ShowService,
+        #[command(flatten)]
+        show: ShowArguments,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 enum BackendCommand {
     /// List endpoints, with the Services that use them.
-    List(ShowArguments),
+    List {
+        #[command(flatten)]
+        list: ListArguments,
+        #[command(flatten)]
+        filter: backend::BackendFilter,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 enum FlowCommand {
-    /// List both directions of every flow.
-    List(ShowArguments),
+    /// List flows, in no order.
+    List {
+        #[command(flatten)]
+        list: ListArguments,
+        #[command(flatten)]
+        filter: flow::FlowFilter,
+    },
+    /// Forget flows: the next packet of the client starts a new one, with a backend that is eligible then.
+    Flush {
+        #[command(flatten)]
+        show: ShowArguments,
+        #[command(flatten)]
+        flush: flow::FlushArguments,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AffinityCommand {
+    /// List clients with the backend of their last new flow, in no order.
+    List {
+        #[command(flatten)]
+        list: ListArguments,
+        #[command(flatten)]
+        filter: affinity::AffinityFilter,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ListArguments {
+    #[command(flatten)]
+    pins: PinArguments,
+    #[command(flatten)]
+    output: ListOutputArguments,
 }
 
 #[derive(Debug, Args)]
@@ -128,11 +200,30 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run(arguments) => arguments.run(),
         Command::Status(ShowArguments { pins, output }) => status::show(&pins.pins(), &output),
-        Command::Service(ServiceCommand::List(ShowArguments { pins, output })) => service::list(&pins.pins(), &output),
-        Command::Backend(BackendCommand::List(ShowArguments { pins, output })) => backend::list(&pins.pins(), &output),
-        Command::Flow(FlowCommand::List(ShowArguments { pins, output })) => flow::list(&pins.pins(), &output),
+        Command::Service(ServiceCommand::List { list: ListArguments { pins, output }, filter }) => {
+            service::list(&pins.pins(), &filter, &output)
+        }
+        Command::Service(ServiceCommand::Show { show: ShowArguments { pins, output }, asked }) => {
+            service::show(&pins.pins(), &asked, &output)
+        }
+        Command::Backend(BackendCommand::List { list: ListArguments { pins, output }, filter }) => {
+            backend::list(&pins.pins(), &filter, &output)
+        }
+        Command::Flow(FlowCommand::List { list: ListArguments { pins, output }, filter }) => {
+            flow::list(&pins.pins(), &filter, &output)
+        }
+        Command::Flow(FlowCommand::Flush { show: ShowArguments { pins, output }, flush }) => {
+            flow::flush(&pins.pins(), &flush, &output)
+        }
+        Command::Affinity(AffinityCommand::List { list: ListArguments { pins, output }, filter }) => {
+            affinity::list(&pins.pins(), &filter, &output)
+        }
+        Command::Drops { show: ShowArguments { pins, output }, drops } => drops::drops(&pins.pins(), &drops, &output),
+        Command::Preflight(arguments) => preflight::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments.pins()),
         Command::CleanupKubeProxy(arguments) => cleanup_kube_proxy::run(&arguments),
+        Command::Completion(arguments) => completion::print(&arguments, Cli::command()),
+        Command::Man(arguments) => manual::print(&arguments, Cli::command()),
     }
 }
 
@@ -157,5 +248,6 @@ fn is_usage(error: &Error) -> bool {
             || cause.is::<ConnectError>()
             || cause.is::<ConfigurationError>()
             || cause.is::<run::Unsupported>()
+            || cause.is::<flow::NothingAsked>()
     })
 }

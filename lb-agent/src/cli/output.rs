@@ -1,63 +1,136 @@
+//! How commands print: tables for people, with kubectl's habits, and JSON or YAML for programs (`docs/cli.md` says what is in
+//! each). A list is written as its items come, so that a table of a million flows is never held.
+
+mod list;
+
+pub(super) use list::{Column, List};
+
 use std::io::{self, Write as _};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use clap::{Args, ValueEnum};
-use comfy_table::{Table, presets::NOTHING};
 use serde::Serialize;
 
-/// How a list is printed.
+/// Version of what is printed for programs. Fields are added to it, and neither renamed nor given another meaning.
+const API_VERSION: &str = "lb-agent/v1";
+
+/// How something is printed.
 #[derive(Debug, Args)]
 pub(super) struct OutputArguments {
-    /// For people, or for programs.
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    /// `table` and `wide` are for people, `json` and `yaml` for programs.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
     output: Format,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+/// How a list is printed.
+#[derive(Debug, Args)]
+pub(super) struct ListOutputArguments {
+    #[command(flatten)]
+    output: OutputArguments,
+    /// Leave out the line of column names.
+    #[arg(long)]
+    no_headers: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Aligned columns.
     Table,
+    /// The same, and more columns.
+    Wide,
     Json,
     Yaml,
 }
 
-/// A list for programs, in the form that kubectl gives lists.
+/// A document for programs.
 #[derive(Debug, Serialize)]
-struct List<'a, T> {
-    items: &'a [T],
+#[serde(rename_all = "camelCase")]
+struct Document<'a, T> {
+    api_version: &'static str,
+    kind: &'static str,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+impl ListOutputArguments {
+    /// Prints a list of `kind`, which `fill` pushes the items of.
+    pub(super) fn list<T: Serialize>(
+        &self,
+        kind: &'static str,
+        columns: &'static [Column<T>],
+        fill: impl FnOnce(&mut List<T>) -> Result<()>,
+    ) -> Result<()> {
+        let printed = List::begin(io::stdout().lock(), self, kind, columns).and_then(|mut list| {
+            fill(&mut list)?;
+            list.end()
+        });
+        unless_enough(printed).map(drop)
+    }
 }
 
 impl OutputArguments {
-    /// Prints a list.
-    pub(super) fn list<T: Serialize>(
+    /// Prints `value` for programs, or `text` for people.
+    pub(super) fn print(
         &self,
-        items: &[T],
-        header: &[&str],
-        row: impl Fn(&T) -> Vec<String>,
+        kind: &'static str,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
     ) -> Result<()> {
-        self.print(&List { items }, || table(header, items.iter().map(row)))
+        let document = Document { api_version: API_VERSION, kind, value };
+        let printed = match self.output {
+            Format::Table | Format::Wide => text(),
+            Format::Json => serde_json::to_string_pretty(&document)?,
+            Format::Yaml => serde_saphyr::to_string(&document)?,
+        };
+        unless_enough(writeln!(io::stdout().lock(), "{}", printed.trim_end()).map_err(Error::from)).map(drop)
     }
 
-    /// Prints `value` for programs, or `text` for people.
-    pub(super) fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    /// Prints one of a row of values that come with time: a line of a table or of JSON, or a YAML document. Whoever reads
+    /// has seen enough when this is false.
+    pub(super) fn event(
+        &self,
+        kind: &'static str,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<bool> {
+        let document = Document { api_version: API_VERSION, kind, value };
         let printed = match self.output {
-            Format::Table => text(),
-            Format::Json => serde_json::to_string_pretty(value)?,
-            Format::Yaml => serde_saphyr::to_string(value)?,
+            Format::Table | Format::Wide => text(),
+            Format::Json => serde_json::to_string(&document)?,
+            Format::Yaml => format!("---\n{}", serde_saphyr::to_string(&document)?.trim_end()),
         };
-        match writeln!(io::stdout().lock(), "{}", printed.trim_end()) {
-            // Whoever reads has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            result => Ok(result?),
-        }
+        let mut out = io::stdout().lock();
+        unless_enough(writeln!(out, "{printed}").and_then(|()| out.flush()).map_err(Error::from))
+    }
+
+    /// Whether it is for people.
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.output, Format::Table | Format::Wide)
     }
 }
 
-/// A table as kubectl prints it: no borders, two spaces between columns.
-pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(header).add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+/// Prints a line of a table. Whoever reads has seen enough when this is false.
+pub(super) fn line(text: &str) -> Result<bool> {
+    unless_enough(writeln!(io::stdout().lock(), "{text}").map_err(Error::from))
+}
+
+/// False if whoever reads has seen enough and is gone.
+fn unless_enough(printed: Result<()>) -> Result<bool> {
+    match printed {
+        Ok(()) => Ok(true),
+        Err(error)
+            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// A table as kubectl prints it.
+pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut widths = Vec::new();
+    let header = header.iter().map(ToString::to_string).collect();
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    list::aligned(&rows, &mut widths).join("\n")
 }

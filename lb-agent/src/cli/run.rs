@@ -261,7 +261,7 @@ fn filter_of(verbosity: u32) -> &'static str {
 }
 
 fn balance(text: &str) -> Result<Balance, String> {
-    let names = || Balance::ALL.map(Balance::name).join(" or ");
+    let names = || Balance::ALL.map(Balance::name).join(", ");
     Balance::ALL.into_iter().find(|balance| balance.name() == text).ok_or_else(|| format!("expected {}", names()))
 }
 
@@ -283,7 +283,8 @@ fn log_filter(text: &str) -> Result<String, String> {
     EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
-fn port_range(text: &str) -> Result<Reserved, String> {
+/// `FIRST-LAST`.
+pub(super) fn port_range(text: &str) -> Result<Reserved, String> {
     let expected = || format!("{text:?} is not FIRST-LAST with ports from 1 to 65535");
     let (first, last) = text.split_once('-').ok_or_else(expected)?;
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(expected);

@@ -1,16 +1,17 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::Result;
-use aya::{Pod, programs::ProgramInfo};
+use aya::programs::ProgramInfo;
 use lb_agent::{
-    dataplane::{Capacities, Counters, FamilyMaps, Flows, KernelMaps},
+    dataplane::{Capacities, FamilyMaps, KernelMaps, Scraper},
     loader::{self, Attached, LoaderError, PROGRAMS, Pins, XdpDevices, XdpPlace},
     model::Family,
 };
-use lb_common::abi::{ABI_VERSION, Tuple, XdpFlags, XdpState, reason::Disposition};
+use lb_common::abi::{ABI_VERSION, XdpFlags, XdpState};
 use serde::Serialize;
 
 use super::{
+    drops::ReasonCount,
     output::{OutputArguments, table},
     view::View,
 };
@@ -30,7 +31,7 @@ struct Status {
     hooks: Vec<AttachedHook>,
     xdp: Vec<XdpUplink>,
     tables: Vec<TableFill>,
-    counters: Vec<Counter>,
+    counters: Vec<ReasonCount>,
 }
 
 /// A place where one of our programs is attached.
@@ -70,19 +71,15 @@ struct TableFill {
     capacity: u32,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Counter {
-    reason: &'static str,
-    /// `pass`, `refuse` or `drop`.
-    disposition: &'static str,
-    count: u64,
-}
-
 pub(super) fn show(pins: &Pins, output: &OutputArguments) -> Result<()> {
     // First, since it tells best whether there is a data plane.
     let mut tables = tables::<[u8; 4]>(pins)?;
     tables.extend(self::tables::<[u8; 16]>(pins)?);
+    let scraper = Scraper::open(pins)?;
+    let counted = scraper.read_tables()?.into_iter();
+    let counted: Vec<_> =
+        counted.map(|fill| TableFill { name: fill.table, used: fill.used, capacity: fill.capacity }).collect();
+    tables.extend(counted);
     let status = Status {
         abi_version: ABI_VERSION,
         pins: pins.root().to_owned(),
@@ -91,21 +88,19 @@ pub(super) fn show(pins: &Pins, output: &OutputArguments) -> Result<()> {
         hooks: hooks(pins)?,
         xdp: xdp(pins)?,
         tables,
-        counters: counters(pins)?,
+        counters: scraper.read_reasons()?.into_iter().map(ReasonCount::new).collect(),
     };
-    output.print(&status, || status.text())
+    output.print("Status", &status, || status.text())
 }
 
+/// The tables that the agent alone writes. What others the kernel counts.
 fn tables<A: Family>(pins: &Pins) -> Result<Vec<TableFill>>
 where
     KernelMaps: FamilyMaps<A>,
-    Tuple<A>: Pod,
-    lb_common::abi::Flow<A>: Pod,
 {
     let maps = KernelMaps::open(|map| pins.open(map))?;
     let Capacities { frontends, services, slots, backends, source_ranges } = FamilyMaps::<A>::capacities(&maps);
     let view = View::<A>::read(pins)?;
-    let flows = Flows::<A>::open(|map| pins.open(map))?;
     let names = A::TABLES;
     let fill = |name, used: usize, capacity| Ok(TableFill { name, used: u32::try_from(used)?, capacity });
     [
@@ -114,7 +109,6 @@ where
         fill(names.slots, view.existing.slots.len(), slots),
         fill(names.backends, view.backends.len(), backends),
         fill(names.source_ranges, view.existing.source_ranges.len(), source_ranges),
-        fill(names.flows, flows.read()?.len(), flows.capacity()?),
     ]
     .into_iter()
     .collect()
@@ -164,21 +158,6 @@ fn xdp(pins: &Pins) -> Result<Vec<XdpUplink>> {
     Ok(uplinks.collect())
 }
 
-fn counters(pins: &Pins) -> Result<Vec<Counter>> {
-    let counters = Counters::open(|map| pins.open(map))?.read()?;
-    let counters = counters.into_iter().map(|(reason, count)| Counter {
-        reason: reason.name(),
-        disposition: match reason.disposition() {
-            Disposition::Pass => "pass",
-            Disposition::Translate => "translate",
-            Disposition::Refuse => "refuse",
-            Disposition::Drop => "drop",
-        },
-        count,
-    });
-    Ok(counters.collect())
-}
-
 impl Status {
     fn text(&self) -> String {
         let Self { abi_version, pins, agent, missing_devices, hooks, xdp, tables, counters } = self;
@@ -206,12 +185,7 @@ impl Status {
                 vec![(*name).to_owned(), used.to_string(), capacity.to_string(), format!("{percent}%")]
             }),
         );
-        let counters = table(
-            &["REASON", "DISPOSITION", "COUNT"],
-            counters.iter().map(|Counter { reason, disposition, count }| {
-                vec![(*reason).to_owned(), (*disposition).to_owned(), count.to_string()]
-            }),
-        );
+        let counters = table(&["REASON", "DISPOSITION", "COUNT"], counters.iter().map(ReasonCount::row));
         format!(
             "Agent: {agent}\nMaps:  {} (ABI version {abi_version}){missing}\n\n{hooks}\n\n{xdp}\n\n{tables}\n\n{counters}",
             pins.display()

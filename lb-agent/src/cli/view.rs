@@ -33,7 +33,7 @@ where
 }
 
 impl<A: Family> View<A> {
-    fn new(existing: Existing<A>) -> Self {
+    pub(super) fn new(existing: Existing<A>) -> Self {
         Self {
             services: existing.services.iter().map(|(index, name, service)| (*index, (*name, *service))).collect(),
             backends: existing.backends.iter().copied().collect(),
@@ -42,12 +42,9 @@ impl<A: Family> View<A> {
         }
     }
 
-    /// `namespace/name:port/TCP`; an index that has no name shows as dangling.
+    /// [`label`] of a service; an index that has no name shows as dangling.
     pub(super) fn service(&self, index: u32) -> String {
-        let Some((name, _)) = self.services.get(&index) else { return format!("<service {index}?>") };
-        let (namespace, service, port) = name.parts();
-        let separator = if port.is_empty() { "" } else { ":" };
-        format!("{namespace}/{service}{separator}{port}/{}", protocol(name.protocol))
+        self.services.get(&index).map_or_else(|| format!("<service {index}?>"), |(name, _)| label(name))
     }
 
     /// Address and port, if the backend is still the one of this generation.
@@ -66,6 +63,13 @@ impl<A: Family> View<A> {
         let mut seen = HashSet::new();
         slots.filter_map(|slot| self.slots.get(&slot).copied()).filter(move |index| seen.insert(*index))
     }
+}
+
+/// `namespace/name:port/TCP`.
+pub(super) fn label(name: &ServiceName) -> String {
+    let (namespace, service, port) = name.parts();
+    let separator = if port.is_empty() { "" } else { ":" };
+    format!("{namespace}/{service}{separator}{port}/{}", protocol(name.protocol))
 }
 
 /// The protocol's name, or its number.

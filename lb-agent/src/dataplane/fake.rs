@@ -6,7 +6,7 @@ use std::{
 
 use lb_common::abi::{
     Backend, BackendFlags, Config, ConfigFlags, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags, Prefix,
-    Protocol, Service, ServiceName, SlotRange, maps,
+    Protocol, Service, ServiceFlags, ServiceName, SlotRange, maps,
 };
 use nix::libc::E2BIG;
 
@@ -331,7 +331,10 @@ impl<A: Family> Tables<A> {
         if !ranges.is_empty() {
             write!(f, " clients [{}]", ranges.join(" "))?;
         }
-        writeln!(f, "{}", if service.flags == 0 { " no endpoints" } else { "" })
+        if service.flags & ServiceFlags::ROUND_ROBIN != 0 {
+            write!(f, " in turn")?;
+        }
+        writeln!(f, "{}", if service.flags & ServiceFlags::HAS_ENDPOINTS == 0 { " no endpoints" } else { "" })
     }
 
     fn write_node(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

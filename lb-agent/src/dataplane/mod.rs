@@ -22,4 +22,4 @@ pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operat
 pub use reconciler::{AdoptedEndpoint, AdoptedPort, Reconciler, Tuning};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
 pub use scrape::{Scrape, Scraper, ServiceTraffic, TableFill};
-pub use seen::{Counters, FlowEntries, Flows, ServiceCounters};
+pub use seen::{Affinities, Counters, Flows, ServiceCounters};

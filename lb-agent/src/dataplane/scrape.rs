@@ -142,14 +142,26 @@ impl Scraper {
 
     /// Reads all of it. Packets and the agent go on meanwhile, so the numbers are of about one moment.
     pub fn read(&self) -> Result<Scrape, MapError> {
-        let mut scrape = Scrape { reasons: self.counters.read()?, ..Scrape::default() };
-        for (table, data) in &self.counted {
-            scrape.tables.push(fill(table, data)?);
-        }
+        Ok(Scrape { reasons: self.read_reasons()?, tables: self.read_tables()?, services: self.read_services()? })
+    }
+
+    /// [`Scrape::reasons`].
+    pub fn read_reasons(&self) -> Result<Vec<(Reason, u64)>, MapError> {
+        self.counters.read()
+    }
+
+    /// [`Scrape::tables`].
+    pub fn read_tables(&self) -> Result<Vec<TableFill>, MapError> {
+        self.counted.iter().map(|(table, data)| fill(table, data)).collect()
+    }
+
+    /// [`Scrape::services`].
+    pub fn read_services(&self) -> Result<Vec<ServiceTraffic>, MapError> {
+        let mut services = Vec::new();
         for maps in &self.services {
-            maps.read(&mut scrape.services)?;
+            maps.read(&mut services)?;
         }
-        Ok(scrape)
+        Ok(services)
     }
 }
 

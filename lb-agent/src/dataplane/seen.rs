@@ -5,7 +5,7 @@ use aya::{
     maps::{Map, MapData, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use lb_common::abi::{Counter, Flow, Reason, ServiceStats, Tuple, maps};
+use lb_common::abi::{Affinity, AffinityKey, Counter, Flow, Reason, ServiceStats, Tuple, maps};
 
 use super::{
     MapError, Operation,
@@ -73,9 +73,6 @@ impl ServiceCounters {
     }
 }
 
-/// Tuples with what becomes of their packets.
-pub type FlowEntries<A> = Vec<(Tuple<A>, Flow<A>)>;
-
 /// `FLOWS*` of one family.
 pub struct Flows<A>(HashTable<Tuple<A>, Flow<A>>);
 
@@ -94,8 +91,40 @@ where
         self.0.capacity()
     }
 
-    /// Every entry. Packets go on meanwhile: an entry may be there twice, or not at all, if it moved.
-    pub fn read(&self) -> Result<FlowEntries<A>, MapError> {
-        self.0.read_all()
+    /// Shows every entry, thousands at once, until `see` fails. Packets go on meanwhile: an entry may be shown twice, or not
+    /// at all, if it moved.
+    pub fn visit<E: From<MapError>>(&self, see: impl FnMut(&[Tuple<A>], &[Flow<A>]) -> Result<(), E>) -> Result<(), E> {
+        self.0.visit(see)
+    }
+
+    /// What becomes of packets of this tuple. To ask does not make the entry look used.
+    pub fn get(&self, tuple: &Tuple<A>) -> Result<Option<Flow<A>>, MapError> {
+        self.0.get(tuple)
+    }
+
+    /// Removes the entry of this tuple, if there is one.
+    pub fn remove(&mut self, tuple: &Tuple<A>) -> Result<(), MapError> {
+        self.0.remove(tuple)
+    }
+}
+
+/// `AFFINITY*` of one family.
+pub struct Affinities<A>(HashTable<AffinityKey<A>, Affinity>);
+
+impl<A: Family> Affinities<A>
+where
+    AffinityKey<A>: Pod,
+{
+    /// Takes the map from where `open` finds it.
+    pub fn open(mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
+        HashTable::open(&mut open, A::TABLES.affinity).map(Self)
+    }
+
+    /// As [`Flows::visit`].
+    pub fn visit<E: From<MapError>>(
+        &self,
+        see: impl FnMut(&[AffinityKey<A>], &[Affinity]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.0.visit(see)
     }
 }

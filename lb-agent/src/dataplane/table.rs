@@ -1,6 +1,6 @@
 //! One map in the kernel, by kind of map: each knows its name, for messages.
 
-use std::{io, os::fd::AsFd as _};
+use std::{io, ops::ControlFlow, os::fd::AsFd as _};
 
 use aya::{
     Pod,
@@ -38,6 +38,25 @@ impl<K: Pod, V: Pod> HashTable<K, V> {
             operation: Operation::Read,
             source,
         })
+    }
+
+    /// Shows every element, thousands at once, until `see` fails.
+    pub(super) fn visit<E: From<MapError>>(&self, mut see: impl FnMut(&[K], &[V]) -> Result<(), E>) -> Result<(), E> {
+        let visited = syscall::visit(self.map.map().fd().as_fd(), usize::MAX, |keys: &[K], values: &[V]| {
+            see(keys, values).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+        });
+        match visited.map_err(|source| MapError { map: self.name, operation: Operation::Read, source })? {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(error) => Err(error),
+        }
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, MapError> {
+        match self.map.get(key, 0).map_err(|error| failed(self.name, Operation::Read, error)) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn set(&mut self, key: &K, value: &V) -> Result<(), MapError> {

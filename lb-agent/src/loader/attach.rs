@@ -136,13 +136,7 @@ impl Loaded {
     }
 
     fn uses_tcx(&mut self) -> bool {
-        // The loopback device has index 1 in every network namespace.
-        *self.tcx.get_or_insert_with(|| match SchedClassifier::query_tcx(1, TcAttachType::Ingress) {
-            Ok(_) => true,
-            // EINVAL is a kernel that does not know the attach type; another error comes from a look at what others
-            // attached, and tells that there is tcx.
-            Err(error) => !matches!(raw_os_error(&error), Some(libc::EINVAL | libc::ENOTSUP)),
-        })
+        *self.tcx.get_or_insert_with(has_tcx)
     }
 
     pub(super) fn pin(&self, link: &str) -> Option<PathBuf> {
@@ -161,6 +155,17 @@ impl Loaded {
             Some(Program::CgroupSockAddr(program)) => Ok(program),
             _ => Err(ProgramError::UnexpectedProgramType),
         }
+    }
+}
+
+/// Whether the kernel has tcx. Needs privileges.
+pub(crate) fn has_tcx() -> bool {
+    // The loopback device has index 1 in every network namespace.
+    match SchedClassifier::query_tcx(1, TcAttachType::Ingress) {
+        Ok(_) => true,
+        // EINVAL is a kernel that does not know the attach type; another error comes from a look at what others attached,
+        // and tells that there is tcx.
+        Err(error) => !matches!(raw_os_error(&error), Some(libc::EINVAL | libc::ENOTSUP)),
     }
 }
 

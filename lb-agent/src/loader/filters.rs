@@ -12,6 +12,24 @@ use super::{
 
 /// Our filters: direction, interface index, and id of the program.
 pub async fn clsact_filters() -> Result<Vec<(Direction, u32, u32)>, LoaderError> {
+    let filters = bpf_filters().await?.into_iter();
+    let ours = filters.filter(|filter| filter.is_ours);
+    Ok(ours.map(|Filter { direction, device, program, .. }| (direction, device, program)).collect())
+}
+
+/// A filter of type bpf at a clsact or ingress qdisc.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Filter {
+    pub(crate) direction: Direction,
+    /// Interface index.
+    pub(crate) device: u32,
+    /// Id of the program.
+    pub(crate) program: u32,
+    pub(crate) is_ours: bool,
+}
+
+/// The filters of all devices.
+pub(crate) async fn bpf_filters() -> Result<Vec<Filter>, LoaderError> {
     let failed = |source| LoaderError::Kernel { path: "rtnetlink: list of filters".to_owned(), source };
     let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
     tokio::spawn(connection);
@@ -26,9 +44,9 @@ pub async fn clsact_filters() -> Result<Vec<(Direction, u32, u32)>, LoaderError>
             let mut filters = std::pin::pin!(filters.execute());
             while let Some(filter) = filters.try_next().await.map_err(|error| failed(io::Error::other(error)))? {
                 let handle = filter.header.handle;
-                if FILTER_HANDLE == aya::programs::tc::TcHandle::new(handle.major, handle.minor) {
-                    found.extend(program(&filter.attributes).map(|program| (direction, device, program)));
-                }
+                let is_ours = FILTER_HANDLE == aya::programs::tc::TcHandle::new(handle.major, handle.minor);
+                let program = program(&filter.attributes);
+                found.extend(program.map(|program| Filter { direction, device, program, is_ours }));
             }
         }
     }

@@ -68,7 +68,7 @@ impl Direction {
     }
 
     /// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`.
-    const fn attach_type(self) -> u32 {
+    pub(crate) const fn attach_type(self) -> u32 {
         match self {
             Self::Ingress => 46,
             Self::Egress => 47,
@@ -98,7 +98,7 @@ pub struct SocketHook {
     /// Name of the program.
     pub program: &'static str,
     /// `enum bpf_attach_type`.
-    attach_type: u32,
+    pub(crate) attach_type: u32,
 }
 
 impl SocketHook {

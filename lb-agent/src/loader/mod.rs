@@ -25,12 +25,16 @@ mod tables;
 mod xdp;
 
 pub use attach::cgroup2_root;
+pub(crate) use attach::has_tcx;
 pub use cleanup::cleanup;
 pub use error::LoaderError;
 pub use filters::clsact_filters;
+pub(crate) use filters::{Filter, bpf_filters};
 pub use hooks::{Attached, Device, Direction, Role, SocketHook, XdpPlace, attached};
+pub(crate) use netdev::features as xdp_features;
 pub use pins::{Lock, Pins};
 pub use requirements::check as check_requirements;
+pub(crate) use requirements::{check_btf, check_kernel, check_own_capabilities};
 pub use tables::{PINNED, TableSizes};
 pub use xdp::{Obstacle, XdpDevices, XdpMode, describe as describe_xdp};
 

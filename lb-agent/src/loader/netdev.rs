@@ -33,7 +33,8 @@ pub(super) fn sends_redirected(index: u32) -> bool {
     features(index).is_ok_and(|features| features & SENDS_REDIRECTED != 0)
 }
 
-fn features(index: u32) -> io::Result<u64> {
+/// What the driver of a device does with XDP: bits of `NETDEV_XDP_ACT_*`.
+pub(crate) fn features(index: u32) -> io::Result<u64> {
     let mut socket = Socket::new(GENERIC)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;

@@ -52,7 +52,7 @@ impl Pins {
     }
 
     /// The pins of every version that are there.
-    pub(super) fn versions(&self) -> Result<Vec<Self>, LoaderError> {
+    pub(crate) fn versions(&self) -> Result<Vec<Self>, LoaderError> {
         let ours = self.root.parent().unwrap_or(&self.root);
         let is_version = |path: &PathBuf| {
             let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix('v'));

@@ -21,10 +21,25 @@ const CAP_BPF: u32 = 39;
 
 /// Checks the kernel's version, its BTF and our capabilities.
 pub fn check() -> Result<(), LoaderError> {
-    check_release(&read(RELEASE)?)?;
-    if !Path::new(BTF).exists() {
-        return Err(LoaderError::NoBtf { path: BTF });
-    }
+    check_kernel()?;
+    check_btf()?;
+    check_own_capabilities()
+}
+
+/// Checks the kernel's version, and gives its release.
+pub(crate) fn check_kernel() -> Result<String, LoaderError> {
+    let release = read(RELEASE)?;
+    check_release(&release)?;
+    Ok(release.trim().to_owned())
+}
+
+/// Checks that the kernel has BTF, and says where.
+pub(crate) fn check_btf() -> Result<&'static str, LoaderError> {
+    if Path::new(BTF).exists() { Ok(BTF) } else { Err(LoaderError::NoBtf { path: BTF }) }
+}
+
+/// Checks our capabilities.
+pub(crate) fn check_own_capabilities() -> Result<(), LoaderError> {
     check_capabilities(&read(STATUS)?)
 }
 

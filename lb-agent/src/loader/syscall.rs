@@ -2,8 +2,10 @@
 //! once, and the cookie of the network namespace. Layouts are those of `include/uapi/linux/bpf.h`.
 
 use std::{
+    convert::Infallible,
     ffi::CString,
     fs, io, mem,
+    ops::ControlFlow,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -17,9 +19,13 @@ use nix::libc;
 
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_LINK_DETACH: libc::c_int = 34;
+
+/// `BPF_F_QUERY_EFFECTIVE`: what runs, those of the cgroups above included.
+const QUERY_EFFECTIVE: u32 = 1;
 
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
@@ -126,6 +132,58 @@ struct Batch {
     flags: u64,
 }
 
+/// `query` of `union bpf_attr`, whole: the kernel writes to fields at its end, whatever size is said.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    pad: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// Where programs may be attached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum QueryTarget<'a> {
+    /// A device, by its index.
+    Tcx(u32),
+    /// A directory of cgroup2.
+    Cgroup(BorrowedFd<'a>),
+}
+
+/// Ids of the programs that run at a hook, in their order, whoever attached them.
+pub(crate) fn attached_programs(target: QueryTarget<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// More than there may be (`BPF_MPROG_MAX`, `BPF_CGROUP_MAX_PROGS`).
+    const MOST: usize = 64;
+    let mut programs = vec![0_u32; MOST];
+    let (target, query_flags) = match target {
+        QueryTarget::Tcx(index) => (index, 0),
+        QueryTarget::Cgroup(directory) => (descriptor(directory.as_raw_fd()), QUERY_EFFECTIVE),
+    };
+    let mut query = ProgramQuery {
+        target,
+        attach_type,
+        query_flags,
+        programs: programs.as_mut_ptr() as u64,
+        count: u32::try_from(MOST).map_err(io::Error::other)?,
+        ..ProgramQuery::default()
+    };
+    match bpf(BPF_PROG_QUERY, &mut query) {
+        // Nothing was ever attached there.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        result => result?,
+    };
+    programs.truncate(query.count as usize);
+    Ok(programs)
+}
+
 /// Looks at what is pinned at `path`.
 pub(crate) fn inspect(path: &Path) -> io::Result<Pinned> {
     let fd = open(path)?;
@@ -175,9 +233,24 @@ pub(crate) fn read_all<K: Pod, V: Pod>(
     limit: usize,
     keep: impl Fn(&V) -> bool,
 ) -> io::Result<Vec<(K, V)>> {
+    let mut elements = Vec::new();
+    let ControlFlow::Continue(()) = visit(map, limit, |keys: &[K], values: &[V]| {
+        let batch = keys.iter().zip(values).filter(|(_, value)| keep(value));
+        elements.extend(batch.map(|(key, value)| (*key, *value)));
+        ControlFlow::<Infallible>::Continue(())
+    })?;
+    Ok(elements)
+}
+
+/// Shows a whole hash map, or the first `limit` elements of an array, batch by batch in the map's order, until `see` has
+/// seen enough. Nothing but a batch is held.
+pub(crate) fn visit<K: Pod, V: Pod, B>(
+    map: BorrowedFd<'_>,
+    limit: usize,
+    mut see: impl FnMut(&[K], &[V]) -> ControlFlow<B>,
+) -> io::Result<ControlFlow<B>> {
     // A position in the map: `u32` for hash maps, a key for arrays, which is a `u32` as well.
     let mut position: Option<u32> = None;
-    let mut elements = Vec::new();
     let mut read = 0;
     let mut batch = BATCH;
     let mut keys: Vec<K> = Vec::with_capacity(batch);
@@ -213,13 +286,17 @@ pub(crate) fn read_all<K: Pod, V: Pod>(
             values.set_len(count);
         }
         read += count;
-        elements.extend(keys.drain(..).zip(values.drain(..)).filter(|(_, value)| keep(value)));
+        if let ControlFlow::Break(result) = see(&keys, &values) {
+            return Ok(ControlFlow::Break(result));
+        }
+        keys.clear();
+        values.clear();
         if last {
             break;
         }
         position = Some(next);
     }
-    Ok(elements)
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Shows all values of a hash map, or the first `limit` of an array, in the map's order and many at once. Keys and values

@@ -64,6 +64,8 @@ pub struct DesiredPort<A> {
     pub local: Vec<u32>,
     /// Some usable endpoint exists, in the lists or elsewhere.
     pub has_endpoints: bool,
+    /// New flows take the backends in turn.
+    pub round_robin: bool,
     /// Session affinity timeout in seconds; 0 = none.
     pub affinity_seconds: u32,
     /// Networks of the clients that may use its frontends with [`FrontendFlags::SOURCE_RANGES`], ascending. Empty where
@@ -137,9 +139,13 @@ impl DesiredState {
                 let candidates = candidates(inputs, &name, place);
                 let restricted = frontends.iter().any(|(_, flags)| flags & FrontendFlags::SOURCE_RANGES != 0);
                 let mut desired = desired_port(name, frontends, &candidates, place);
-                if service.balance.unwrap_or(self.balance) == Balance::Maglev {
-                    desired.cluster = maglev(&desired.backends, &desired.cluster);
-                    desired.local = maglev(&desired.backends, &desired.local);
+                match service.balance.unwrap_or(self.balance) {
+                    Balance::Hash => {}
+                    Balance::Maglev => {
+                        desired.cluster = maglev(&desired.backends, &desired.cluster);
+                        desired.local = maglev(&desired.backends, &desired.local);
+                    }
+                    Balance::RoundRobin => desired.round_robin = true,
                 }
                 DesiredPort {
                     affinity_seconds: service.affinity_seconds.unwrap_or(0),
@@ -311,6 +317,7 @@ fn desired_port<A: Family>(
         cluster: place_all(chosen.cluster),
         local: place_all(chosen.local),
         has_endpoints: chosen.has_any,
+        round_robin: false,
         affinity_seconds: 0,
         source_ranges: Vec::new(),
     }

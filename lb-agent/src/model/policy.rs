@@ -57,17 +57,20 @@ pub enum Balance {
     Hash,
     /// By the flow's hash, in a Maglev table ([`lb_common::maglev`]): few do, and all nodes select the same.
     Maglev,
+    /// In turn, on each CPU by itself: the most even, and a flow that is in no flow table any more is another one.
+    RoundRobin,
 }
 
 impl Balance {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Hash, Self::Maglev];
+    pub const ALL: [Self; 3] = [Self::Hash, Self::Maglev, Self::RoundRobin];
 
     /// The name that flags and annotations have for it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hash => "hash",
             Self::Maglev => "maglev",
+            Self::RoundRobin => "round-robin",
         }
     }
 }

@@ -243,7 +243,8 @@ fn routes(handle: &Handle) -> impl Future<Output = Result<BTreeSet<Route>, Netwo
     }
 }
 
-fn local_ports() -> Result<Reserved, NetworkError> {
+/// `net.ipv4.ip_local_port_range`.
+pub(crate) fn local_ports() -> Result<Reserved, NetworkError> {
     let text = fs::read_to_string(PORT_RANGE).map_err(NetworkError::PortRange)?;
     let mut ports = text.split_whitespace().filter_map(|port| port.parse().ok());
     match (ports.next(), ports.next()) {

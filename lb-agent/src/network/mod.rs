@@ -14,6 +14,7 @@ mod tables;
 #[cfg(test)]
 mod tables_tests;
 
+pub(crate) use follow::local_ports;
 pub use follow::{NetworkError, Options, Watcher};
 
 use std::collections::{BTreeMap, BTreeSet};

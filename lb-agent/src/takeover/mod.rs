@@ -34,6 +34,7 @@ pub use message::Family;
 use message::{Kind, Message};
 pub use plan::Found;
 use ruleset::{Chain, Rule, Table};
+pub(crate) use signs::process;
 pub use signs::{Ipvs, kube_proxy_runs};
 use socket::Netfilter;
 

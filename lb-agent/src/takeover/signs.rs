@@ -48,17 +48,18 @@ fn read(path: &str) -> String {
 /// How a kube-proxy that serves this network namespace was noticed. Its process is not seen from a container without
 /// `hostPID`; then its answer is.
 pub fn kube_proxy_runs() -> Option<String> {
-    process().map(|id| format!("process {id}")).or_else(|| {
+    process("kube-proxy").map(|id| format!("process {id}")).or_else(|| {
         let mode = mode(METRICS).ok()?;
         MODES.contains(&mode.as_str()).then(|| format!("{METRICS} answers as kube-proxy in mode {mode}"))
     })
 }
 
-fn process() -> Option<u32> {
+/// A process of this name that serves this network namespace.
+pub(crate) fn process(name: &str) -> Option<u32> {
     let own = fs::read_link("/proc/self/ns/net").ok()?;
     let ids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     ids.into_iter().find(|id: &u32| {
-        read(&format!("/proc/{id}/comm")).trim_end() == "kube-proxy"
+        read(&format!("/proc/{id}/comm")).trim_end() == name
             // One in another namespace serves another node. Where it may not be looked at, it may be this one.
             && fs::read_link(format!("/proc/{id}/ns/net")).map_or(true, |namespace| namespace == own)
     })

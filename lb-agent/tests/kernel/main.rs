@@ -1,6 +1,7 @@
 //! What needs a kernel: loading, pinning, attaching, and the maps themselves.
 
 mod agent;
+mod cli;
 mod loading;
 mod maps;
 mod network;

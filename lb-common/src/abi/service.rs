@@ -19,6 +19,15 @@ impl SlotRange {
         let offset = ((hash as u64 * self.count as u64) >> 32) as u32;
         Some(self.first.wrapping_add(offset))
     }
+
+    /// The slot whose turn it is. `None` for an empty range.
+    #[inline(always)]
+    pub const fn at_turn(self, turn: u32) -> Option<u32> {
+        match turn.checked_rem(self.count) {
+            Some(offset) => Some(self.first.wrapping_add(offset)),
+            None => None,
+        }
+    }
 }
 
 /// Value of `SLOTS*`.
@@ -58,6 +67,8 @@ pub struct ServiceFlags;
 impl ServiceFlags {
     /// Some usable endpoint exists somewhere: an empty slot range then means drop. Without it, refuse.
     pub const HAS_ENDPOINTS: u32 = 1;
+    /// New flows take the slots in turn, on each CPU by itself. Without it, by their hash.
+    pub const ROUND_ROBIN: u32 = 2;
 }
 
 /// Value of `SERVICE_STATS*`, per CPU.

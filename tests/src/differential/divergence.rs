@@ -280,7 +280,13 @@ fn mode_localhost_node_port(finding: &Finding<'_>) -> bool {
 }
 
 fn mode_node_port_addresses(finding: &Finding<'_>) -> bool {
-    finding.target.kind == FrontendKind::SecondNodePort && is_verdict(finding, Kind::Refused, Kind::Reached)
+    // A bindAddress is the primary one in the place of the first.
+    let is_primary = match finding.target.kind {
+        FrontendKind::NodePort => finding.proxy("bindAddress").is_null(),
+        FrontendKind::SecondNodePort => false,
+        _ => return false,
+    };
+    !is_primary && is_verdict(finding, Kind::Refused, Kind::Reached)
 }
 
 fn mode_unused_addresses(finding: &Finding<'_>) -> bool {

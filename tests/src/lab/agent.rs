@@ -67,17 +67,25 @@ impl Agent {
     }
 
     fn start_with(node: &Node, arguments: &[OsString], environment: &[(&str, String)]) -> Self {
+        let (bpffs, cgroup) = (node.bpffs(), node.cgroup());
+        let own = ["run", "--hostname-override", node.host.name(), "--bpffs"].map(OsString::from);
+        let own = [&own[..], &[bpffs.into(), "--cgroup".into(), cgroup.into()], &node.arguments, arguments].concat();
+        Self::start_as_told(node, &own, environment)
+    }
+
+    /// Starts the agent's program on a node with these arguments, and these variables beside the test's own: what is not
+    /// told here, the agent is not told.
+    pub fn start_as_told(
+        node: &Node,
+        arguments: &[OsString],
+        environment: &[(impl AsRef<str>, impl AsRef<str>)],
+    ) -> Self {
         let log_path = node.directory().join(LOG);
         let log = OpenOptions::new().create(true).append(true).open(&log_path).expect("open in /run");
         let mut command = Command::new(program());
         command
-            .args(["run", "--hostname-override", node.host.name(), "--bpffs"])
-            .arg(node.bpffs())
-            .arg("--cgroup")
-            .arg(node.cgroup())
-            .args(&node.arguments)
             .args(arguments)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .envs(environment.iter().map(|(name, value)| (name.as_ref(), value.as_ref())))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))
             .stderr(log);

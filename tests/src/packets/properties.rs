@@ -2,14 +2,18 @@
 
 use std::{collections::HashSet, fmt::Write as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::Pod;
 use bytes::Bytes;
 use lb_agent::jiffies::Jiffies;
 use lb_common::abi::{Affinity, AffinityKey, Hook, Reason};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
 use super::{
-    Dataplane, Verdict,
+    Dataplane, TestService, Verdict,
     dataplane::{Arrival, ClientAddress, HOOKS, program_name},
     diff,
     rows::{Case, at, mixed_tables},
@@ -226,6 +230,30 @@ pub fn flows_spread_and_return(dataplane: &mut Dataplane, case: Case) -> Result<
         // 128 ± 40 is five standard deviations of a fair choice among 256.
         assert!((88..=168).contains(&share), "{share} of {FLOWS} flows went to {backend:?}");
     }
+    Ok(())
+}
+
+/// Flows of a Service with round-robin go to its backends in turn, on one CPU.
+pub fn flows_take_turns(dataplane: &mut Dataplane, case: Case) -> Result<()> {
+    dataplane.forget()?;
+    let mut tables = case.two_backends();
+    tables.services = tables.services.into_iter().map(TestService::round_robin).collect();
+    dataplane.fill(&tables)?;
+    let this_thread = Pid::from_raw(0);
+    let before = sched_getaffinity(this_thread)?;
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::count()).find(|cpu| before.is_set(*cpu) == Ok(true)).context("no CPU")?)?;
+    sched_setaffinity(this_thread, &one)?;
+    let picks: Result<Vec<_>> = (0..FLOWS).map(|port| backend_of(dataplane, case, 40_000 + port)).collect();
+    sched_setaffinity(this_thread, &before)?;
+    let picks = picks?;
+    assert_ne!(picks[0], picks[1]);
+    for (position, pick) in picks.iter().enumerate() {
+        assert_eq!(*pick, picks[position % 2], "flow {position}");
+    }
+    // A known flow stays where it is.
+    let again: Vec<_> = (0..FLOWS).map(|port| backend_of(dataplane, case, 40_000 + port)).collect::<Result<_>>()?;
+    assert_eq!(again, picks);
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use lb_agent::model::{
-    Change, DetectLocal, Endpoint, EndpointSlice, Family, Node, NodeNetwork, ObjectKey, ObjectKind, Policy, Protocol,
-    Service, ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
+    Balance, Change, DetectLocal, Endpoint, EndpointSlice, Family, Node, NodeNetwork, ObjectKey, ObjectKind, Policy,
+    Protocol, Service, ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
 use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
@@ -87,6 +87,12 @@ impl TestService {
     /// With `sessionAffinity: ClientIP`.
     pub fn affinity(mut self, seconds: u32) -> Self {
         self.service.affinity_seconds = Some(seconds);
+        self
+    }
+
+    /// With endpoints in turn.
+    pub fn round_robin(mut self) -> Self {
+        self.service.balance = Some(Balance::RoundRobin);
         self
     }
 

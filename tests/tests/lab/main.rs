@@ -1,6 +1,7 @@
 //! End-to-end tests, each in a lab of its own. Every test states what clients must see.
 
 mod change;
+mod cli;
 mod cluster_ip;
 mod fragment;
 mod icmp;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         fragment: datagrams_in_fragments_reach_services_and_so_do_answers,
         xdp_leaves_fragments_to_those_who_can,
     ));
+    tests.extend(sandboxed!(cli: a_flow_is_shown_as_client_and_backend_saw_it_and_ends_when_it_is_flushed));
     tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));
     trial::main(tests)
 }

@@ -228,9 +228,12 @@ fn balance(service: &api::Service, left_out: &mut Vec<Problem>) -> Option<Balanc
     let asked = service.metadata.annotations.as_ref()?.get(BALANCE_ANNOTATION)?;
     let known = Balance::ALL.into_iter().find(|balance| balance.name() == asked);
     if known.is_none() {
-        let names = Balance::ALL.map(Balance::name).join(" or ");
+        let names = Balance::ALL.map(Balance::name).join(", ");
         let field = format!("metadata.annotations[{BALANCE_ANNOTATION}]");
-        leave_out(left_out, Problem::new(field, format!("is {}, expected {names}; the default is used", quote(asked))));
+        leave_out(
+            left_out,
+            Problem::new(field, format!("is {}, expected one of {names}; the default is used", quote(asked))),
+        );
     }
     known
 }

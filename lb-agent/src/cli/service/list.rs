@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::collections::HashMap;
 
 use anyhow::Result;
 use lb_agent::{
@@ -6,12 +6,15 @@ use lb_agent::{
     loader::Pins,
     model::Family,
 };
-use lb_common::abi::{FrontendFlags, FrontendKey};
 use serde::Serialize;
 
 use super::{
-    output::OutputArguments,
-    view::{View, protocol},
+    super::{
+        filter::ServiceFilter,
+        output::{Column, ListOutputArguments},
+        view::{View, protocol},
+    },
+    Frontend, frontends,
 };
 
 /// One port of a Service in one IP family.
@@ -47,55 +50,49 @@ struct Service {
     rejected: u64,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Frontend {
-    /// `null` for a node port: any of the node's addresses.
-    address: Option<IpAddr>,
-    port: u16,
-    protocol: String,
-    /// Traffic goes to the endpoints on this node.
-    local: bool,
-    /// Reachable from outside the cluster.
-    external: bool,
-}
+const COLUMNS: &[Column<Service>] = &[
+    Column::new("SERVICE", |service| service.label.clone()),
+    Column::new("FAMILY", |service| service.family.to_owned()),
+    Column::new("FRONTENDS", |service| service.frontends.iter().map(Frontend::text).collect::<Vec<_>>().join(",")),
+    Column::new("ENDPOINTS", |service| service.endpoints.len().to_string()),
+    Column::new("LOCAL", |service| service.local_endpoints.len().to_string()),
+    Column::new("FLOWS", |service| service.flows.to_string()),
+    Column::new("REJECTED", |service| service.rejected.to_string()),
+    Column::wide("PACKETS", |service| service.packets.to_string()),
+    Column::wide("BYTES", |service| service.bytes.to_string()),
+    Column::wide("AFFINITY", |service| match service.affinity_seconds {
+        0 => "-".to_owned(),
+        seconds => format!("{seconds}s"),
+    }),
+    Column::wide("ADDRESSES", |service| service.endpoints.join(",")),
+];
 
-pub(super) fn list(pins: &Pins, output: &OutputArguments) -> Result<()> {
-    let mut services = of_family::<[u8; 4]>(pins)?;
-    services.extend(of_family::<[u8; 16]>(pins)?);
+pub(in crate::cli) fn list(pins: &Pins, filter: &ServiceFilter, output: &ListOutputArguments) -> Result<()> {
+    let mut services = of_family::<[u8; 4]>(pins, filter)?;
+    services.extend(of_family::<[u8; 16]>(pins, filter)?);
     services.sort_by(|a, b| (&a.label, a.family).cmp(&(&b.label, b.family)));
-    let header = ["SERVICE", "FAMILY", "FRONTENDS", "ENDPOINTS", "LOCAL", "FLOWS", "PACKETS", "BYTES", "REJECTED"];
-    output.list(&services, &header, |service| {
-        vec![
-            service.label.clone(),
-            service.family.to_owned(),
-            service.frontends.iter().map(Frontend::text).collect::<Vec<_>>().join(","),
-            service.endpoints.len().to_string(),
-            service.local_endpoints.len().to_string(),
-            service.flows.to_string(),
-            service.packets.to_string(),
-            service.bytes.to_string(),
-            service.rejected.to_string(),
-        ]
-    })
+    output.list("ServiceList", COLUMNS, |list| services.iter().try_for_each(|service| list.push(service)))
 }
 
-fn of_family<A: Family>(pins: &Pins) -> Result<Vec<Service>>
+fn of_family<A: Family>(pins: &Pins, filter: &ServiceFilter) -> Result<Vec<Service>>
 where
     KernelMaps: FamilyMaps<A>,
 {
+    if !filter.family.includes::<A>() {
+        return Ok(Vec::new());
+    }
     let view = View::<A>::read(pins)?;
     let counters = ServiceCounters::open::<A>(|map| pins.open(map))?;
+    let mut of_service: HashMap<u32, Vec<Frontend>> = HashMap::new();
+    for (service, frontend) in frontends(&view) {
+        of_service.entry(service).or_default().push(frontend);
+    }
+    let wanted = filter.services(&view);
     let named = view.services.keys().copied();
-    let used = view.existing.frontends.iter().map(|(_, frontend)| frontend.service);
-    let indices: std::collections::BTreeSet<u32> = named.chain(used).collect();
-    let mut frontends = view.existing.frontends.clone();
-    // That a cluster IP is one has an entry of its own, which nobody connects to.
-    frontends.retain(|(_, frontend)| frontend.flags & FrontendFlags::CLUSTER_IP == 0);
-    // Node ports, whose address is unspecified, last.
-    frontends.sort_by_key(|(key, _)| (key.address == A::UNSPECIFIED, *key));
+    let indices: std::collections::BTreeSet<u32> = named.chain(of_service.keys().copied()).collect();
     indices
         .into_iter()
+        .filter(|index| wanted.contains(*index))
         .map(|index| {
             let stats = counters.read(index)?;
             let (name, value) = view.services.get(&index).copied().unzip();
@@ -103,7 +100,6 @@ where
             let (namespace, service, port_name) = parts.unwrap_or_default();
             let value = value.unwrap_or_default();
             let endpoints = |range| view.backends_in(range).map(|index| view.backend(index, None)).collect();
-            let own = frontends.iter().filter(|(_, frontend)| frontend.service == index);
             Ok(Service {
                 index,
                 label: view.service(index),
@@ -112,7 +108,7 @@ where
                 port_name: port_name.to_owned(),
                 protocol: name.map(|name| protocol(name.protocol)).unwrap_or_default(),
                 family: A::NAME,
-                frontends: own.map(|(key, frontend)| Frontend::new(key, frontend.flags)).collect(),
+                frontends: of_service.remove(&index).unwrap_or_default(),
                 endpoints: endpoints(value.cluster),
                 local_endpoints: endpoints(value.local),
                 affinity_seconds: value.affinity_seconds,
@@ -123,23 +119,4 @@ where
             })
         })
         .collect()
-}
-
-impl Frontend {
-    fn new<A: Family>(key: &FrontendKey<A>, flags: u16) -> Self {
-        Self {
-            address: (key.address != A::UNSPECIFIED).then(|| key.address.to_ip()),
-            port: key.port,
-            protocol: protocol(key.protocol),
-            local: flags & FrontendFlags::LOCAL != 0,
-            external: flags & FrontendFlags::EXTERNAL != 0,
-        }
-    }
-
-    fn text(&self) -> String {
-        match self.address {
-            Some(address) => std::net::SocketAddr::new(address, self.port).to_string(),
-            None => format!("*:{}", self.port),
-        }
-    }
 }

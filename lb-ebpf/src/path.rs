@@ -317,7 +317,7 @@ fn choose<C: PacketContext, P: Entrance, F: Family>() -> Choice {
         }
         Err(reason) => {
             let choice = rejected::<C, _>(work, reason);
-            if choice != Choice::NotOurs {
+            if choice == Choice::Drop || !C::EARLY && choice == Choice::Refuse {
                 count::rejected::<F>(frontend.service);
             }
             choice
@@ -345,12 +345,13 @@ fn backend<P: Entrance, F: Family>(
 
 #[inline(always)]
 fn rejected<C: PacketContext, A>(work: &mut Work<A>, reason: Reason) -> Choice {
-    // Answers, and their counting, are for the place that follows.
-    if C::EARLY && !matches!(reason.disposition(), Disposition::Drop) {
-        return Choice::NotOurs;
+    // Answers, and their counting, are for the place that follows. (The choice is named all the same: were it "not ours",
+    // LLVM would join this path with that of no frontend, and copy one that was never read before it asks whether there is
+    // one. The verifier reads nothing that was not written.)
+    if !C::EARLY || matches!(reason.disposition(), Disposition::Drop) {
+        work.reason = reason as u32;
+        count::reason(reason);
     }
-    work.reason = reason as u32;
-    count::reason(reason);
     match reason.disposition() {
         Disposition::Pass | Disposition::Translate => Choice::NotOurs,
         Disposition::Refuse => Choice::Refuse,

@@ -20,9 +20,8 @@ fn maps(options: &LoadOptions) -> KernelMaps {
     Loaded::load(options).and_then(|mut loaded| loaded.take_maps()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-#[test]
-fn what_is_written_is_what_exists() {
-    sandbox::run("maps::what_is_written_is_what_exists", |_| {
+pub(crate) fn what_is_written_is_what_exists() {
+    sandbox::run(|_| {
         let mut maps = maps(&small());
         fill::<[u8; 4]>(&mut maps, [10, 0, 0, 1]);
         fill::<[u8; 16]>(&mut maps, [0xfd; 16]);
@@ -77,9 +76,8 @@ where
     assert_eq!((existing.node_addresses.len(), existing.local_addresses.len()), (0, 0));
 }
 
-#[test]
-fn a_full_table_and_an_index_beyond_its_end_are_told_apart() {
-    sandbox::run("maps::a_full_table_and_an_index_beyond_its_end_are_told_apart", |_| {
+pub(crate) fn a_full_table_and_an_index_beyond_its_end_are_told_apart() {
+    sandbox::run(|_| {
         let mut maps = maps(&small());
         let frontend = Frontend::default();
         for port in 1..=8 {
@@ -96,9 +94,8 @@ fn a_full_table_and_an_index_beyond_its_end_are_told_apart() {
     });
 }
 
-#[test]
-fn tables_of_the_default_size_are_read_in_well_under_a_second() {
-    sandbox::run("maps::tables_of_the_default_size_are_read_in_well_under_a_second", |_| {
+pub(crate) fn tables_of_the_default_size_are_read_in_well_under_a_second() {
+    sandbox::run(|_| {
         let mut maps = maps(&LoadOptions::default());
         let sizes = TableSizes::default();
         for index in 0..10_000 {

@@ -22,9 +22,8 @@ fn names(network: &Network) -> (Vec<&str>, Vec<&str>) {
     )
 }
 
-#[test]
-fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
-    sandbox::run("network::pods_addresses_and_routes_are_followed_as_they_come_and_go", |_| {
+pub(crate) fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
+    sandbox::run(|_| {
         let elsewhere = Elsewhere::new();
         elsewhere.pair("eth0");
         ip("link set eth0 up");
@@ -72,9 +71,8 @@ fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
     });
 }
 
-#[test]
-fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then() {
-    sandbox::run("network::named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then", |_| {
+pub(crate) fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then() {
+    sandbox::run(|_| {
         let elsewhere = Elsewhere::new();
         elsewhere.pair("eth0");
         block_on(async {
@@ -98,9 +96,8 @@ fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then() 
     });
 }
 
-#[test]
-fn the_range_of_local_ports_is_that_of_the_namespace() {
-    sandbox::run("network::the_range_of_local_ports_is_that_of_the_namespace", |_| {
+pub(crate) fn the_range_of_local_ports_is_that_of_the_namespace() {
+    sandbox::run(|_| {
         command("sysctl", "-q -w net.ipv4.ip_local_port_range=40000\t41000");
         block_on(async {
             let mut watcher = Watcher::start(options(None)).await.unwrap_or_else(|error| panic!("{error}"));

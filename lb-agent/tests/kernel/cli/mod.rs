@@ -1,9 +1,9 @@
 //! The command line on pinned maps, while no agent runs.
 
-mod documented;
-mod flows;
-mod lists;
-mod preflight;
+pub(crate) mod documented;
+pub(crate) mod flows;
+pub(crate) mod lists;
+pub(crate) mod preflight;
 
 use std::process::{Command, Output};
 

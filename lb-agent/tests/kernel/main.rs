@@ -1,10 +1,15 @@
 //! What needs a kernel: loading, pinning, attaching, and the maps themselves.
 
 mod agent;
+mod cgroup;
 mod cli;
+mod killed;
 mod loading;
 mod maps;
 mod network;
+// Of lb-tests, which depends on this crate.
+#[path = "../../../tests/src/lab/owner.rs"]
+mod owner;
 mod sandbox;
 mod trial;
 mod xdp;
@@ -14,10 +19,17 @@ use std::process::ExitCode;
 use trial::{Body, Test, sandboxed};
 
 fn main() -> ExitCode {
-    let mut tests = vec![Test {
-        name: "cli::documented::completions_and_manual_pages_know_every_command",
-        body: Body::Outside(cli::documented::completions_and_manual_pages_know_every_command),
-    }];
+    let mut tests = vec![
+        Test {
+            name: "cli::documented::completions_and_manual_pages_know_every_command",
+            body: Body::Unprivileged(cli::documented::completions_and_manual_pages_know_every_command),
+        },
+        Test {
+            name: "killed::a_killed_harness_leaves_nothing_when_the_next_one_has_run",
+            body: Body::Outside(killed::a_killed_harness_leaves_nothing_when_the_next_one_has_run),
+        },
+        Test { name: killed::FIXTURE, body: Body::Fixture(killed::an_agent_that_waits_to_be_killed) },
+    ];
     tests.extend(sandboxed!(
         agent: an_agent_that_was_killed_leaves_a_data_plane_that_the_next_one_adopts,
         a_load_balancer_learns_which_node_has_endpoints,

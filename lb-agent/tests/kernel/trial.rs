@@ -4,14 +4,14 @@
 //!
 //! The lab's harness (`lb_tests::trial`) does the same for labs. It cannot be used here: lb-tests depends on this crate.
 
-use std::{
-    env,
-    process::{Command, ExitCode},
-};
+use std::{env, process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::sandbox;
+use crate::{
+    cgroup::{self, Cgroup},
+    sandbox,
+};
 
 /// A test.
 #[derive(Clone, Copy)]
@@ -27,8 +27,12 @@ pub(crate) struct Test {
 pub(crate) enum Body {
     /// In a process of its own, which enters a sandbox by [`sandbox::run`].
     Sandboxed(fn()),
-    /// In the harness: it needs no privileges.
+    /// In such a process, and only when another test asks for it by [`WITH_FIXTURES`].
+    Fixture(fn()),
+    /// In the harness, where there can be sandboxes: for tests of the harness itself.
     Outside(fn()),
+    /// In the harness, wherever that runs.
+    Unprivileged(fn()),
 }
 
 /// The tests of a module, each named like its function: `sandboxed!(maps: a_full_table_is_told, …)`.
@@ -50,29 +54,52 @@ pub(crate) use sandboxed;
 
 /// The argument that makes the program run one test, named by the next argument, and nothing else.
 const EXACT: &str = "--exact-trial";
+/// A variable: where it is set, fixtures are tests as others are.
+pub(crate) const WITH_FIXTURES: &str = "LB_TEST_FIXTURES";
 
 pub(crate) fn main(tests: Vec<Test>) -> ExitCode {
     let mut arguments = env::args().skip(1);
     if arguments.next().as_deref() == Some(EXACT) {
         let name = arguments.next().unwrap_or_default();
-        let Some(Test { body: Body::Sandboxed(body), .. }) = tests.iter().find(|test| test.name == name) else {
-            panic!("no sandboxed test is named {name:?}")
+        return match tests.iter().find(|test| test.name == name).map(|test| test.body) {
+            Some(Body::Sandboxed(body) | Body::Fixture(body)) => {
+                body();
+                ExitCode::SUCCESS
+            }
+            Some(Body::Outside(_) | Body::Unprivileged(_)) | None => panic!("no sandboxed test is named {name:?}"),
         };
-        body();
-        return ExitCode::SUCCESS;
     }
-    let missing = sandbox::what_is_missing();
-    let trials = tests.into_iter().map(|Test { name, body }| match body {
-        Body::Sandboxed(_) => {
-            let missing = missing.clone();
-            Trial::ignorable_test(name, move || missing.map_or_else(|| judge(name), |missing| cannot_run(&missing)))
-        }
-        Body::Outside(body) => Trial::test(name, move || {
-            body();
-            Ok(())
-        }),
+    cgroup::sweep();
+    let place = sandbox::requirements().and_then(|()| Cgroup::create()).map(Arc::new);
+    let has_fixtures = env::var_os(WITH_FIXTURES).is_some();
+    let trials = tests.into_iter().filter_map(|Test { name, body }| {
+        let place = place.clone();
+        Some(match body {
+            Body::Fixture(_) if !has_fixtures => return None,
+            Body::Sandboxed(_) | Body::Fixture(_) => trial(name, place, move |place| judge(name, place)),
+            Body::Outside(body) => trial(name, place, move |_| {
+                body();
+                Ok(())
+            }),
+            Body::Unprivileged(body) => Trial::test(name, move || {
+                body();
+                Ok(())
+            }),
+        })
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+/// A test that runs where there can be sandboxes; `place` says why not.
+fn trial(
+    name: &str,
+    place: Result<Arc<Cgroup>, String>,
+    test: impl FnOnce(&Cgroup) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    Trial::ignorable_test(name, move || match place {
+        Ok(place) => test(&place).map(|()| Completion::Completed),
+        Err(missing) => cannot_run(&missing),
+    })
 }
 
 fn cannot_run(reason: &str) -> Result<Completion, Failed> {
@@ -81,13 +108,9 @@ fn cannot_run(reason: &str) -> Result<Completion, Failed> {
     if is_required { Err(reason.into()) } else { Ok(Completion::ignored_with(reason)) }
 }
 
-fn judge(name: &str) -> Result<Completion, Failed> {
-    let mut command = Command::new(env::current_exe()?);
-    let output = sandbox::start(command.args([EXACT, name]));
+fn judge(name: &str, place: &Cgroup) -> Result<(), Failed> {
+    let cgroup = place.child(name);
+    let output = sandbox::this_program(cgroup.path(), &[EXACT, name]).output()?;
     let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    if output.status.success() {
-        Ok(Completion::Completed)
-    } else {
-        Err(format!("{}\n{printed}", output.status).into())
-    }
+    if output.status.success() { Ok(()) } else { Err(format!("{}\n{printed}", output.status).into()) }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    agent::{Agent, healthy, until, write_manifest},
+    agent::{Agent, PATIENCE, healthy, until, write_manifest},
     cgroup,
     sandbox::{self, Elsewhere},
     trial,
@@ -46,7 +46,7 @@ pub(crate) fn a_killed_harness_leaves_nothing_when_the_next_one_has_run() {
     };
 
     let mut harness = run(FIXTURE);
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     let own = loop {
         if let Some(own) = cgroup::of(harness.id()).filter(|own| own.join(FIXTURE).join(WAITS).exists()) {
             break own;
@@ -66,7 +66,7 @@ pub(crate) fn a_killed_harness_leaves_nothing_when_the_next_one_has_run() {
 
     harness.kill().expect("a child");
     harness.wait().expect("a child");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while processes.iter().any(|(pid, _)| Path::new(&format!("/proc/{pid}")).exists()) {
         assert!(Instant::now() < deadline, "of {processes:?} some still live");
         thread::sleep(Duration::from_millis(10));

@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::Duration;
 
 use lb_agent::{
     dataplane::{DataplaneMaps as _, FamilyMaps, KernelMaps},
@@ -7,6 +7,10 @@ use lb_agent::{
 use lb_common::abi::{
     ABI_VERSION, Address, Backend, BackendFlags, Config, Frontend, FrontendKey, Service, ServiceFlags, ServiceName,
     SlotRange,
+};
+use nix::{
+    sys::time::TimeSpec,
+    time::{ClockId, clock_gettime},
 };
 
 use crate::sandbox;
@@ -110,13 +114,17 @@ pub(crate) fn tables_of_the_default_size_are_read_in_well_under_a_second() {
         let last = Backend { generation: 1, address: [10, 1, 2, 3], port: 80, flags: 0, service: 1 };
         maps.set_backend(sizes.backends - 1, last).expect("written");
 
-        let start = Instant::now();
+        let start = time_on_cpu();
         let existing = FamilyMaps::<[u8; 4]>::existing(&maps).expect("read");
-        let elapsed = start.elapsed();
-        println!("10,000 services, {} backends: {elapsed:?}", sizes.backends);
+        let taken = Duration::from(time_on_cpu() - start);
         assert_eq!((existing.services.len(), existing.frontends.len()), (10_000, 10_000));
         assert_eq!(existing.slots.len(), 100_000);
         assert_eq!(existing.backends, [(sizes.backends - 1, last)]);
-        assert!(elapsed.as_millis() < 1000, "{elapsed:?}");
+        assert!(taken < Duration::from_secs(1), "{taken:?} for 10,000 services and {} backends", sizes.backends);
     });
+}
+
+/// What this thread was given of the machine so far, system calls included: others that want it, too, do not count.
+fn time_on_cpu() -> TimeSpec {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every kernel has this clock")
 }

@@ -1,10 +1,13 @@
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 use lb_agent::network::{Network, Options, Watcher};
 use lb_common::ports::Reserved;
 use tokio::sync::watch;
 
-use crate::sandbox::{self, Elsewhere, command, ip};
+use crate::{
+    agent::PATIENCE,
+    sandbox::{self, Elsewhere, command, ip},
+};
 
 fn options(devices: Option<&str>) -> Options {
     let devices = devices.map(|names| names.split(',').map(str::to_owned).collect());
@@ -42,7 +45,7 @@ pub(crate) fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
             let (sender, mut changes) = watch::channel(first);
             tokio::spawn(watcher.run(internal, sender));
             let mut until = async |what: &str, holds: fn(&Network) -> bool| {
-                let seen = tokio::time::timeout(Duration::from_secs(5), changes.wait_for(holds)).await.is_ok();
+                let seen = tokio::time::timeout(PATIENCE, changes.wait_for(holds)).await.is_ok();
                 assert!(seen, "{what}: {:?}", *changes.borrow());
             };
 
@@ -85,7 +88,7 @@ pub(crate) fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_un
             let (sender, mut changes) = watch::channel(first);
             tokio::spawn(watcher.run(internal, sender));
             let mut until = async |what: &str, holds: fn(&Network) -> bool| {
-                let seen = tokio::time::timeout(Duration::from_secs(5), changes.wait_for(holds)).await.is_ok();
+                let seen = tokio::time::timeout(PATIENCE, changes.wait_for(holds)).await.is_ok();
                 assert!(seen, "{what}: {:?}", *changes.borrow());
             };
             elsewhere.pair("eth7");

@@ -22,6 +22,34 @@ pub struct Picked<A> {
     pub backend: Backend<A>,
 }
 
+/// What an address, port and protocol are to us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum What {
+    Nothing,
+    Frontend,
+    /// A frontend that is being written.
+    Raced,
+    /// A cluster IP that nobody has.
+    Unallocated,
+}
+
+/// What was found. Not a `Result` of an `Option`: where the compiler merges the paths of these, it copies registers that
+/// only one of them has written, and the verifier refuses the program.
+#[derive(Clone, Copy)]
+struct Found {
+    what: What,
+    /// Empty unless it is one.
+    frontend: Frontend,
+}
+
+impl Found {
+    #[inline(always)]
+    fn only(what: What) -> Self {
+        Self { what, frontend: Frontend { service: 0, owner: 0, flags: 0 } }
+    }
+}
+
 /// Finds the frontend that an address, port and protocol name. `own_loopback`: node ports on a loopback address count,
 /// because the asker is a process of the node itself.
 ///
@@ -34,50 +62,69 @@ pub fn frontend<F: Family>(
     protocol: u8,
     own_loopback: bool,
 ) -> Result<Option<Frontend>, Reason> {
+    let Found { what, frontend } = find::<F>(address, port, protocol, own_loopback);
+    match what {
+        What::Nothing => Ok(None),
+        What::Frontend => Ok(Some(frontend)),
+        What::Raced => Err(Reason::FrontendRaced),
+        What::Unallocated => Err(Reason::UnallocatedClusterIp),
+    }
+}
+
+#[inline(always)]
+fn find<F: Family>(address: F::Address, port: u16, protocol: u8, own_loopback: bool) -> Found {
+    let nothing = Found::only(What::Nothing);
     // The unspecified address is the key of node ports, and nobody's destination: `connect` turns it into loopback.
     if address == F::Address::UNSPECIFIED {
-        return Ok(None);
+        return nothing;
     }
-    if let Some(frontend) = lookup::<F>(&FrontendKey::new(address, port, protocol))? {
-        return Ok(Some(frontend));
+    let found = lookup::<F>(&FrontendKey::new(address, port, protocol));
+    if found.what != What::Nothing {
+        return found;
     }
-    let Some(config) = CONFIG.get(0) else { return Ok(None) };
-    if F::cluster_ips(config).contains(address)
-        && let Some(frontend) = cluster_ip::<F>(address)?
-    {
-        return Ok(Some(frontend));
+    let Some(config) = CONFIG.get(0) else { return nothing };
+    if F::cluster_ips(config).contains(address) {
+        let found = cluster_ip::<F>(address);
+        if found.what != What::Nothing {
+            return found;
+        }
     }
     if port < config.node_port_min || port > config.node_port_max {
-        return Ok(None);
+        return nothing;
     }
     // SAFETY: the value is one word; an element that was reused meanwhile is still an address of this node.
     let Some(own) = (unsafe { F::local_addresses().get(&LocalAddressKey { address }).copied() }) else {
-        return Ok(None);
+        return nothing;
     };
     if own.flags & LocalAddressFlags::NODE_PORTS == 0 || own.flags & LocalAddressFlags::LOOPBACK != 0 && !own_loopback {
-        return Ok(None);
+        return nothing;
     }
     lookup::<F>(&FrontendKey::new(F::Address::UNSPECIFIED, port, protocol))
 }
 
 #[inline(always)]
-fn lookup<F: Family>(key: &FrontendKey<F::Address>) -> Result<Option<Frontend>, Reason> {
-    let Some(value) = F::frontends().get_ptr(key) else { return Ok(None) };
+fn lookup<F: Family>(key: &FrontendKey<F::Address>) -> Found {
+    let Some(value) = F::frontends().get_ptr(key) else { return Found::only(What::Nothing) };
     // SAFETY: one aligned word, read at once, whatever is written to it meanwhile.
     let frontend: Frontend = unsafe { core::mem::transmute(core::ptr::read_volatile(value.cast::<u64>())) };
-    if frontend.owner == hash::frontend_owner(key) { Ok(Some(frontend)) } else { Err(Reason::FrontendRaced) }
+    if frontend.owner == hash::frontend_owner(key) {
+        Found { what: What::Frontend, frontend }
+    } else {
+        Found::only(What::Raced)
+    }
 }
 
 /// What an address of the cluster IPs' network is for that has no frontend on the port that was asked.
 #[inline(always)]
-fn cluster_ip<F: Family>(address: F::Address) -> Result<Option<Frontend>, Reason> {
-    if let Some(frontend) = lookup::<F>(&FrontendKey::new(address, 0, 0))? {
-        return Ok(Some(frontend));
+fn cluster_ip<F: Family>(address: F::Address) -> Found {
+    let found = lookup::<F>(&FrontendKey::new(address, 0, 0));
+    if found.what != What::Nothing {
+        return found;
     }
     match F::service_cidrs().get(&Key::new(F::BITS, address)) {
-        Some(_) => Err(Reason::UnallocatedClusterIp),
+        Some(_) => Found::only(What::Unallocated),
         // The one network that holds all cluster IPs holds others' addresses, too, where these lie far apart.
-        None => Ok(None),
+        None => found,
     }
 }
 

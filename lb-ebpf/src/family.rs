@@ -17,10 +17,13 @@ use lb_common::{
 use crate::{
     hook::PacketContext,
     maps::{
-        self, AFFINITIES, BACKENDS, CIDRS, FLOWS, FRONTENDS, INTERFACES, ON_DEMAND, PEERS, RANGES, SERVICES, SLOTS,
-        Work,
+        self, AFFINITIES, BACKENDS, CIDRS, FLOWS, FRAGMENTS, FRONTENDS, INTERFACES, ON_DEMAND, PEERS, RANGES, SERVICES,
+        SLOTS, Work,
     },
-    packet::{self, Packet, icmp::Header},
+    packet::{
+        self, Packet,
+        header::{self, FRAGMENT, Header},
+    },
 };
 
 /// An IP family and what differs between the two.
@@ -38,6 +41,7 @@ pub trait Family: Copy {
     fn affinity() -> &'static LruHashMap<AffinityKey<Self::Address>, Affinity, AFFINITIES>;
     fn backends() -> &'static Array<Backend<Self::Address>, BACKENDS>;
     fn flows() -> &'static LruHashMap<Tuple<Self::Address>, Flow<Self::Address>, FLOWS>;
+    fn fragments() -> &'static LruHashMap<Tuple<Self::Address>, Flow<Self::Address>, FRAGMENTS>;
     fn frontends() -> &'static HashMap<FrontendKey<Self::Address>, Frontend, FRONTENDS, ON_DEMAND>;
     fn local_addresses() -> &'static HashMap<LocalAddressKey<Self::Address>, LocalAddress, INTERFACES>;
     fn node_addresses() -> &'static HashMap<Interface, NodeAddress<Self::Address>, INTERFACES>;
@@ -57,11 +61,20 @@ pub trait Family: Copy {
     /// Adds the replacement of an address to a checksum difference.
     fn diff(diff: Diff, old: Self::Address, new: Self::Address) -> Diff;
 
+    /// The replacement of one tuple's addresses by another's.
+    #[inline(always)]
+    fn difference(from: &Tuple<Self::Address>, to: &Tuple<Self::Address>) -> Diff {
+        Self::diff(Self::diff(Diff::NONE, from.src, to.src), from.dst, to.dst)
+    }
+
     /// Protocol number of the family's ICMP.
     const ICMP: u8;
 
     /// Whether ICMP messages of this type are errors that quote a packet.
     fn is_icmp_error(kind: u8) -> bool;
+
+    /// What the fragments of a packet have in common, of which this is the first.
+    fn fragment_id<C: PacketContext>(ctx: &C, packet: &Packet<Self::Address>) -> Result<u32, Reason>;
 
     /// Reads the IP header at `l3`, with what belongs to it.
     fn header<C: PacketContext>(ctx: &C, l3: usize) -> Result<Header<Self::Address>, Reason>;
@@ -93,7 +106,7 @@ pub struct Ipv4;
 pub struct Ipv6;
 
 macro_rules! family_maps {
-    ($address:ty; $affinity:ident $backends:ident $flows:ident $frontends:ident $local_addresses:ident
+    ($address:ty; $affinity:ident $backends:ident $flows:ident $fragments:ident $frontends:ident $local_addresses:ident
      $node_addresses:ident $scratch:ident $services:ident $service_cidrs:ident $service_stats:ident $slots:ident
      $socket_peers:ident $source_ranges:ident; $cluster_ips:ident $pods:ident) => {
         #[inline(always)]
@@ -123,6 +136,10 @@ macro_rules! family_maps {
         #[inline(always)]
         fn flows() -> &'static LruHashMap<Tuple<$address>, Flow<$address>, FLOWS> {
             &maps::$flows
+        }
+        #[inline(always)]
+        fn fragments() -> &'static LruHashMap<Tuple<$address>, Flow<$address>, FRAGMENTS> {
+            &maps::$fragments
         }
         #[inline(always)]
         fn frontends() -> &'static HashMap<FrontendKey<$address>, Frontend, FRONTENDS, ON_DEMAND> {
@@ -166,7 +183,7 @@ impl Family for Ipv4 {
     const AF: u8 = 2;
     const BITS: u32 = 32;
 
-    family_maps!([u8; 4]; AFFINITY4 BACKENDS4 FLOWS4 FRONTENDS4 LOCAL_ADDRS4 NODE_ADDRESSES4 SCRATCH4 SERVICES4
+    family_maps!([u8; 4]; AFFINITY4 BACKENDS4 FLOWS4 FRAGMENTS4 FRONTENDS4 LOCAL_ADDRS4 NODE_ADDRESSES4 SCRATCH4 SERVICES4
         SERVICE_CIDRS4 SERVICE_STATS4 SLOTS4 SOCKET_PEERS4 SOURCE_RANGES4; cluster_ips4 pods4);
 
     #[inline(always)]
@@ -184,8 +201,14 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
+    fn fragment_id<C: PacketContext>(ctx: &C, packet: &Packet<[u8; 4]>) -> Result<u32, Reason> {
+        // RFC 791 §3.1.
+        packet::read::<_, u16>(ctx, packet.l3() + 4).map(u32::from)
+    }
+
+    #[inline(always)]
     fn header<C: PacketContext>(ctx: &C, l3: usize) -> Result<Header<[u8; 4]>, Reason> {
-        packet::icmp::ipv4(ctx, l3)
+        header::ipv4(ctx, l3)
     }
 
     #[inline(always)]
@@ -227,7 +250,7 @@ impl Family for Ipv6 {
     const AF: u8 = 10;
     const BITS: u32 = 128;
 
-    family_maps!([u8; 16]; AFFINITY6 BACKENDS6 FLOWS6 FRONTENDS6 LOCAL_ADDRS6 NODE_ADDRESSES6 SCRATCH6 SERVICES6
+    family_maps!([u8; 16]; AFFINITY6 BACKENDS6 FLOWS6 FRAGMENTS6 FRONTENDS6 LOCAL_ADDRS6 NODE_ADDRESSES6 SCRATCH6 SERVICES6
         SERVICE_CIDRS6 SERVICE_STATS6 SLOTS6 SOCKET_PEERS6 SOURCE_RANGES6; cluster_ips6 pods6);
 
     #[inline(always)]
@@ -243,9 +266,15 @@ impl Family for Ipv6 {
         matches!(kind, 1..=4)
     }
 
+    /// Nothing is between the fragment header and the transport header, or `parse` would not have taken the packet.
+    #[inline(always)]
+    fn fragment_id<C: PacketContext>(ctx: &C, packet: &Packet<[u8; 16]>) -> Result<u32, Reason> {
+        header::ipv6_fragment(ctx, packet.before_l4(FRAGMENT)).map(|header| header.id)
+    }
+
     #[inline(always)]
     fn header<C: PacketContext>(ctx: &C, l3: usize) -> Result<Header<[u8; 16]>, Reason> {
-        packet::icmp::ipv6(ctx, l3)
+        header::ipv6(ctx, l3)
     }
 
     #[inline(always)]

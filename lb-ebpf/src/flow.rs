@@ -42,7 +42,13 @@ pub fn now() -> u64 {
 /// Looks a packet's tuple up.
 #[inline(always)]
 pub fn lookup<F: Family>(tuple: &Tuple<F::Address>) -> Option<Known<F::Address>> {
-    let entry = F::flows().get_ptr_mut(tuple)?;
+    read(tuple, F::flows().get_ptr_mut(tuple))
+}
+
+/// Reads what a table has for a tuple.
+#[inline(always)]
+pub fn read<A: Address>(tuple: &Tuple<A>, entry: Option<*mut Flow<A>>) -> Option<Known<A>> {
+    let entry = entry?;
     // SAFETY: the kernel keeps the element's memory while the program runs. It may be given to another flow meanwhile:
     // the first word, which has the owner and is written first, is read last and tells.
     let (to, backend, generation, service, last_seen, head) = unsafe {
@@ -137,6 +143,12 @@ impl<A: Address> Known<A> {
                 (*other).tcp_state |= TcpState::RST;
             }
         }
+    }
+
+    /// Whether it was seen last more than this many seconds ago.
+    #[inline(always)]
+    pub fn is_older(&self, seconds: u64) -> bool {
+        is_older(self.last_seen, seconds)
     }
 
     /// Whether the flow must be given a backend again.

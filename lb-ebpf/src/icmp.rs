@@ -12,10 +12,7 @@
 //! a packet of its own, which a device has yet to finish, quotes an unfinished checksum: that comes out wrong. Nobody
 //! needs it; the error's own checksum is right.
 
-use lb_common::{
-    abi::{FlowAction, FlowDirection, Protocol, Reason, Tuple},
-    checksum::Diff,
-};
+use lb_common::abi::{FlowAction, FlowDirection, Protocol, Reason, Tuple};
 
 use crate::{
     count,
@@ -112,7 +109,7 @@ fn rewrite<C: PacketContext, F: Family>(ctx: &C, work: &Work<F::Address>, hop: b
     let Work { packet, quoted, end, original, request, .. } = work;
     F::rewrite_header(ctx, quoted, original, false)?;
     let ports = quoted.rewrite_ports(ctx, original)?;
-    let addresses = difference::<F>(&quoted.tuple, original);
+    let addresses = F::difference(&quoted.tuple, original);
     let mut changes = ports;
     let checksum = quoted.checksum();
     if checksum.offset + size_of::<u16>() <= *end as usize {
@@ -128,17 +125,11 @@ fn rewrite<C: PacketContext, F: Family>(ctx: &C, work: &Work<F::Address>, hop: b
     }
     if F::V6 {
         // An IPv4 header balances a change of its addresses by its own checksum, and ICMP sums no pseudo header.
-        changes = changes.and(addresses).and(difference::<F>(&packet.tuple, &request.to));
+        changes = changes.and(addresses).and(F::difference(&packet.tuple, &request.to));
     }
     let field: *mut u16 = packet::pointer(ctx, packet.l4() + ICMP_CHECKSUM)?;
     // SAFETY: `pointer` checked the bounds. No sum that the device made of the packet, and no checksum that it has yet to
     // finish, is touched by what comes out even, and the kernel finishes ICMP checksums itself.
     unsafe { *field = changes.apply(*field) };
     F::rewrite_header(ctx, packet, &request.to, hop)
-}
-
-/// The replacement of one tuple's addresses by another's.
-#[inline(always)]
-fn difference<F: Family>(from: &Tuple<F::Address>, to: &Tuple<F::Address>) -> Diff {
-    F::diff(F::diff(Diff::NONE, from.src, to.src), from.dst, to.dst)
 }

@@ -12,6 +12,7 @@
 //! | `snat` | source ports for masquerading |
 //! | `forward` | the way out of the node |
 //! | `refuse` | RST, ICMP and `ICMPv6` port unreachable |
+//! | `fragment` | what has no ports follows what has |
 //! | `icmp` | errors about packets of known flows |
 //! | `trace` | lines for the operator who asked for them |
 //! | `socket` | the cgroup socket hooks |
@@ -38,6 +39,7 @@ core::cfg_select! {
         mod family;
         mod flow;
         mod forward;
+        mod fragment;
         mod hook;
         mod icmp;
         mod maps;

@@ -26,6 +26,7 @@ pub const SERVICES: usize = capacity::SERVICES as usize;
 pub const SLOTS: usize = capacity::SLOTS as usize;
 pub const BACKENDS: usize = capacity::BACKENDS as usize;
 pub const FLOWS: usize = capacity::FLOWS as usize;
+pub const FRAGMENTS: usize = capacity::FRAGMENTS as usize;
 pub const PEERS: usize = capacity::SOCKET_PEERS as usize;
 pub const AFFINITIES: usize = capacity::AFFINITY as usize;
 pub const RANGES: usize = capacity::SOURCE_RANGES as usize;
@@ -96,6 +97,12 @@ pub static SOURCE_RANGES6: LpmTrie<SourceRange<V6>, Allowed, RANGES> = LpmTrie::
 pub static SERVICE_CIDRS4: LpmTrie<V4, ServiceCidr, CIDRS> = LpmTrie::new();
 #[btf_map]
 pub static SERVICE_CIDRS6: LpmTrie<V6, ServiceCidr, CIDRS> = LpmTrie::new();
+
+/// What became of the first fragments of packets, for those that follow. Of one load, as `SCRATCH*`.
+#[btf_map]
+pub static FRAGMENTS4: LruHashMap<Tuple<V4>, Flow<V4>, FRAGMENTS> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENTS6: LruHashMap<Tuple<V6>, Flow<V6>, FRAGMENTS> = LruHashMap::new();
 
 /// What the steps of a new flow hand on to each other. The stack is too small for it: 512 bytes for a whole chain of
 /// calls, of which an IPv6 flow needs half.

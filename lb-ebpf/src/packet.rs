@@ -3,6 +3,7 @@
 //! Every read goes through [`pointer`], which checks bounds where the verifier sees it. Nothing keeps a pointer across
 //! a call that may move the packet.
 
+pub mod header;
 pub mod icmp;
 
 use lb_common::{
@@ -50,6 +51,8 @@ const OFFSET_MASK: u16 = 1023;
 
 /// More fragments bit and fragment offset of an IPv4 header.
 const IPV4_FRAGMENT: u16 = 0x3fff;
+/// The latter alone.
+const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// IPv6's fragment header (RFC 8200 §4.5).
 const FRAGMENT_HEADER: u8 = 44;
@@ -101,6 +104,8 @@ pub struct Packet<A> {
     pub tcp_flags: u8,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// 1 for the first fragment of a packet, which others follow; else 0.
+    pub first_fragment: u8,
 }
 
 /// What the link layer says.
@@ -208,7 +213,7 @@ fn ensure<C: PacketContext>(ctx: &C, length: usize) -> Result<(), Reason> {
 }
 
 impl Packet<[u8; 4]> {
-    /// Parses an IPv4 packet. `None` for what is neither TCP nor UDP.
+    /// Parses an IPv4 packet. `None` for what is neither TCP nor UDP; [`Reason::Fragment`] for what has no ports.
     #[inline(always)]
     pub fn parse_ipv4<C: PacketContext>(ctx: &C, l3: usize) -> Result<Option<Self>, Reason> {
         let header: *mut Ipv4Header = pointer(ctx, l3)?;
@@ -217,7 +222,8 @@ impl Packet<[u8; 4]> {
             unsafe { ((*header).version_ihl, (*header).fragment, (*header).ttl_protocol) };
         let [ttl, protocol] = ttl_protocol.to_ne_bytes();
         let Some(protocol) = Protocol::from_number(protocol) else { return Ok(None) };
-        if u16::from_be(fragment) & IPV4_FRAGMENT != 0 {
+        let fragment = u16::from_be(fragment) & IPV4_FRAGMENT;
+        if fragment & IPV4_FRAGMENT_OFFSET != 0 {
             return Err(Reason::Fragment);
         }
         let header_length = usize::from(version_ihl & 0x0f) * 4;
@@ -235,7 +241,7 @@ impl Packet<[u8; 4]> {
         {
             return Err(Reason::Malformed);
         }
-        Self::parse_transport(ctx, src, dst, protocol, l3, l3 + header_length, ttl).map(Some)
+        Self::parse_transport(ctx, src, dst, protocol, [l3, l3 + header_length], ttl, fragment).map(Some)
     }
 
     /// Replaces both addresses; with `hop`, takes one off the TTL.
@@ -261,7 +267,7 @@ impl Packet<[u8; 4]> {
 }
 
 impl Packet<[u8; 16]> {
-    /// Parses an IPv6 packet. `None` for what is neither TCP nor UDP.
+    /// Parses an IPv6 packet. `None` for what is neither TCP nor UDP; [`Reason::Fragment`] for what has no ports.
     #[inline(always)]
     pub fn parse_ipv6<C: PacketContext>(ctx: &C, l3: usize) -> Result<Option<Self>, Reason> {
         ensure(ctx, l3 + IPV6)?;
@@ -280,15 +286,22 @@ impl Packet<[u8; 16]> {
         if version != 6 || (payload_length != 0 && l3 + IPV6 + payload_length > ctx.length()) {
             return Err(Reason::Malformed);
         }
-        let (next, l4) = skip_extension_headers(ctx, next, l3 + IPV6)?;
-        let Some(protocol) = Protocol::from_number(next) else {
-            // An atomic fragment (RFC 6946) is rare enough to be treated as the rest.
-            return if next == FRAGMENT_HEADER { Err(Reason::Fragment) } else { Ok(None) };
-        };
+        let (mut next, mut l4) = skip_extension_headers(ctx, next, l3 + IPV6)?;
+        let mut fragment = 0;
+        if next == FRAGMENT_HEADER {
+            // Atomic fragments (RFC 6946) are whole packets.
+            let header = header::ipv6_fragment(ctx, l4)?;
+            if header.fragment & IPV4_FRAGMENT_OFFSET != 0 {
+                return Err(Reason::Fragment);
+            }
+            (next, fragment) = (header.protocol, header.fragment);
+            l4 += header::FRAGMENT;
+        }
+        let Some(protocol) = Protocol::from_number(next) else { return Ok(None) };
         if payload_length != 0 && l3 + IPV6 + payload_length < l4 + transport_length(protocol) {
             return Err(Reason::Malformed);
         }
-        Self::parse_transport(ctx, src, dst, protocol, l3, l4, hop_limit).map(Some)
+        Self::parse_transport(ctx, src, dst, protocol, [l3, l4], hop_limit, fragment).map(Some)
     }
 
     /// Replaces both addresses; with `hop`, takes one off the hop limit.
@@ -349,9 +362,9 @@ impl<A: Address> Packet<A> {
         src: A,
         dst: A,
         protocol: Protocol,
-        l3: usize,
-        l4: usize,
+        [l3, l4]: [usize; 2],
         ttl: u8,
+        fragment: u16,
     ) -> Result<Self, Reason> {
         ensure(ctx, l4 + transport_length(protocol))?;
         let [src_port, dst_port]: [u16; 2] = read(ctx, l4)?;
@@ -361,7 +374,7 @@ impl<A: Address> Packet<A> {
         };
         let tuple = Tuple::new(src, u16::from_be(src_port), dst, u16::from_be(dst_port), protocol as u8);
         // Both are below `OFFSET_MASK`: see `link`, `parse_ipv4` and `parse_ipv6`.
-        Ok(Self { tuple, l3: l3 as u16, l4: l4 as u16, tcp_flags, ttl })
+        Ok(Self { tuple, l3: l3 as u16, l4: l4 as u16, tcp_flags, ttl, first_fragment: u8::from(fragment != 0) })
     }
 
     /// Offset of the IP header.
@@ -376,12 +389,26 @@ impl<A: Address> Packet<A> {
         usize::from(self.l4 & OFFSET_MASK)
     }
 
-    /// Whether nothing but an Ethernet header and an IP header without options or extension headers is in front of the
-    /// transport header.
+    /// Offset of what takes these many bytes before the transport header. (Masked afterwards: of a difference that cannot be
+    /// negative, LLVM would make a pointer and take the length off that, which the verifier does not allow.)
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "length of a header")]
+    pub fn before_l4(&self, length: usize) -> usize {
+        usize::from(self.l4.wrapping_sub(length as u16) & OFFSET_MASK)
+    }
+
+    /// Whether it is whole, and nothing but an Ethernet header and an IP header without options or extension headers is in
+    /// front of the transport header.
     #[inline(always)]
     pub fn is_plain(&self) -> bool {
         let ip = if size_of::<A>() == 16 { IPV6 } else { IPV4 };
-        usize::from(self.l3) == ETHERNET && usize::from(self.l4) == ETHERNET + ip
+        usize::from(self.l3) == ETHERNET && usize::from(self.l4) == ETHERNET + ip && !self.is_first_fragment()
+    }
+
+    /// Whether fragments follow that have no ports.
+    #[inline(always)]
+    pub fn is_first_fragment(&self) -> bool {
+        self.first_fragment != 0
     }
 
     /// A packet that answers this one, of which nothing but the tuple matters.

@@ -13,7 +13,7 @@ use crate::{
     count,
     family::{Family, Ipv4, Ipv6},
     flow::{self, Known},
-    forward,
+    forward, fragment,
     hook::{Entrance, PacketContext, Place, Tag, Verdict},
     icmp,
     maps::{HASH_SEED, TAKEOVER, Work},
@@ -26,7 +26,7 @@ use crate::{
 /// A packet that comes from a pod or reaches the node: known flows are translated, new ones are given a backend.
 #[inline(always)]
 pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason> {
-    if !P::FROM_POD && ctx.is_translated() {
+    if ctx.is_for_another_host() || !P::FROM_POD && ctx.is_translated() {
         return Ok(Verdict::Next);
     }
     match packet::link(ctx)? {
@@ -46,7 +46,8 @@ pub fn egress<C: PacketContext, P: Place>(ctx: &C) -> Result<Verdict, Reason> {
     }
 }
 
-/// What `walk` says of a packet whose IP header is at `l3`; what is neither TCP nor UDP may be an error about such a packet.
+/// What `walk` says of a packet whose IP header is at `l3`. What is neither TCP nor UDP may be an error about such a packet,
+/// and what has no ports may be a part of one.
 #[inline(always)]
 fn parsed<C: PacketContext, P: Place, F: Family>(
     ctx: &C,
@@ -55,12 +56,14 @@ fn parsed<C: PacketContext, P: Place, F: Family>(
 ) -> Result<Verdict, Reason> {
     // Not `let … else` of a reference: it copies the packet before it looks whether there is one, and Linux 6.1 lets no
     // program read stack that was never written.
-    match F::parse(ctx, l3)? {
+    match F::parse(ctx, l3) {
         // What the kernel may have to look at itself is for the place that follows.
-        Some(packet) if C::EARLY && !packet.is_plain() => Ok(Verdict::Next),
-        Some(packet) => walk(ctx, &packet),
-        None if C::EARLY => Ok(Verdict::Next),
-        None => Ok(icmp::error::<C, P, F>(ctx, l3)),
+        Ok(Some(packet)) if C::EARLY && !packet.is_plain() => Ok(Verdict::Next),
+        Ok(Some(packet)) => walk(ctx, &packet),
+        Ok(None) if C::EARLY => Ok(Verdict::Next),
+        Ok(None) => Ok(icmp::error::<C, P, F>(ctx, l3)),
+        Err(Reason::Fragment) if !C::EARLY => Ok(fragment::follow::<C, P, F>(ctx, l3)),
+        Err(reason) => Err(reason),
     }
 }
 
@@ -88,7 +91,7 @@ pub fn conclude<C: PacketContext>(result: Result<Verdict, Reason>) -> Verdict {
 fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
     match flow::lookup::<F>(&packet.tuple) {
         Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_stale::<F>(packet) => {
-            translate::<C, F>(ctx, packet, &known)
+            translate::<C, P, F>(ctx, packet, &known)
         }
         // A reply on its way to where it is translated. (A request that was entered elsewhere is not ours to let pass:
         // the device may have changed its role.)
@@ -101,7 +104,7 @@ fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F:
 fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
     match flow::lookup::<F>(&packet.tuple) {
         Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_foreign::<F>(packet) => {
-            translate::<C, F>(ctx, packet, &known)
+            translate::<C, P, F>(ctx, packet, &known)
         }
         _ => Ok(Verdict::Next),
     }
@@ -109,7 +112,7 @@ fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Addr
 
 /// A packet of a known flow.
 #[inline(always)]
-fn translate<C: PacketContext, F: Family>(
+fn translate<C: PacketContext, P: Place, F: Family>(
     ctx: &C,
     packet: &Packet<F::Address>,
     known: &Known<F::Address>,
@@ -121,6 +124,14 @@ fn translate<C: PacketContext, F: Family>(
         return Err(Reason::VlanForward);
     }
     note::<C, F>(ctx, packet, known);
+    if packet.is_first_fragment()
+        && let Some(work) = hand_over::<F>(packet)
+    {
+        work.request.to = known.to;
+        work.request.action = known.action;
+        work.request.service = known.service;
+        fragment::remember::<C, P, F>(ctx);
+    }
     if known.action == FlowAction::Forward as u8 {
         return match hand_over::<F>(packet) {
             Some(work) => {
@@ -191,7 +202,11 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
         }
         Choice::Backend => {
             begun::<C, F>(ctx);
-            connect::<C, P, F>(ctx).unwrap_or_else(|| refuse::<C, F>(ctx))
+            let Some(verdict) = connect::<C, P, F>(ctx) else { return refuse::<C, F>(ctx) };
+            if packet.is_first_fragment() && verdict != Verdict::Drop {
+                fragment::remember::<C, P, F>(ctx);
+            }
+            verdict
         }
         // Answers are given by the place that follows.
         Choice::Refuse if C::EARLY => Verdict::Next,

@@ -19,7 +19,10 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use lb_common::{
-    abi::{Address, AffinityKey, ConfigFlags, Disposition, Frontend, FrontendKey, Interface, Protocol, Reason},
+    abi::{
+        Address, AffinityKey, ConfigFlags, Disposition, Frontend, FrontendKey, Interface, LocalAddressKey, Protocol,
+        Reason,
+    },
     hash,
 };
 
@@ -162,7 +165,7 @@ fn choose<F: Family>(
         if !own {
             return Ok(None);
         }
-        if !balance::is_allowed::<F>(frontend, sender::<F>(source())?) {
+        if !balance::is_allowed::<F>(frontend, sender::<F>(source(), key.address)?) {
             count::rejected::<F>(frontend.service);
             return Err(Reason::SourceNotAllowed);
         }
@@ -183,12 +186,15 @@ fn choose<F: Family>(
     Ok(Some(Chosen { frontend, picked }))
 }
 
-/// The address that a process of the node sends from: where none was asked for, the one that the node has towards the
-/// other nodes.
+/// The address that a process of the node sends from: where none was asked for, its own if that is what it sends to, and
+/// else the one that the node has towards the other nodes.
 #[inline(always)]
-fn sender<F: Family>(source: F::Address) -> Result<F::Address, Reason> {
+fn sender<F: Family>(source: F::Address, destination: F::Address) -> Result<F::Address, Reason> {
     if source != F::Address::UNSPECIFIED {
         return Ok(source);
+    }
+    if F::local_addresses().get_ptr(&LocalAddressKey { address: destination }).is_some() {
+        return Ok(destination);
     }
     // SAFETY: the element changes only when the node's addresses do; one that was reused is such an address, too.
     let own = unsafe { F::node_addresses().get(&Interface { interface: 0 }) };

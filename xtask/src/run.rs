@@ -13,7 +13,8 @@ the machine's own network is touched. It prints where its manifests are: edit th
 
 Options of the lab:
     --once             Check every path once, print a line for each, and leave; exit code 0 if all hold
-    --manifests DIR    Write the lab's manifests to this directory, which must be new or empty
+    --manifests DIR    Write the lab's manifests to this directory, which must be new or empty. Without it they are in
+                       target/lab/manifests, emptied at the start; a second lab beside the first needs one of its own
 
 To open a shell in one of its hosts (client, router, node1, node2, node1-pod0, …), paste the command that the lab prints,
 of this form:

@@ -87,7 +87,7 @@ pub(crate) fn ensure(needs: Vec<Need>) -> Result<()> {
         }
     }
     for need in &missing {
-        eprintln!("setup: missing {}", need.describe());
+        eprintln!("setup: {}", need.describe()?);
     }
     missing.iter().try_for_each(Need::install)
 }
@@ -102,17 +102,17 @@ impl Need {
         })
     }
 
-    fn describe(&self) -> String {
-        match self {
-            Need::RustSource => "Rust's own source (to build `core` for BPF): adding it with rustup".to_owned(),
-            Need::RustTarget(target) => format!("Rust's standard library for {target}: adding it with rustup"),
-            Need::BpfLinker => {
-                format!("bpf-linker {BPF_LINKER} (links the eBPF object): installing it with cargo, 2 minutes")
-            }
+    /// What is not as it must be, and what is done about it.
+    fn describe(&self) -> Result<String> {
+        Ok(match self {
+            Need::RustSource => "missing Rust's own source (to build `core` for BPF): adding it with rustup".to_owned(),
+            Need::RustTarget(target) => format!("missing Rust's standard library for {target}: adding it with rustup"),
+            Need::BpfLinker => describe_bpf_linker(bpf_linker_version()?.as_deref()),
             Need::Program(program) => {
-                format!("{} (to {}): installing Debian's package {}", program.name, program.why, program.package)
+                let debian::Program { name, why, package } = program;
+                format!("missing {name} (to {why}): installing Debian's package {package}")
             }
-        }
+        })
     }
 
     fn install(&self) -> Result<()> {
@@ -142,6 +142,17 @@ impl Need {
     }
 }
 
+/// What there is in place of the bpf-linker that we need. `cargo install` keeps one version of a program.
+fn describe_bpf_linker(found: Option<&str>) -> String {
+    match found {
+        None => format!("missing bpf-linker {BPF_LINKER} (links the eBPF object): installing it with cargo, 2 minutes"),
+        Some(found) => format!(
+            "another version of bpf-linker, {found}, is there: installing {BPF_LINKER} (links the eBPF object) in its \
+             place with cargo, 2 minutes"
+        ),
+    }
+}
+
 /// The directory of the pinned Rust toolchain.
 fn sysroot() -> Result<PathBuf> {
     let printed = exec::capture(Command::new("rustc").current_dir(workspace::root()).args(["--print", "sysroot"]))?;
@@ -156,4 +167,20 @@ fn bpf_linker_version() -> Result<Option<String>> {
     let Ok(output) = linker.output() else { return Ok(None) };
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.split_whitespace().nth(1).map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bpf_linker_that_is_replaced_is_not_called_missing() {
+        let replaced = describe_bpf_linker(Some("0.9.15"));
+        assert!(replaced.starts_with("another version of bpf-linker, 0.9.15, is there: "), "{replaced}");
+        assert!(
+            replaced.contains(&format!("installing {BPF_LINKER} ")) && replaced.contains("in its place"),
+            "{replaced}"
+        );
+        assert!(describe_bpf_linker(None).starts_with(&format!("missing bpf-linker {BPF_LINKER} ")));
+    }
 }

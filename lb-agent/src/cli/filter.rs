@@ -114,6 +114,13 @@ impl ServiceFilter {
         Wanted::Only(matching.map(|(index, _)| *index).collect())
     }
 
+    /// Whether a service port of this name and family (`IPv4` or `IPv6`) is asked for.
+    pub(super) fn includes(&self, name: &ServiceName, family: &str) -> bool {
+        let v4 = family == <[u8; 4]>::NAME;
+        let family = if v4 { self.family.includes::<[u8; 4]>() } else { self.family.includes::<[u8; 16]>() };
+        family && self.matches(name)
+    }
+
     fn matches(&self, name: &ServiceName) -> bool {
         (self.service.is_empty() || self.service.iter().any(|pattern| pattern.matches(name)))
             && self.namespace.as_ref().is_none_or(|namespace| namespace == name.parts().0)

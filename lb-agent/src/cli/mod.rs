@@ -16,6 +16,7 @@ mod run;
 mod service;
 mod show;
 mod status;
+mod top;
 mod view;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -70,6 +71,13 @@ enum Command {
         show: ShowArguments,
         #[command(flatten)]
         drops: drops::DropsArguments,
+    },
+    /// Show Services by what they do now: new flows, packets, bytes and rejections a second.
+    Top {
+        #[command(flatten)]
+        show: ShowArguments,
+        #[command(flatten)]
+        top: top::TopArguments,
     },
     /// Tell whether this node can run the agent, and what would be in its way, with what to do about it. Changes nothing;
     /// exit code 1 if it cannot.
@@ -219,6 +227,7 @@ fn dispatch(command: Command) -> Result<()> {
             affinity::list(&pins.pins(), &filter, &output)
         }
         Command::Drops { show: ShowArguments { pins, output }, drops } => drops::drops(&pins.pins(), &drops, &output),
+        Command::Top { show: ShowArguments { pins, output }, top } => top::top(&pins.pins(), &top, &output),
         Command::Preflight(arguments) => preflight::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments.pins()),
         Command::CleanupKubeProxy(arguments) => cleanup_kube_proxy::run(&arguments),

@@ -145,7 +145,7 @@ struct Reader<A: Ord> {
     /// What each index meant when it was last seen in use, and when that was.
     slots: HashMap<u32, (u32, Instant)>,
     names: HashMap<u32, (PortName, Instant)>,
-    backends: HashMap<u32, (Backend<A>, Instant)>,
+    backends: HashMap<u32, ((A, u16, u32), Instant)>,
     /// What each generation of each backend was.
     generations: HashMap<(u32, u32), (A, u16, u32)>,
 }
@@ -211,7 +211,7 @@ impl<A: Family> Reader<A> {
         }
         for (index, backend) in &existing.backends {
             let endpoint = (backend.address, backend.port, backend.service);
-            in_use(&mut self.backends, *index, Backend { flags: 0, ..*backend }, now, "backend");
+            in_use(&mut self.backends, *index, endpoint, now, "backend");
             let first = *self.generations.entry((*index, backend.generation)).or_insert(endpoint);
             assert_eq!(first, endpoint, "generation {} of backend {index} came twice", backend.generation);
         }

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     dataplane::{Capacities, Existing, Fake, check},
     model::{
-        Change, Cidr, EndpointSlice, Node, Policy, Service, ServicePort, ServiceType,
+        Change, Cidr, EndpointSlice, Node, Policy, Protocol, Service, ServicePort, ServiceType,
         testing::{endpoint, key, port, service, slice},
     },
 };
@@ -367,6 +367,45 @@ fn a_backend_index_rests_for_the_grace_period_and_comes_back_with_another_genera
     world.sync_all();
     let [(0, second)] = world.existing().backends[..] else { panic!("{}", world.maps) };
     assert_ne!(first.generation, second.generation);
+}
+
+#[test]
+fn exchanges_of_a_udp_port_are_picked_for_anew_when_a_frontend_of_it_is_anothers() {
+    let world_of = |protocol| {
+        let of = |host: u8, external: &[&str]| {
+            let mut service = service(&format!("10.96.0.{host}"));
+            service.ports[0].protocol = protocol;
+            service.external_ips = external.iter().map(|ip| ip.parse().expect("an address")).collect();
+            Some(service)
+        };
+        let slice = |name: &str, address: &str| {
+            let mut slice = slice(name, &[endpoint(address)]);
+            slice.ports[0].protocol = protocol;
+            Change::EndpointSlice(key(name), Some(slice))
+        };
+        let mut world = World::new(Fake::default());
+        world.service("a", of(1, &["192.0.2.80", "192.0.2.81"]));
+        world.service("b", of(2, &[]));
+        world.change_all([slice("a", "10.0.0.1"), slice("b", "10.0.0.2")]);
+        world.sync_all();
+        let before = world.existing().backends;
+        // Nothing of it: the same again, and one frontend more.
+        world.service("b", of(2, &["192.0.2.82"]));
+        world.sync_all();
+        assert_eq!(world.existing().backends, before);
+        world.service("a", of(1, &["192.0.2.81"]));
+        world.service("b", of(2, &["192.0.2.80", "192.0.2.82"]));
+        world.maps.take_writes();
+        world.sync_all();
+        (before, world.existing().backends)
+    };
+    let (before, after) = world_of(Protocol::Tcp);
+    assert_eq!(before, after, "connections stay");
+    let (before, after) = world_of(Protocol::Udp);
+    let [(first, a), (second, b)] = before[..] else { panic!("{before:?}") };
+    let [(0..=1, renewed), _] = after[..] else { panic!("{after:?}") };
+    assert!(renewed.generation > b.generation, "none that was given out before");
+    assert_eq!(after, [(first, Backend { generation: renewed.generation, ..a }), (second, b)]);
 }
 
 #[test]

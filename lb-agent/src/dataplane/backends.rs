@@ -97,6 +97,16 @@ impl<A: Family> Backends<A> {
         self.write(maps, index, Backend { flags, ..written })
     }
 
+    /// Ends the UDP exchanges of an element that stays what it is: the next packet of each is a first one.
+    pub(super) fn renew<M: FamilyMaps<A>>(&mut self, maps: &mut M, index: u32) -> Result<(), MapError> {
+        let generation = self.next_generation(index);
+        let written = self.record(index).written;
+        // The address stays: a reader finds a whole backend before and after.
+        self.write(maps, index, Backend { generation, ..written })?;
+        self.record(index).last_generation = generation;
+        Ok(())
+    }
+
     /// Marks an element invalid: its flows end. It may be reused, through [`Self::free`], after a grace period.
     pub(super) fn retire<M: FamilyMaps<A>>(&mut self, maps: &mut M, index: u32) -> Result<(), MapError> {
         // The address stays: a reader that is still at it finds a whole backend or an invalid one.

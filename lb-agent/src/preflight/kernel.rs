@@ -37,35 +37,51 @@ fn failure(check: &'static str, error: &LoaderError, remedy: &str) -> Check {
 
 /// Has the verifier see the programs, without attaching or pinning any, and looks whether they were compiled.
 pub(super) fn load() -> Vec<Check> {
+    const CHECK: &str = "programs";
     // The size of the tables is not what is asked.
     let sizes = TableSizes { flows: 64, frontends: 64, services: 64, slots: 64, backends: 64 };
-    match Loaded::load(&LoadOptions { sizes, ..LoadOptions::default() }) {
+    let load = |xdp| Loaded::load(&LoadOptions { sizes, xdp, ..LoadOptions::default() });
+    match load(true) {
         Ok(loaded) => {
             let accepted = format!("{} programs accepted by the verifier", PROGRAMS.len());
-            vec![Check::ok("programs", accepted), jit(&loaded)]
+            vec![Check::ok(CHECK, accepted), jit(&loaded)]
         }
-        Err(error) => {
-            // A verifier's log is long, and says what matters in the end.
-            let error = error.to_string();
-            let lines: Vec<_> = error.lines().filter(|line| !line.trim().is_empty()).collect();
-            let found = match &lines[..] {
-                [first, .., last] => format!("{first} … {last}"),
-                _ => error.clone(),
-            };
-            let remedy = "please report it, with the whole message that `lb-agent run` ends with on this node";
-            vec![Check::failure("programs", found, remedy), jit_by_sysctl()]
-        }
+        Err(error) => match load(false) {
+            Ok(loaded) => {
+                vec![Check::warning(CHECK, without_log(&error), "leave --xdp off: TC serves all devices"), jit(&loaded)]
+            }
+            Err(error) => {
+                let remedy = "please report it, with the whole message that `lb-agent run` ends with on this node";
+                vec![Check::failure(CHECK, without_log(&error), remedy), jit_by_sysctl()]
+            }
+        },
+    }
+}
+
+/// What the verifier said last. Its log is long, and ends with what it cost.
+fn without_log(error: &LoaderError) -> String {
+    shortened(&error.to_string())
+}
+
+fn shortened(error: &str) -> String {
+    let is_cost =
+        |line: &&str| ["processed ", "verification time ", "stack depth "].iter().any(|cost| line.starts_with(cost));
+    let mut lines = error.lines().filter(|line| !line.trim().is_empty() && !is_cost(line));
+    match (lines.next(), lines.next_back()) {
+        (Some(first), Some(last)) => format!("{first} … {last}"),
+        (first, _) => first.unwrap_or(error).to_owned(),
     }
 }
 
 fn jit(loaded: &Loaded) -> Check {
-    let sizes = PROGRAMS.iter().map(|name| Some(loaded.program(name)?.info().ok()?.size_jitted()));
-    match sizes.collect::<Option<Vec<u32>>>() {
-        Some(sizes) if sizes.iter().all(|size| *size > 0) => {
-            Check::ok("jit", format!("on: the programs are {} KiB of machine code", sizes.iter().sum::<u32>() >> 10))
-        }
-        Some(_) => Check::warning("jit", "off: the programs are interpreted", JIT_REMEDY),
-        None => jit_by_sysctl(),
+    let programs = PROGRAMS.iter().filter_map(|name| loaded.program(name)?.info().ok());
+    let sizes: Vec<_> = programs.map(|program| program.size_jitted()).collect();
+    if sizes.is_empty() {
+        jit_by_sysctl()
+    } else if sizes.contains(&0) {
+        Check::warning("jit", "off: the programs are interpreted", JIT_REMEDY)
+    } else {
+        Check::ok("jit", format!("on: the programs are {} KiB of machine code", sizes.iter().sum::<u32>() >> 10))
     }
 }
 
@@ -83,4 +99,17 @@ fn jit_by_sysctl() -> Check {
 pub(super) fn device_hook() -> Check {
     let found = if loader::has_tcx() { "tcx" } else { "clsact: the kernel has no tcx, which came with 6.6" };
     Check::ok("device-hook", found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_verifiers_log_the_reason_is_left() {
+        let log = "loading program x: refused. Verifier output: 0: R1=ctx()\n1: (b7) r1 = 0\n\nR6 !read_ok\n\
+                   verification time 248 usec\nstack depth 168+112\nprocessed 14725 insns (limit 1000000)\n";
+        assert_eq!(shortened(log), "loading program x: refused. Verifier output: 0: R1=ctx() … R6 !read_ok");
+        assert_eq!(shortened("no memory"), "no memory");
+    }
 }

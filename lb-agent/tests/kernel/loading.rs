@@ -52,7 +52,7 @@ pub(crate) fn every_map_but_the_trace_is_pinned_and_adopted() {
         expected.sort();
         assert_eq!(names(&pins.maps()), expected);
         let object = aya::Ebpf::load(lb_agent::object::EBPF_OBJECT).expect("loads");
-        let of_one_load = [".rodata", ".bss", "AYA_LOG", "SCRATCH"];
+        let of_one_load = [".rodata", ".bss", "AYA_LOG", "FRAGMENTS", "SCRATCH"];
         for (name, _) in object.maps().filter(|(name, _)| !of_one_load.iter().any(|prefix| name.starts_with(prefix))) {
             assert!(PINNED.contains(&name), "{name} is in the object and not in PINNED");
         }

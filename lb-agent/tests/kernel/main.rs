@@ -62,6 +62,10 @@ fn main() -> ExitCode {
         a_data_plane_that_is_there_and_a_kube_proxy_are_told,
     ));
     tests.extend(sandboxed!(
+        cli::top: rates_are_of_what_services_do_meanwhile,
+        a_terminal_shows_a_screen_until_it_is_left,
+    ));
+    tests.extend(sandboxed!(
         loading: every_map_but_the_trace_is_pinned_and_adopted,
         a_pinned_map_of_another_layout_is_refused_by_name_and_kept,
         counters_of_a_version_with_fewer_reasons_are_replaced,

@@ -9,7 +9,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(4))]
 pub struct Backend<A> {
-    /// Changes whenever the element is taken for another endpoint or service port; 0 = not in use.
+    /// Changes whenever the element is taken for another endpoint or service port, and when a UDP service port loses a
+    /// frontend; 0 = not in use.
     pub generation: u32,
     /// Address.
     pub address: A,

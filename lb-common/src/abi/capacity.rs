@@ -3,6 +3,9 @@
 
 /// `FLOWS*`: two entries a flow.
 pub const FLOWS: u32 = 1 << 18;
+/// `FRAGMENTS*`: one for each packet whose fragments are on their way. On many CPUs, each keeps a hundred of an LRU map's
+/// elements for itself.
+pub const FRAGMENTS: u32 = 1 << 13;
 /// `FRONTENDS*`: elements are allocated when they are written.
 pub const FRONTENDS: u32 = 1 << 18;
 /// `SERVICES*`, `SERVICE_NAMES*`, `SERVICE_STATS*`: one for each port of a Service.

@@ -84,3 +84,18 @@ fn reasons_and_states_are_numbered_without_gaps() {
         assert_eq!(*state as usize, index, "{}", state.name());
     }
 }
+
+/// What follows `before` in a document, up to the end of the number there.
+fn numbers_after<'a>(document: &'a str, before: &str) -> Vec<&'a str> {
+    let number = |rest: &'a str| &rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())];
+    document.split(before).skip(1).map(number).collect()
+}
+
+#[test]
+fn the_documents_name_this_abi_version() {
+    let version = ABI_VERSION.to_string();
+    let architecture = include_str!("../../../docs/architecture.md");
+    assert_eq!(numbers_after(architecture, "\nABI version "), [version.as_str()]);
+    let pins = numbers_after(include_str!("../../../README.md"), "/sys/fs/bpf/lb/v");
+    assert!(!pins.is_empty() && pins.iter().all(|pin| *pin == version), "{pins:?}");
+}

@@ -51,7 +51,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// A fragment: its ports are unknown (only first fragments carry them).
+    /// A fragment without ports whose first one did not pass before it, or was not translated.
     Fragment = 0, Pass, "fragment";
     /// Headers that are cut short or contradict themselves.
     Malformed = 1, Pass, "malformed";

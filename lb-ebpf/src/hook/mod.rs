@@ -126,6 +126,9 @@ pub trait PacketContext: EbpfContext {
     fn insert_before_ip(&self, l3: usize, length: usize) -> Result<(), Reason>;
     /// Index of the device that the packet came by.
     fn interface(&self) -> u32;
+    /// Whether the packet is for another host: the device hears it because it is promiscuous, and the stack drops it.
+    /// `false` where that cannot be known yet.
+    fn is_for_another_host(&self) -> bool;
     /// What a VLAN tag outside the packet's data says.
     fn tag(&self) -> Tag;
     /// Takes a tag outside the packet's data off. Pointers into the packet end here.

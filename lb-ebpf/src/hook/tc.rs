@@ -35,6 +35,8 @@ fn skb(ctx: &TcContext) -> *mut __sk_buff {
     ctx.as_ptr().cast()
 }
 
+/// `PACKET_OTHERHOST` (`include/uapi/linux/if_packet.h`).
+const OTHER_HOST: u32 = 3;
 /// `-EINVAL`.
 const EINVAL: i64 = -22;
 
@@ -99,6 +101,12 @@ impl PacketContext for TcContext {
     fn interface(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*skb(self)).ifindex }
+    }
+
+    #[inline(always)]
+    fn is_for_another_host(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*skb(self)).pkt_type == OTHER_HOST }
     }
 
     #[inline(always)]

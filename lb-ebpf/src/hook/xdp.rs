@@ -75,6 +75,12 @@ impl PacketContext for XdpContext {
         unsafe { (*buffer(self)).ingress_ifindex }
     }
 
+    /// The device's address is not to be seen here.
+    #[inline(always)]
+    fn is_for_another_host(&self) -> bool {
+        false
+    }
+
     /// A tag that the device took out of the packet cannot be seen here: the agent keeps the program off devices that
     /// have VLAN devices.
     #[inline(always)]

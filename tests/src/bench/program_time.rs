@@ -103,7 +103,7 @@ fn packet(net: &Net, to: SocketAddr) -> Packet {
 }
 
 fn arrival(packet: &Packet) -> Arrival {
-    Arrival { hook: Hook::PodIngress, interface: Interface::Pod, packet: packet.bytes(), gso_size: 0 }
+    Arrival { hook: Hook::PodIngress, interface: Interface::Pod, packet: packet.bytes(), gso_size: 0 }.addressed()
 }
 
 /// Runs and checks the packet that comes out.
@@ -111,7 +111,7 @@ fn arrival(packet: &Packet) -> Arrival {
 fn timed(dataplane: &Dataplane, input: &Packet, repeat: u32, expected: &Packet) -> Result<f64> {
     let outcome = dataplane.run(&arrival(input), repeat)?;
     ensure!(outcome.verdict == Verdict::Next, "{:?}", outcome.verdict);
-    if let Some(difference) = diff::difference(&expected.bytes(), &outcome.packet) {
+    if let Some(difference) = diff::difference(&arrival(expected).packet, &outcome.packet) {
         anyhow::bail!("the programs do not do what is measured:\n{difference}");
     }
     Ok(outcome.nanoseconds as f64)

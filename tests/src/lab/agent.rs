@@ -100,20 +100,26 @@ impl Agent {
 
     /// Waits until it is healthy: it has then written all it was given.
     pub fn wait_ready(&mut self, node: &Node) {
+        self.try_wait_ready(node).unwrap_or_else(|problem| panic!("{problem}"));
+    }
+
+    /// As [`wait_ready`](Self::wait_ready), where what the agent was given may be no good.
+    ///
+    /// # Errors
+    /// What was seen of it last.
+    pub fn try_wait_ready(&mut self, node: &Node) -> Result<(), String> {
         let deadline = Instant::now() + START;
         loop {
             if let Some(status) = self.process.try_wait().expect("wait for one's own child") {
-                panic!("the agent of {} ended before it was ready: {status}", node.host.name());
+                return Err(format!("the agent of {} ended before it was ready: {status}", node.host.name()));
             }
             let health = health(node);
             if matches!(health, Ok(200)) {
-                return;
+                return Ok(());
             }
-            assert!(
-                Instant::now() < deadline,
-                "the agent of {} is not ready after {START:?}: {health:?}",
-                node.host.name()
-            );
+            if Instant::now() >= deadline {
+                return Err(format!("the agent of {} is not ready after {START:?}: {health:?}", node.host.name()));
+            }
             thread::sleep(Duration::from_millis(20));
         }
     }

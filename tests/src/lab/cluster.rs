@@ -56,12 +56,21 @@ impl Cluster {
 
     /// Starts the agents that are down, and waits until they are ready.
     pub fn restart_agents(&mut self) {
+        self.try_restart_agents().unwrap_or_else(|problem| panic!("{problem}"));
+    }
+
+    /// As [`restart_agents`](Self::restart_agents), where somebody else may have changed the manifests.
+    ///
+    /// # Errors
+    /// What was seen last of an agent that does not get ready. It may still do so, and is left.
+    pub fn try_restart_agents(&mut self) -> Result<(), String> {
         for (node, agent) in self.lab.nodes.iter().zip(&mut self.agents) {
             agent.get_or_insert_with(|| Agent::start(node, &self.manifests));
         }
         for (node, agent) in self.lab.nodes.iter().zip(self.agents.iter_mut().flatten()) {
-            agent.wait_ready(node);
+            agent.try_wait_ready(node)?;
         }
+        Ok(())
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::{
     fmt::{self, Write},
-    fs,
+    fs, io,
     net::SocketAddr,
+    os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -153,7 +154,7 @@ pub struct Manifests {
 }
 
 impl Manifests {
-    /// Makes the directory, with the Node objects of the lab in it.
+    /// Makes the directory if there is none, with the Node objects of the lab in it.
     pub fn create<'a>(directory: impl Into<PathBuf>, nodes: impl IntoIterator<Item = &'a Host>) -> Self {
         let manifests = Self { directory: directory.into() };
         fs::create_dir_all(&manifests.directory)
@@ -182,12 +183,12 @@ status:
 
     /// Writes or replaces a Service and its slices.
     pub fn apply(&self, service: &Service) {
-        self.write(&format!("{}.yaml", service.name()), &service.to_string());
+        self.write(&file_name(service), &service.to_string());
     }
 
     /// Removes a Service and its slices.
     pub fn delete(&self, service: &Service) {
-        let path = self.directory.join(format!("{}.yaml", service.name()));
+        let path = self.path(service);
         fs::remove_file(&path).unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
     }
 
@@ -196,11 +197,28 @@ status:
         &self.directory
     }
 
-    /// Writes or replaces a file: under another name first, so that nobody reads half of it.
-    pub fn write(&self, name: &str, text: &str) {
-        let (new, path) = (self.directory.join(format!(".{name}.new")), self.directory.join(name));
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &path))
-            .unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    /// The file of a Service and its slices.
+    pub fn path(&self, service: &Service) -> PathBuf {
+        self.directory.join(file_name(service))
     }
+
+    /// Writes or replaces a file.
+    pub fn write(&self, name: &str, text: &str) {
+        self.try_write(name, text)
+            .unwrap_or_else(|error| panic!("write {}: {error}", self.directory.join(name).display()));
+    }
+
+    /// As [`write`](Self::write), where somebody else may have taken the directory away: under another name first, so
+    /// that nobody reads half of it, and as a file of the directory's owner, who may want to edit it.
+    pub fn try_write(&self, name: &str, text: &str) -> io::Result<()> {
+        let (new, path) = (self.directory.join(format!(".{name}.new")), self.directory.join(name));
+        let owner = fs::metadata(&self.directory)?;
+        fs::write(&new, text)?;
+        chown(&new, Some(owner.uid()), Some(owner.gid()))?;
+        fs::rename(&new, &path)
+    }
+}
+
+fn file_name(service: &Service) -> String {
+    format!("{}.yaml", service.name())
 }

@@ -24,7 +24,7 @@ use lb_common::abi::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FrontendKey, Hook, Prefix, Reason, Tuple, maps,
 };
 
-use super::{Interface, Tables, World, tables::THIS_NODE, xdp};
+use super::{Interface, Tables, World, packet::addressed, tables::THIS_NODE, xdp};
 
 /// What a TC program says (`include/uapi/linux/pkt_cls.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,15 @@ pub struct Arrival {
     pub gso_size: u16,
 }
 
+impl Arrival {
+    /// A packet for the interface that it arrives on.
+    #[must_use]
+    pub fn addressed(mut self) -> Self {
+        self.packet = addressed(&self.packet, self.interface);
+        self
+    }
+}
+
 /// Name of the program for a hook.
 pub const fn program_name(hook: Hook) -> &'static str {
     match hook {
@@ -159,6 +168,8 @@ pub struct Dataplane {
     counters: PerCpuArray<MapData, u64>,
     flows4: FlowTable<[u8; 4]>,
     flows6: FlowTable<[u8; 16]>,
+    fragments4: FlowTable<[u8; 4]>,
+    fragments6: FlowTable<[u8; 16]>,
     affinity4: AffinityTable<[u8; 4]>,
     affinity6: AffinityTable<[u8; 16]>,
     pub(super) world: World,
@@ -172,6 +183,8 @@ impl Dataplane {
         let counters = loaded.take(maps::COUNTERS)?.try_into()?;
         let flows4 = loaded.take(maps::FLOWS4)?.try_into()?;
         let flows6 = loaded.take(maps::FLOWS6)?.try_into()?;
+        let fragments4 = loaded.take("FRAGMENTS4")?.try_into()?;
+        let fragments6 = loaded.take("FRAGMENTS6")?.try_into()?;
         let affinity4 = loaded.take(maps::AFFINITY4)?.try_into()?;
         let affinity6 = loaded.take(maps::AFFINITY6)?.try_into()?;
         let maps = loaded.take_maps()?;
@@ -186,6 +199,8 @@ impl Dataplane {
             counters,
             flows4,
             flows6,
+            fragments4,
+            fragments6,
             affinity4,
             affinity6,
             world,
@@ -280,7 +295,7 @@ impl Dataplane {
         Ok(A::affinity_table(self).iter().collect::<Result<_, _>>()?)
     }
 
-    /// Empties the tables of flows and affinities and sets all counters to zero.
+    /// Empties the tables of flows, fragments and affinities and sets all counters to zero.
     pub fn forget(&mut self) -> Result<()> {
         self.forget_flows::<[u8; 4]>()?;
         self.forget_flows::<[u8; 16]>()?;
@@ -301,6 +316,10 @@ impl Dataplane {
     {
         for FlowOf { key, .. } in self.flows::<A>()? {
             A::flow_table(self).remove(&key)?;
+        }
+        let keys: Vec<_> = A::fragment_table(self).keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            A::fragment_table(self).remove(&key)?;
         }
         Ok(())
     }
@@ -367,17 +386,27 @@ where
 {
     /// The flow table of the family.
     fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self>;
+    /// What became of first fragments.
+    fn fragment_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self>;
 }
 
 impl MapAddress for [u8; 4] {
     fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
         &mut dataplane.flows4
     }
+
+    fn fragment_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
+        &mut dataplane.fragments4
+    }
 }
 
 impl MapAddress for [u8; 16] {
     fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
         &mut dataplane.flows6
+    }
+
+    fn fragment_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
+        &mut dataplane.fragments6
     }
 }
 

@@ -8,8 +8,24 @@ use etherparse::{
     PacketBuilder, TcpHeader, VlanId,
 };
 
+use super::Interface;
+
 /// Length of an Ethernet header without tags (IEEE 802.3).
 pub const ETHERNET: usize = 14;
+
+/// In place of a MAC address: that of the interface on which the packet arrives, see [`addressed`].
+pub const THE_INTERFACE: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// A frame with the MAC address of the interface where it has [`THE_INTERFACE`].
+pub fn addressed(frame: &Bytes, interface: Interface) -> Bytes {
+    let mut frame = frame.to_vec();
+    for address in frame.chunks_exact_mut(THE_INTERFACE.len()).take(2) {
+        if address == THE_INTERFACE {
+            address.copy_from_slice(&interface.mac());
+        }
+    }
+    frame.into()
+}
 
 /// What the IP header carries.
 #[derive(Clone, Debug)]
@@ -62,7 +78,7 @@ impl Packet {
         };
         Self {
             source_mac: [2, 0, 0, 0, 0, 1],
-            destination_mac: [2, 0, 0, 0, 0, 2],
+            destination_mac: THE_INTERFACE,
             vlans: Vec::new(),
             ip,
             transport,

@@ -52,6 +52,7 @@ pub fn mutated_packets(dataplane: &mut Dataplane, arrivals: &[Arrival], seed: u6
         let mut arrival = arrivals[numbers.below(arrivals.len())].clone();
         arrival.packet = mutate(&arrival.packet, &mut numbers);
         arrival.hook = HOOKS[numbers.below(HOOKS.len())];
+        arrival = arrival.addressed();
         if arrival.hook == Hook::UplinkIngress && arrival.gso_size == 0 && numbers.below(2) == 0 {
             match at_xdp(dataplane, &arrival, &format!("packet {number} of seed {seed}")) {
                 AtXdp::Left => {}
@@ -152,7 +153,8 @@ pub fn other_devices_need_a_driver(dataplane: &mut Dataplane, case: Case) -> Res
         interface: super::Interface::Uplink,
         packet: case.first_to_node_port().bytes(),
         gso_size: 0,
-    };
+    }
+    .addressed();
     for (redirects, action) in [(false, Action::Pass), (true, Action::Redirect)] {
         dataplane.forget()?;
         dataplane.fill(&case.one_narrow())?;
@@ -309,11 +311,10 @@ where
 /// The address of the backend that a pod's new flow from this port is given.
 fn backend_of(dataplane: &Dataplane, case: Case, port: u16) -> Result<Bytes> {
     let packet = case.later(at(case.net.pod, port), case.cluster_ip()).bytes();
-    let arrival =
-        Arrival { hook: Hook::PodIngress, interface: super::Interface::Pod, packet: packet.clone(), gso_size: 0 };
+    let arrival = Arrival { hook: Hook::PodIngress, interface: super::Interface::Pod, packet, gso_size: 0 }.addressed();
     let outcome = dataplane.run(&arrival, 1)?;
     assert_eq!(outcome.verdict, Verdict::Next, "flow {port}");
-    assert_ne!(outcome.packet, packet, "flow {port} was not translated");
+    assert_ne!(outcome.packet, arrival.packet, "flow {port} was not translated");
     let destination = if case.net.pod.is_ipv4() { 30..34 } else { 38..54 };
     Ok(outcome.packet.slice(destination))
 }

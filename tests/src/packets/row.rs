@@ -14,6 +14,7 @@ use super::{
     Dataplane, Interface, Tables, Verdict,
     dataplane::{Arrival, MapAddress, Outcome},
     diff,
+    packet::addressed,
 };
 
 /// A flow entry that must exist.
@@ -86,6 +87,7 @@ impl fmt::Display for FlowEntry {
 type Spoil = Box<dyn Fn(&mut Dataplane) -> Result<()> + Send + Sync>;
 
 /// One packet, and what must come of it.
+#[derive(Clone)]
 pub(super) struct Exchange {
     pub(super) arrival: Arrival,
     pub(super) verdict: Verdict,
@@ -246,6 +248,7 @@ impl Row {
                 Step::Tables(tables) => dataplane.fill(tables)?,
                 Step::Spoil(what, change) => change(dataplane).context(*what)?,
                 Step::Packet(exchange) => {
+                    let exchange = &exchange.addressed();
                     let before = dataplane.counters();
                     let outcome = run(exchange, dataplane).with_context(|| format!("running step {number}"))?;
                     let after = dataplane.counters();
@@ -260,6 +263,12 @@ impl Row {
 }
 
 impl Exchange {
+    /// With the interface's own address in the packets.
+    fn addressed(&self) -> Self {
+        let (arrival, interface) = (self.arrival.clone().addressed(), self.arrival.interface);
+        Self { output: addressed(&self.output, interface), arrival, ..self.clone() }
+    }
+
     fn wrong(&self, packet: &[u8], verdict: Verdict, before: &[u64], after: &[u64]) -> Vec<String> {
         let mut wrong = Vec::new();
         if verdict != self.verdict {

@@ -108,8 +108,8 @@ impl Exchange {
     /// Shows the packet to XDP and, where that leaves it, to TC. Fails where XDP leaves what it should finish, or the
     /// other way round.
     pub(super) fn run_at_xdp(&self, dataplane: &Dataplane) -> Result<Outcome> {
-        // XDP is before any segments are put together.
-        if self.arrival.gso_size != 0 {
+        // XDP is before any segments are put together, and on no promiscuous device: it does not see the device's address.
+        if self.arrival.gso_size != 0 || self.arrival.packet[..6] != self.arrival.interface.mac() {
             return Ok(dataplane.run(&self.arrival, 1)?);
         }
         let before = dataplane.counters();
@@ -156,7 +156,10 @@ impl Exchange {
             Verdict::Drop => self.counted.iter().any(policy),
             // Refusals count; a neighbour that is not known is the kernel's to find; and a pod's interface is no uplink.
             Verdict::Redirect => {
-                self.counted.is_empty() && self.ignored == 0 && self.output[6..12] != Interface::Pod.mac()
+                self.counted.is_empty()
+                    && self.ignored == 0
+                    && self.output[6..12] != Interface::Pod.mac()
+                    && is_plain(&self.arrival.packet)
             }
             Verdict::Next => self.output != self.arrival.packet && is_plain(&self.arrival.packet),
             Verdict::Other(_) => false,
@@ -164,10 +167,14 @@ impl Exchange {
     }
 }
 
-/// Whether a TCP or UDP header follows an IP header without options, and that an Ethernet header without tags.
+/// Whether it is no fragment, and a TCP or UDP header follows an IP header without options, and that an Ethernet header without
+/// tags.
 fn is_plain(frame: &[u8]) -> bool {
     match frame.get(ETHERNET - 2..) {
-        Some([0x08, 0x00, ip @ ..]) => ip.first() == Some(&0x45) && matches!(ip.get(9), Some(6 | 17)),
+        Some([0x08, 0x00, ip @ ..]) => {
+            let is_fragment = ip.get(6..8).is_none_or(|field| field[0] & 0x3f != 0 || field[1] != 0);
+            ip.first() == Some(&0x45) && matches!(ip.get(9), Some(6 | 17)) && !is_fragment
+        }
         Some([0x86, 0xdd, ip @ ..]) => matches!(ip.get(6), Some(6 | 17)),
         _ => false,
     }

@@ -25,7 +25,7 @@ pub(crate) fn xdp_leaves_the_errors_to_those_who_can(sandbox: Sandbox) {
 
 /// The kind of a cluster that these tests are about: a Service with a backend on node1, one with a backend on node2, and one
 /// whose backend is its own client.
-fn start(lab: Lab) -> (Cluster, [Service; 3]) {
+pub(crate) fn start(lab: Lab) -> (Cluster, [Service; 3]) {
     let services = [
         Service::new("on-node1", 1).with_endpoints([&lab.nodes[0].pods[0]]),
         Service::new("on-node2", 2).with_endpoints([&lab.nodes[1].pods[0]]),
@@ -35,7 +35,7 @@ fn start(lab: Lab) -> (Cluster, [Service; 3]) {
 }
 
 /// Every way from a client to a Service on which packets are translated.
-fn ways<'a>(cluster: &'a Cluster, services: &[Service; 3], family: Family) -> Vec<(&'a Host, SocketAddr)> {
+pub(crate) fn ways<'a>(cluster: &'a Cluster, services: &[Service; 3], family: Family) -> Vec<(&'a Host, SocketAddr)> {
     let [node1, _] = cluster.nodes();
     let [local, remote, itself] = services;
     let (client, vm) = (&cluster.lab.client, &node1.vm);

@@ -3,6 +3,7 @@
 mod change;
 mod cli;
 mod cluster_ip;
+mod fragment;
 mod icmp;
 mod inspection;
 mod isolation;
@@ -90,6 +91,10 @@ fn main() -> ExitCode {
         who_sends_what_does_not_fit_beyond_the_node_is_told_with_xdp,
     ));
     tests.extend(sandboxed!(cli: a_flow_is_shown_as_client_and_backend_saw_it_and_ends_when_it_is_flushed));
+    tests.extend(sandboxed!(
+        fragment: datagrams_in_fragments_reach_services_and_so_do_answers,
+        xdp_leaves_fragments_to_those_who_can,
+    ));
     tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));
     trial::main(tests)
 }

@@ -11,7 +11,7 @@ pub(super) struct Difference {
     time: String,
     /// `null` for a service port.
     reason: Option<&'static str>,
-    /// `pass`, `refuse` or `drop`; `null` for a service port.
+    /// `pass`, `translate`, `refuse` or `drop`; `null` for a service port.
     disposition: Option<&'static str>,
     /// `namespace/name:port/PROTOCOL`; `null` for a reason.
     service: Option<String>,

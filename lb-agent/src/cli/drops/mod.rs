@@ -25,7 +25,7 @@ pub(super) struct DropsArguments {
     /// Milliseconds between two looks with --follow.
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = value_parser!(u64).range(10..=3_600_000))]
     interval: u64,
-    /// Also what was left to the kernel untouched, and reasons that did not occur.
+    /// Also what was left to the kernel or translated after all, and reasons that did not occur.
     #[arg(short, long)]
     all: bool,
 }
@@ -44,7 +44,7 @@ struct Drops {
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReasonCount {
     pub(super) reason: &'static str,
-    /// `pass`, `refuse` or `drop`.
+    /// `pass`, `translate`, `refuse` or `drop`.
     pub(super) disposition: &'static str,
     /// Packets and socket calls.
     pub(super) count: u64,
@@ -85,15 +85,19 @@ pub(super) fn drops(pins: &Pins, arguments: &DropsArguments, output: &OutputArgu
     }
 }
 
+/// `pass`, `translate`, `refuse` or `drop`.
+pub(super) fn disposition(reason: Reason) -> &'static str {
+    match reason.disposition() {
+        Disposition::Pass => "pass",
+        Disposition::Translate => "translate",
+        Disposition::Refuse => "refuse",
+        Disposition::Drop => "drop",
+    }
+}
+
 impl ReasonCount {
     pub(super) fn new((reason, count): (Reason, u64)) -> Self {
-        let disposition = match reason.disposition() {
-            Disposition::Pass => "pass",
-            Disposition::Translate => "translate",
-            Disposition::Refuse => "refuse",
-            Disposition::Drop => "drop",
-        };
-        Self { reason: reason.name(), disposition, count }
+        Self { reason: reason.name(), disposition: disposition(reason), count }
     }
 
     fn is_rejection(&self) -> bool {

@@ -101,6 +101,9 @@ impl<A: Family> Reconciler<A> {
             }
         };
         let dropped = self.drop_frontends(desired, applied);
+        if dropped && desired.name.protocol == Protocol::Udp {
+            self.bereft.insert(desired.name.clone());
+        }
         // An error of one does not keep the other from being done.
         let admitted = self.admit(maps, desired, applied);
         let entered = admitted.and_then(|()| Ok(self.write_frontends(maps, desired, applied.index)?));

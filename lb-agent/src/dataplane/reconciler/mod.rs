@@ -40,7 +40,8 @@ impl Tuning {
 /// The order of writes, for each service port: new backends, new slots, its element of `SERVICES*`, its name (of a
 /// new index, so that an index with a name always has content), networks of clients that are new, its frontends, backends
 /// that have left. When all are through, removals: frontends, networks of clients, names, backends. What is freed is
-/// reused after the grace period.
+/// reused after the grace period. Last, the backends of UDP ports that lost a frontend get new generations, so that no
+/// exchange goes on by what is another's frontend by now.
 ///
 /// So each write leaves the maps in a state that a reader may see:
 ///
@@ -64,6 +65,8 @@ pub struct Reconciler<A> {
     applied: BTreeMap<ServicePortName, Applied<A>>,
     /// Those of `applied` that are no longer wanted. Their frontends are in `removals`.
     doomed: BTreeSet<ServicePortName>,
+    /// UDP ports among `applied` that lost a frontend: their exchanges are to be picked for anew.
+    bereft: BTreeSet<ServicePortName>,
     /// Those of `applied` that have networks of clients that are no longer wanted.
     excess: BTreeSet<ServicePortName>,
     /// How many elements `SOURCE_RANGES*` holds.
@@ -151,6 +154,7 @@ impl<A: Family> Reconciler<A> {
             backends: Backends::new(capacities.backends, tuning.first_generation),
             applied: BTreeMap::new(),
             doomed: BTreeSet::new(),
+            bereft: BTreeSet::new(),
             excess: BTreeSet::new(),
             clients: 0,
             frontends: HashMap::new(),
@@ -202,7 +206,11 @@ impl<A: Family> Reconciler<A> {
 
     /// Whether removals failed that [`Self::finish`] must try again.
     pub fn is_behind(&self) -> bool {
-        !self.removals.is_empty() || !self.doomed.is_empty() || !self.excess.is_empty() || !self.garbage.is_empty()
+        !self.removals.is_empty()
+            || !self.doomed.is_empty()
+            || !self.bereft.is_empty()
+            || !self.excess.is_empty()
+            || !self.garbage.is_empty()
     }
 
     /// Makes available again what was freed a grace period ago. Returns whether there was any.

@@ -42,6 +42,7 @@ impl<A: Family> Reconciler<A> {
             self.removals.iter().filter_map(|key| self.frontends.get(key)).map(|frontend| frontend.service).collect();
         self.remove_services(maps, now, &in_use, report, &mut errors);
         self.remove_garbage(maps, now, &in_use, &mut errors);
+        self.renew_bereft(maps, &in_use, &mut errors);
         report.add_errors(errors);
         self.frontends.len() < frontends_before
     }
@@ -87,6 +88,25 @@ impl<A: Family> Reconciler<A> {
             self.quarantine.push_back((now + self.grace, Freed::Index(applied.index)));
             self.free_slots(applied.value.cluster, now);
             self.free_slots(applied.value.local, now);
+        }
+    }
+
+    /// Gives the backends of UDP ports new generations that do not have a frontend any more which they had. An exchange is
+    /// known by its tuple, not by its frontend: without this it would go on with them when the frontend is another's.
+    fn renew_bereft<M: FamilyMaps<A>>(&mut self, maps: &mut M, in_use: &BTreeSet<u32>, errors: &mut Vec<MapError>) {
+        for name in std::mem::take(&mut self.bereft) {
+            let Some(applied) = self.applied.get(&name) else { continue };
+            let renewed = if in_use.contains(&applied.index) {
+                Ok(false)
+            } else {
+                applied.backends.iter().try_for_each(|index| self.backends.renew(maps, *index)).map(|()| true)
+            };
+            match renewed {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => errors.push(error),
+            }
+            self.bereft.insert(name);
         }
     }
 

@@ -36,17 +36,22 @@ pub(crate) fn every_command_and_every_field_is_in_the_document() {
             assert!(DOCUMENT.contains(&format!("`lb-agent {name}")), "lb-agent {name} is not in docs/cli.md");
             let output = lb_agent(sandbox, &format!("{command} -o json"));
             let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-            let kind = document["kind"].as_str().expect("a kind");
-            let described = format!("\n`{kind}` (`{name}`)");
-            assert!(DOCUMENT.contains(&described), "no {described:?} in docs/cli.md");
-            let mut fields = Vec::new();
-            collect_fields(&document, &mut fields);
-            assert!(fields.len() >= 3, "{command}: {document}");
-            for field in fields {
-                assert!(DOCUMENT.contains(&format!("`{field}`")), "{command}: `{field}` is not in docs/cli.md");
-            }
+            assert_documented(&name, &document);
         }
     });
+}
+
+/// That the document of this command, its kind and all fields are in `docs/cli.md`.
+pub(super) fn assert_documented(command: &str, document: &Value) {
+    let kind = document["kind"].as_str().expect("a kind");
+    let described = format!("\n`{kind}` (`{command}`)");
+    assert!(DOCUMENT.contains(&described), "no {described:?} in docs/cli.md");
+    let mut fields = Vec::new();
+    collect_fields(document, &mut fields);
+    assert!(fields.len() >= 3, "{command}: {document}");
+    for field in fields {
+        assert!(DOCUMENT.contains(&format!("`{field}`")), "{command}: `{field}` is not in docs/cli.md");
+    }
 }
 
 /// The names of all fields, but for `apiVersion`, whose value is documented with it.

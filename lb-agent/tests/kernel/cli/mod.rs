@@ -4,6 +4,7 @@ pub(crate) mod documented;
 pub(crate) mod flows;
 pub(crate) mod lists;
 pub(crate) mod preflight;
+pub(crate) mod top;
 
 use std::process::{Command, Output};
 

@@ -3,19 +3,20 @@
 //! everything once and ends.
 
 mod checks;
+mod directory;
+mod endpoint;
 mod observe;
 mod picture;
 mod services;
 
 use std::{
-    env, fs,
     io::{IsTerminal, stdin, stdout},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{self, ExitCode},
 };
 
-use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use directory::Directory;
 use lb_tests::{
     lab::{
         self, Host, Lab, ReversePathFilter,
@@ -49,7 +50,7 @@ struct Options {
     #[arg(long)]
     once: bool,
     /// Directory, new or empty, for the manifests that the agents follow; edit them while it runs [default:
-    /// target/lab/manifests, or with --once one that goes away with the lab]
+    /// target/lab/manifests, which one lab at a time can have and finds empty; with --once, one that goes away with the lab]
     #[arg(long)]
     manifests: Option<PathBuf>,
 }
@@ -101,7 +102,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let directory = match manifests_directory(options.manifests.as_deref(), once) {
+    let directory = match Directory::make(options.manifests.as_deref(), once) {
         Ok(directory) => directory,
         Err(error) => {
             eprintln!("{error:#}");
@@ -110,7 +111,7 @@ fn main() -> ExitCode {
     };
     let lab = Lab::new(sandbox, ReversePathFilter::Strict);
     let services = Services::new(&lab);
-    let manifests = Manifests::create(directory, lab.nodes.iter().map(|node| &node.host));
+    let manifests = Manifests::create(&directory.path, lab.nodes.iter().map(|node| &node.host));
     let started = std::panic::catch_unwind(|| Cluster::start_on(lab, manifests, services.all(once)));
     let Ok(cluster) = started else {
         trial::print_logs();
@@ -125,27 +126,4 @@ fn main() -> ExitCode {
     } else {
         0
     })
-}
-
-/// The directory that was asked for, if nobody's files are in it; in the sandbox, which is gone when the lab is; or beside
-/// the program, which cargo puts into `target/<profile>`, emptied of what an earlier run left.
-fn manifests_directory(asked: Option<&Path>, once: bool) -> Result<PathBuf> {
-    if let Some(directory) = asked {
-        fs::create_dir_all(directory).with_context(|| format!("--manifests {}", directory.display()))?;
-        let mut files = fs::read_dir(directory).with_context(|| format!("--manifests {}", directory.display()))?;
-        ensure!(
-            files.next().is_none(),
-            "--manifests {}: not empty, and the lab would write over it",
-            directory.display()
-        );
-        return Ok(directory.to_owned());
-    }
-    if once {
-        return Ok(PathBuf::from("/run/manifests"));
-    }
-    let program = env::current_exe().context("/proc/self/exe")?;
-    let directory = program.ancestors().nth(2).context("cargo's target directory")?.join("lab/manifests");
-    // There may be none yet.
-    let _ = fs::remove_dir_all(&directory);
-    Ok(directory)
 }

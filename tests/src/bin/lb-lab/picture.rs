@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use lb_tests::lab::{
-    LOG,
+    Host, LOG,
     client::Transport,
     cluster::Cluster,
     path::paths,
@@ -24,7 +24,7 @@ use ratatui::{
 };
 
 use crate::{
-    Services,
+    Services, endpoint,
     observe::{Observation, observe},
     services,
 };
@@ -51,7 +51,10 @@ struct Picture<'a> {
     answers: BTreeMap<String, BTreeMap<String, u64>>,
     failures: u64,
     last_failure: String,
-    is_endpoint_removed: bool,
+    /// Whether the manifest has the endpoint that can be taken away; `None` where its user left no such line.
+    is_endpoint_in_force: Option<bool>,
+    /// Why the last key had no effect.
+    problem: Option<String>,
     /// Of which node the maps are shown: 0 or 1.
     shown: usize,
 }
@@ -77,7 +80,8 @@ impl<'a> Picture<'a> {
             answers: BTreeMap::new(),
             failures: 0,
             last_failure: String::new(),
-            is_endpoint_removed: false,
+            is_endpoint_in_force: None,
+            problem: None,
             shown: 0,
         }
     }
@@ -85,6 +89,7 @@ impl<'a> Picture<'a> {
     fn run(&mut self, terminal: &mut ratatui::DefaultTerminal) -> Result<()> {
         loop {
             self.count();
+            self.look_for_endpoint();
             let observation = observe(self.cluster.nodes()[self.shown]);
             terminal.draw(|frame| self.draw(frame, &observation)).context("draw")?;
             let deadline = Instant::now() + PERIOD;
@@ -94,8 +99,10 @@ impl<'a> Picture<'a> {
                     _ if key.kind != KeyEventKind::Press => {}
                     KeyCode::Char('q') => return Ok(()),
                     KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
-                    KeyCode::Char('e') => self.toggle_endpoint(),
-                    KeyCode::Char('k') => self.toggle_agents(),
+                    KeyCode::Char('e') => {
+                        self.problem = self.toggle_endpoint().err().map(|error| format!("{error:#}"));
+                    }
+                    KeyCode::Char('k') => self.problem = self.toggle_agents().err(),
                     KeyCode::Char('n') => {
                         self.shown = 1 - self.shown;
                         break;
@@ -121,18 +128,35 @@ impl<'a> Picture<'a> {
         }
     }
 
-    fn toggle_endpoint(&mut self) {
-        self.is_endpoint_removed = !self.is_endpoint_removed;
-        let kept = self.cluster.lab.all_pods().filter(|pod| !self.is_endpoint_removed || pod.name() != "node2-pod1");
-        self.cluster.manifests.apply(&self.services.web.clone().with_endpoints(kept));
+    /// The pod that can be taken away from its Service.
+    fn endpoint(&self) -> &Host {
+        &self.cluster.lab.nodes[1].pods[1]
     }
 
-    fn toggle_agents(&mut self) {
+    fn look_for_endpoint(&mut self) {
+        let text = fs::read_to_string(self.cluster.manifests.path(&self.services.web)).unwrap_or_default();
+        self.is_endpoint_in_force = endpoint::is_in_force(&text, self.endpoint().addresses());
+    }
+
+    /// Changes nothing but the lines of the endpoint: the user may have edited the others.
+    fn toggle_endpoint(&self) -> Result<()> {
+        let (pod, web) = (self.endpoint(), &self.services.web);
+        let path = self.cluster.manifests.path(web);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let text = endpoint::toggled(&text, pod.addresses()).with_context(|| {
+            format!("{}: no line `- {{addresses: [\"{}\"], …}}`", path.display(), pod.addresses().v4)
+        })?;
+        let name = path.file_name().and_then(|name| name.to_str()).context("a file has a name")?;
+        self.cluster.manifests.try_write(name, &text).with_context(|| path.display().to_string())
+    }
+
+    fn toggle_agents(&mut self) -> Result<(), String> {
         if self.cluster.agents.iter().any(Option::is_some) {
             self.cluster.kill_agents();
-        } else {
-            self.cluster.restart_agents();
+            return Ok(());
         }
+        // One that has ended at once would be taken for one that runs.
+        self.cluster.try_restart_agents().inspect_err(|_| self.cluster.kill_agents())
     }
 
     fn draw(&self, frame: &mut Frame, observation: &Result<Observation>) {
@@ -140,11 +164,12 @@ impl<'a> Picture<'a> {
         let directions = self.directions(area.width);
         let services_height = observation.as_ref().map_or(0, |seen| seen.services.len()).max(3);
         let pods = self.cluster.lab.all_pods().count();
-        let [top, services, middle, bottom, keys] = Layout::vertical([
+        let [top, services, middle, bottom, problem, keys] = Layout::vertical([
             Constraint::Length(height(directions.len(), 0)),
             Constraint::Length(height(services_height, 1)),
             Constraint::Length(height(pods, 1)),
             Constraint::Min(4),
+            Constraint::Length(u16::from(self.problem.is_some())),
             Constraint::Length(1),
         ])
         .areas(area);
@@ -165,9 +190,15 @@ impl<'a> Picture<'a> {
         self.draw_answers(frame, answers);
         self.draw_changes(frame, bottom);
         let agents = if self.cluster.agents.iter().any(Option::is_some) { "kill" } else { "start" };
-        let endpoint = if self.is_endpoint_removed { "add" } else { "remove" };
+        let endpoint = if self.is_endpoint_in_force == Some(false) { "add" } else { "remove" };
         let other = self.cluster.nodes()[1 - self.shown].host.name();
-        let line = format!(" q quit   n maps of {other}   k {agents} the agents   e {endpoint} endpoint node2-pod1");
+        let line = format!(
+            " q quit   n maps of {other}   k {agents} the agents   e {endpoint} endpoint {}",
+            self.endpoint().name()
+        );
+        if let Some(text) = &self.problem {
+            frame.render_widget(Line::styled(format!(" {text}"), Style::new().fg(Color::Red)), problem);
+        }
         frame.render_widget(Line::styled(line, Style::new().add_modifier(Modifier::REVERSED)), keys);
     }
 

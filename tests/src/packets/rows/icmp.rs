@@ -6,7 +6,11 @@ use bytes::Bytes;
 use etherparse::{IcmpEchoHeader, Icmpv4Type, Icmpv6Type, icmpv4, icmpv6};
 use lb_common::abi::{Hook, Protocol, Reason};
 
-use super::{Case, TARGET, at, headers::wrapped};
+use super::{
+    Case, TARGET, at,
+    headers::wrapped,
+    lifetimes::{MARGIN, UDP, quieten_all},
+};
 use crate::packets::{
     Interface, Packet, Place, Row, Verdict,
     world::{OTHER_NODE_MAC, POD_MAC, ROUTER_MAC},
@@ -364,10 +368,34 @@ fn others(case: Case) -> Vec<Flow> {
             icmp(Icmpv6Type::Unknown { type_u8: 5, code_u8: 0, bytes5to8: [0; 4] }),
         ]);
     }
-    let mut rows = vec![messages.into_iter().fold(flow, |flow, message| flow.passes(POD_OUT, message))];
+    let mut rows = vec![ended(case)];
+    rows.push(messages.into_iter().fold(flow, |flow, message| flow.passes(POD_OUT, message)));
     let flow = Flow::of_pod(case, "an error does not count where its flow's replies are not translated");
     rows.push([POD_IN, IN, OUT].into_iter().fold(flow, |flow, hook| flow.passes(hook, &error)));
     rows
+}
+
+/// A datagram exchange that is over: its tuples may be others' by now. (A TCP connection's are its own until they are taken.)
+fn ended(case: Case) -> Flow {
+    let flow = Flow::of_pod(case, "an error about an exchange that is long over passes");
+    let (request, told) = flow.to_client(Kind::NoPort, flow.backend, ALL);
+    let (reply, told_backend) = flow.to_backend(Kind::NoPort, flow.client, flow.client, ALL);
+    let flow = flow
+        .with(|row| {
+            row.spoil("letting both entries be quiet for a while", |dataplane| quieten_all(dataplane, UDP - MARGIN))
+        })
+        .told(POD_OUT, (request.clone(), told.clone()), Verdict::Next, as_it_came)
+        .told(POD_IN, (reply.clone(), told_backend.clone()), Verdict::Next, as_it_came)
+        .with(|row| row.spoil("letting them be quiet for longer", |dataplane| quieten_all(dataplane, MARGIN + 1)));
+    match case.protocol {
+        Protocol::Udp => flow.passes(POD_OUT, request).passes(POD_IN, reply),
+        Protocol::Tcp => flow.told(POD_OUT, (request, told), Verdict::Next, as_it_came).told(
+            POD_IN,
+            (reply, told_backend),
+            Verdict::Next,
+            as_it_came,
+        ),
+    }
 }
 
 /// What may be in the way of errors that we send on.

@@ -16,9 +16,9 @@ const POD_OUT: Hook = Hook::PodEgress;
 const UPLINK_IN: Hook = Hook::UplinkIngress;
 
 /// Seconds after which a quiet UDP exchange is over.
-const UDP: u64 = 120;
+pub(super) const UDP: u64 = 120;
 /// Seconds around the end of a lifetime at which rows look: the machine may stall in between.
-const MARGIN: u64 = 5;
+pub(super) const MARGIN: u64 = 5;
 
 pub(super) fn rows(case: Case) -> Vec<Row> {
     let mut rows = ports(case);
@@ -296,7 +296,7 @@ where
 }
 
 /// Makes every entry one that was last seen these seconds earlier than it was.
-fn quieten_all(dataplane: &mut Dataplane, seconds: u64) -> anyhow::Result<()> {
+pub(super) fn quieten_all(dataplane: &mut Dataplane, seconds: u64) -> anyhow::Result<()> {
     fn family<A: MapAddress>(dataplane: &mut Dataplane, ticks: u64) -> anyhow::Result<()>
     where
         Tuple<A>: aya::Pod,

@@ -1,10 +1,9 @@
-//! Fragments, and packets that are cut short or contradict themselves: passed on as they are, and counted.
+//! Packets that are cut short or contradict themselves: passed on as they are, and counted.
 
-use etherparse::{IpFragOffset, Ipv6FragmentHeader};
 use lb_common::abi::{Hook, Protocol, Reason};
 
-use super::{Case, Row};
-use crate::packets::{Net, Packet, Verdict, packet::ETHERNET};
+use super::{Case, Row, fragments::fragment};
+use crate::packets::{Net, Verdict, packet::ETHERNET};
 
 const IN: Hook = Hook::PodIngress;
 
@@ -16,19 +15,6 @@ fn counted(case: Case, sentence: &str, packet: impl Into<bytes::Bytes>, reason: 
     let long_enough = packet.len() >= SHORTEST;
     let row = case.row(sentence, case.one_local()).untouched(IN, packet);
     if long_enough { row.counted(reason).flows([]) } else { row.flows([]) }
-}
-
-fn fragment(packet: &Packet, offset: u16, more: bool) -> Packet {
-    let offset = IpFragOffset::try_new(offset).expect("13 bits");
-    if packet.transport_offset() == ETHERNET + 20 {
-        packet.clone().ipv4(|ip| {
-            (ip.dont_fragment, ip.more_fragments, ip.fragment_offset) = (false, more, offset);
-        })
-    } else {
-        packet.clone().ipv6(|_, extensions| {
-            extensions.fragment = Some(Ipv6FragmentHeader::new(etherparse::IpNumber(0), offset, more, 77));
-        })
-    }
 }
 
 pub(super) fn rows(case: Case) -> Vec<Row> {
@@ -49,9 +35,11 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
         )
     };
     let mut rows = vec![
-        counted(case, "a first fragment passes", fragment(&packet, 0, true), Reason::Fragment),
-        counted(case, "a middle fragment passes", fragment(&packet, 100, true), Reason::Fragment),
-        counted(case, "a last fragment passes", fragment(&packet, 100, false), Reason::Fragment),
+        bad("a first fragment without a whole transport header passes", {
+            let first = fragment(&packet, 1, 0, true);
+            let length = first.transport_offset() + 7;
+            first.bytes_with(|frame| frame.truncate(length))
+        }),
         // The kernel runs no program on an untagged packet without a whole IP header.
         bad(
             "an IP header that is cut short passes",

@@ -4,6 +4,7 @@ mod affinity;
 mod cluster_ips;
 mod flows;
 mod forward;
+mod fragments;
 mod hairpin;
 mod headers;
 mod icmp;
@@ -195,6 +196,7 @@ pub fn all() -> Vec<Row> {
         rows.extend(headers::rows(case));
         rows.extend(malformed::rows(case));
         rows.extend(icmp::rows(case));
+        rows.extend(fragments::rows(case));
     }
     rows.extend(headers::of_one_family());
     rows.extend(malformed::of_one_family());

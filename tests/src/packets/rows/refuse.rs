@@ -4,7 +4,10 @@ use etherparse::{Icmpv4Type, Icmpv6Type, TcpHeader, icmpv4, icmpv6};
 use lb_common::abi::{Hook, Protocol, Reason};
 
 use super::{Case, Row, headers::wrapped};
-use crate::packets::{Packet, Place, Tables, Verdict, packet::ETHERNET};
+use crate::packets::{
+    Packet, Place, Tables, Verdict,
+    packet::{ETHERNET, THE_INTERFACE},
+};
 use std::net::SocketAddr;
 
 /// Time to live of what the node itself sends (RFC 1700, "IP time to live").
@@ -27,7 +30,7 @@ fn empty(case: Case) -> Tables {
 
 /// What comes back from a node by itself, without the traits of the input's IP header.
 pub(super) fn own(packet: Packet, family_is_v4: bool) -> Packet {
-    let packet = packet.between([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]).ttl(OWN_TTL);
+    let packet = packet.between(THE_INTERFACE, [2, 0, 0, 0, 0, 1]).ttl(OWN_TTL);
     if family_is_v4 {
         packet.ipv4(|ip| ip.identification = 0)
     } else {

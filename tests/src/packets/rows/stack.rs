@@ -5,13 +5,33 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use lb_common::abi::{FlowAction, Hook, Protocol, Reason};
 
 use super::{CLIENT_PORT, Case, NODE_PORT, PORT, TARGET, at};
-use crate::packets::{FlowEntry, Interface, Place, Row, Tables, TestService, Verdict};
+use crate::packets::{FlowEntry, Interface, Packet, Place, Row, Tables, TestService, Verdict};
 
 pub(super) fn rows(case: Case) -> Vec<Row> {
     let mut rows = from_pods(case);
     rows.extend(from_outside(case));
     rows.extend(not_ours(case));
+    rows.extend(for_another_host(case));
     rows
+}
+
+/// What a promiscuous device hears: the stack drops it, and nobody must be answered or served twice.
+fn for_another_host(case: Case) -> Vec<Row> {
+    let other = |packet: Packet| packet.between([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]);
+    let first = case.first(case.client(), case.load_balancer());
+    let unserved = |sentence: &str, tables| {
+        case.row(sentence, tables).untouched(Hook::UplinkIngress, &other(first.clone())).flows([])
+    };
+    let known = case.row("a packet of a known flow for another host is left to the stack", case.one_local());
+    let later = other(case.later(case.client(), case.load_balancer()));
+    vec![
+        unserved("a packet for another host is not given a backend here", case.one_local()),
+        unserved("a packet for another host is not sent on", case.one_remote()),
+        unserved("a packet for another host is not refused", Tables::new([case.service()])),
+        known
+            .packet(Hook::UplinkIngress, &first, Verdict::Next, first.clone().to(case.local()))
+            .untouched(Hook::UplinkIngress, &later),
+    ]
 }
 
 /// A flow through the stack, all of it: request, answer and a later packet, with the flow table after each.

@@ -24,7 +24,7 @@ pub(crate) fn main(options: &Options) -> ExitCode {
     let mut cargo = workspace::cargo("test");
     cargo.arg("--no-fail-fast").args(&options.arguments);
     if require_all {
-        // lb-tests turns each "cannot run here" into a failure when this is set.
+        // lb-tests and lb-agent's `kernel` tests turn each "cannot run here" into a failure when this is set.
         cargo.env("LB_REQUIRE_ALL", "1");
     }
     // The tests still run when a step before them fails: one run reports all that is wrong.

@@ -42,9 +42,8 @@ pub(crate) fn programs(pins: &Pins) -> Vec<u32> {
     attached(pins).expect("readable").into_iter().map(|(_, _, program)| program).collect()
 }
 
-#[test]
-fn every_map_but_the_trace_is_pinned_and_adopted() {
-    sandbox::run("loading::every_map_but_the_trace_is_pinned_and_adopted", |sandbox| {
+pub(crate) fn every_map_but_the_trace_is_pinned_and_adopted() {
+    sandbox::run(|sandbox| {
         let pins = pins(sandbox);
         let backend = Backend { generation: 5, address: [10, 0, 0, 1], port: 80, flags: 0, service: 3 };
         load(&pins).take_maps().expect("maps").set_backend(3, backend).expect("written");
@@ -68,9 +67,8 @@ fn every_map_but_the_trace_is_pinned_and_adopted() {
     });
 }
 
-#[test]
-fn a_pinned_map_of_another_layout_is_refused_by_name_and_kept() {
-    sandbox::run("loading::a_pinned_map_of_another_layout_is_refused_by_name_and_kept", |sandbox| {
+pub(crate) fn a_pinned_map_of_another_layout_is_refused_by_name_and_kept() {
+    sandbox::run(|sandbox| {
         let pins = pins(sandbox);
         let path = pins.map("BACKENDS4");
         command("bpftool", &format!("map create {} type array key 4 value 12 entries 16 name OTHER", path.display()));
@@ -85,9 +83,8 @@ fn a_pinned_map_of_another_layout_is_refused_by_name_and_kept() {
     });
 }
 
-#[test]
-fn counters_of_a_version_with_fewer_reasons_are_replaced() {
-    sandbox::run("loading::counters_of_a_version_with_fewer_reasons_are_replaced", |sandbox| {
+pub(crate) fn counters_of_a_version_with_fewer_reasons_are_replaced() {
+    sandbox::run(|sandbox| {
         let pins = pins(sandbox);
         let path = pins.map("COUNTERS");
         let create = "map create PATH type percpu_array key 4 value 8 entries 3 name COUNTERS";
@@ -98,9 +95,8 @@ fn counters_of_a_version_with_fewer_reasons_are_replaced() {
     });
 }
 
-#[test]
-fn the_data_plane_of_another_layout_is_refused_until_it_is_cleaned_up() {
-    sandbox::run("loading::the_data_plane_of_another_layout_is_refused_until_it_is_cleaned_up", |sandbox| {
+pub(crate) fn the_data_plane_of_another_layout_is_refused_until_it_is_cleaned_up() {
+    sandbox::run(|sandbox| {
         ip("link add pod0 type veth peer name eth0");
         let own = pins(sandbox);
         load(&own).attach_device(&device("pod0"), Role::Pod).expect("attached");
@@ -116,9 +112,8 @@ fn the_data_plane_of_another_layout_is_refused_until_it_is_cleaned_up() {
     });
 }
 
-#[test]
-fn a_pin_that_is_not_ours_is_named_and_left_alone() {
-    sandbox::run("loading::a_pin_that_is_not_ours_is_named_and_left_alone", |sandbox| {
+pub(crate) fn a_pin_that_is_not_ours_is_named_and_left_alone() {
+    sandbox::run(|sandbox| {
         ip("link add pod0 type veth peer name eth0");
         let pins = pins(sandbox);
         let foreign = pins.link(&format!("tcx-{}-ingress", device("pod0").index));
@@ -135,9 +130,8 @@ fn a_pin_that_is_not_ours_is_named_and_left_alone() {
     });
 }
 
-#[test]
-fn a_new_agent_replaces_programs_in_the_links_of_the_old_one() {
-    sandbox::run("loading::a_new_agent_replaces_programs_in_the_links_of_the_old_one", |sandbox| {
+pub(crate) fn a_new_agent_replaces_programs_in_the_links_of_the_old_one() {
+    sandbox::run(|sandbox| {
         ip("link add pod0 type veth peer name eth0");
         let pins = pins(sandbox);
         let attach = || {
@@ -174,9 +168,8 @@ fn a_new_agent_replaces_programs_in_the_links_of_the_old_one() {
     });
 }
 
-#[test]
-fn links_of_devices_and_cgroups_that_are_gone_are_replaced() {
-    sandbox::run("loading::links_of_devices_and_cgroups_that_are_gone_are_replaced", |sandbox| {
+pub(crate) fn links_of_devices_and_cgroups_that_are_gone_are_replaced() {
+    sandbox::run(|sandbox| {
         let pins = pins(sandbox);
         let cgroup = sandbox.cgroup.join("node");
         let mut loaded = load(&pins);
@@ -203,9 +196,8 @@ fn links_of_devices_and_cgroups_that_are_gone_are_replaced() {
     });
 }
 
-#[test]
-fn clsact_filters_are_replaced_in_place_and_cleaned_up() {
-    sandbox::run("loading::clsact_filters_are_replaced_in_place_and_cleaned_up", |sandbox| {
+pub(crate) fn clsact_filters_are_replaced_in_place_and_cleaned_up() {
+    sandbox::run(|sandbox| {
         ip("link add pod0 type veth peer name eth0");
         command("tc", "qdisc add dev pod0 clsact");
         let pins = pins(sandbox);
@@ -237,9 +229,8 @@ fn clsact_filters_are_replaced_in_place_and_cleaned_up() {
     });
 }
 
-#[test]
-fn a_second_agent_is_refused_and_the_first_is_named() {
-    sandbox::run("loading::a_second_agent_is_refused_and_the_first_is_named", |sandbox| {
+pub(crate) fn a_second_agent_is_refused_and_the_first_is_named() {
+    sandbox::run(|sandbox| {
         let pins = pins(sandbox);
         let lock = pins.lock().expect("free");
         for error in [pins.lock().expect_err("held"), cleanup(&pins).expect_err("held")] {

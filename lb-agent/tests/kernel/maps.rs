@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::Duration;
 
 use lb_agent::{
     dataplane::{DataplaneMaps as _, FamilyMaps, KernelMaps},
@@ -7,6 +7,10 @@ use lb_agent::{
 use lb_common::abi::{
     ABI_VERSION, Address, Backend, BackendFlags, Config, Frontend, FrontendKey, Service, ServiceFlags, ServiceName,
     SlotRange,
+};
+use nix::{
+    sys::time::TimeSpec,
+    time::{ClockId, clock_gettime},
 };
 
 use crate::sandbox;
@@ -20,9 +24,8 @@ fn maps(options: &LoadOptions) -> KernelMaps {
     Loaded::load(options).and_then(|mut loaded| loaded.take_maps()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-#[test]
-fn what_is_written_is_what_exists() {
-    sandbox::run("maps::what_is_written_is_what_exists", |_| {
+pub(crate) fn what_is_written_is_what_exists() {
+    sandbox::run(|_| {
         let mut maps = maps(&small());
         fill::<[u8; 4]>(&mut maps, [10, 0, 0, 1]);
         fill::<[u8; 16]>(&mut maps, [0xfd; 16]);
@@ -77,9 +80,8 @@ where
     assert_eq!((existing.node_addresses.len(), existing.local_addresses.len()), (0, 0));
 }
 
-#[test]
-fn a_full_table_and_an_index_beyond_its_end_are_told_apart() {
-    sandbox::run("maps::a_full_table_and_an_index_beyond_its_end_are_told_apart", |_| {
+pub(crate) fn a_full_table_and_an_index_beyond_its_end_are_told_apart() {
+    sandbox::run(|_| {
         let mut maps = maps(&small());
         let frontend = Frontend::default();
         for port in 1..=8 {
@@ -96,9 +98,8 @@ fn a_full_table_and_an_index_beyond_its_end_are_told_apart() {
     });
 }
 
-#[test]
-fn tables_of_the_default_size_are_read_in_well_under_a_second() {
-    sandbox::run("maps::tables_of_the_default_size_are_read_in_well_under_a_second", |_| {
+pub(crate) fn tables_of_the_default_size_are_read_in_well_under_a_second() {
+    sandbox::run(|_| {
         let mut maps = maps(&LoadOptions::default());
         let sizes = TableSizes::default();
         for index in 0..10_000 {
@@ -113,13 +114,17 @@ fn tables_of_the_default_size_are_read_in_well_under_a_second() {
         let last = Backend { generation: 1, address: [10, 1, 2, 3], port: 80, flags: 0, service: 1 };
         maps.set_backend(sizes.backends - 1, last).expect("written");
 
-        let start = Instant::now();
+        let start = time_on_cpu();
         let existing = FamilyMaps::<[u8; 4]>::existing(&maps).expect("read");
-        let elapsed = start.elapsed();
-        println!("10,000 services, {} backends: {elapsed:?}", sizes.backends);
+        let taken = Duration::from(time_on_cpu() - start);
         assert_eq!((existing.services.len(), existing.frontends.len()), (10_000, 10_000));
         assert_eq!(existing.slots.len(), 100_000);
         assert_eq!(existing.backends, [(sizes.backends - 1, last)]);
-        assert!(elapsed.as_millis() < 1000, "{elapsed:?}");
+        assert!(taken < Duration::from_secs(1), "{taken:?} for 10,000 services and {} backends", sizes.backends);
     });
+}
+
+/// What this thread was given of the machine so far, system calls included: others that want it, too, do not count.
+fn time_on_cpu() -> TimeSpec {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every kernel has this clock")
 }

@@ -1,10 +1,13 @@
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 use lb_agent::network::{Network, Options, Watcher};
 use lb_common::ports::Reserved;
 use tokio::sync::watch;
 
-use crate::sandbox::{self, Elsewhere, command, ip};
+use crate::{
+    agent::PATIENCE,
+    sandbox::{self, Elsewhere, command, ip},
+};
 
 fn options(devices: Option<&str>) -> Options {
     let devices = devices.map(|names| names.split(',').map(str::to_owned).collect());
@@ -22,9 +25,8 @@ fn names(network: &Network) -> (Vec<&str>, Vec<&str>) {
     )
 }
 
-#[test]
-fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
-    sandbox::run("network::pods_addresses_and_routes_are_followed_as_they_come_and_go", |_| {
+pub(crate) fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
+    sandbox::run(|_| {
         let elsewhere = Elsewhere::new();
         elsewhere.pair("eth0");
         ip("link set eth0 up");
@@ -43,7 +45,7 @@ fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
             let (sender, mut changes) = watch::channel(first);
             tokio::spawn(watcher.run(internal, sender));
             let mut until = async |what: &str, holds: fn(&Network) -> bool| {
-                let seen = tokio::time::timeout(Duration::from_secs(5), changes.wait_for(holds)).await.is_ok();
+                let seen = tokio::time::timeout(PATIENCE, changes.wait_for(holds)).await.is_ok();
                 assert!(seen, "{what}: {:?}", *changes.borrow());
             };
 
@@ -72,9 +74,8 @@ fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
     });
 }
 
-#[test]
-fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then() {
-    sandbox::run("network::named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then", |_| {
+pub(crate) fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then() {
+    sandbox::run(|_| {
         let elsewhere = Elsewhere::new();
         elsewhere.pair("eth0");
         block_on(async {
@@ -87,7 +88,7 @@ fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then() 
             let (sender, mut changes) = watch::channel(first);
             tokio::spawn(watcher.run(internal, sender));
             let mut until = async |what: &str, holds: fn(&Network) -> bool| {
-                let seen = tokio::time::timeout(Duration::from_secs(5), changes.wait_for(holds)).await.is_ok();
+                let seen = tokio::time::timeout(PATIENCE, changes.wait_for(holds)).await.is_ok();
                 assert!(seen, "{what}: {:?}", *changes.borrow());
             };
             elsewhere.pair("eth7");
@@ -98,9 +99,8 @@ fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then() 
     });
 }
 
-#[test]
-fn the_range_of_local_ports_is_that_of_the_namespace() {
-    sandbox::run("network::the_range_of_local_ports_is_that_of_the_namespace", |_| {
+pub(crate) fn the_range_of_local_ports_is_that_of_the_namespace() {
+    sandbox::run(|_| {
         command("sysctl", "-q -w net.ipv4.ip_local_port_range=40000\t41000");
         block_on(async {
             let mut watcher = Watcher::start(options(None)).await.unwrap_or_else(|error| panic!("{error}"));

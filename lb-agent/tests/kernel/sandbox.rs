@@ -1,25 +1,33 @@
-//! Each test runs in a child process with network and mount namespaces of its own, a bpffs of its own, and a cgroup
-//! that nobody else is in.
+//! Each test runs in a process with network, mount and process id namespaces of its own, `/run` in memory with a bpffs
+//! in it, and a cgroup that nobody is in.
+//!
+//! ```text
+//! harness ── unshare(1) ── process 1 of the sandbox: the test ── agents, sleepers, …
+//! ```
+//!
+//! `unshare` and process 1 are killed when their parent dies, and the kernel kills every process of the sandbox when
+//! process 1 dies. Mounts and namespaces end with their last process; the next harness removes the [`cgroup`].
+//!
+//! [`cgroup`]: crate::cgroup
 
 use std::{
-    env, fs,
-    os::unix::process::CommandExt as _,
+    env, fs, io,
+    os::unix::process::{CommandExt as _, parent_id},
     path::{Path, PathBuf},
-    process::{Child, Command, Output},
+    process::{self, Child, Command, Output},
     thread,
     time::Duration,
 };
 
 use lb_agent::loader;
 use nix::{
+    libc,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
 
-/// Set in the child: the directory that it may use.
-const INSIDE: &str = "LB_TEST_SANDBOX";
-/// Set by CI: what cannot run fails.
-const REQUIRED: &str = "LB_REQUIRE_ALL";
+/// Set inside: the test's cgroup.
+const CGROUP: &str = "LB_TEST_CGROUP";
 
 /// What a test may use. The network namespace has a loopback device that is up, and nothing else.
 pub(crate) struct Sandbox {
@@ -31,47 +39,55 @@ pub(crate) struct Sandbox {
     pub(crate) dir: PathBuf,
 }
 
-/// Runs `body` in a sandbox. `test` is the full name of the calling test.
-pub(crate) fn run(test: &str, body: impl FnOnce(&Sandbox)) {
-    if let Some(dir) = env::var_os(INSIDE) {
-        body(&enter(&PathBuf::from(dir)));
-        return;
-    }
-    if let Err(error) = loader::check_requirements() {
-        assert!(env::var_os(REQUIRED).is_none(), "{error}");
-        println!("skipped {test}: {error}");
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let cgroup = cgroup_of(dir.path());
-    fs::create_dir(&cgroup).expect("a cgroup");
+/// Runs `body` in the sandbox that this process was started in by [`this_program`].
+pub(crate) fn run(body: impl FnOnce(&Sandbox)) {
+    body(&prepare(env::var_os(CGROUP).expect("started by the harness").into()));
+}
 
-    let mut child = Command::new(env::current_exe().expect("this program"));
-    child.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(INSIDE, dir.path());
-    // SAFETY: `unshare` is one system call; nothing else happens between fork and exec.
+/// Says why this machine or user can have no sandboxes, or cannot load programs in them.
+pub(crate) fn requirements() -> Result<(), String> {
+    loader::check_requirements().map_err(|error| error.to_string())?;
+    // In a thread that ends with what it got. Process ids, which a thread cannot have of its own, need the same privilege.
+    let isolated = thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS));
+    let isolated = isolated.join().expect("one system call");
+    isolated.map_err(|errno| format!("new network and mount namespaces: {}", errno.desc()))
+}
+
+/// The command that runs this program with these arguments in a sandbox.
+pub(crate) fn this_program(cgroup: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.arg(env::current_exe().expect("this program")).args(arguments).env(CGROUP, cgroup);
+    let harness = process::id();
+    // SAFETY: two system calls between fork and exec.
     unsafe {
-        child.pre_exec(|| Ok(unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?));
+        command.pre_exec(move || die_with_parent(harness));
     }
-    let output = child.output().expect("the test's child process");
-    fs::remove_dir(&cgroup).expect("the cgroup is empty again");
-    let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    assert!(output.status.success(), "{}\n{printed}", output.status);
-    assert!(printed.contains("1 passed"), "no test is called {test}:\n{printed}");
+    command
 }
 
-fn cgroup_of(dir: &Path) -> PathBuf {
-    let name = dir.file_name().expect("a name").to_string_lossy().replace('.', "");
-    loader::cgroup2_root().expect("a cgroup2").join(format!("lb-test-{name}"))
+fn die_with_parent(parent: u32) -> io::Result<()> {
+    // SAFETY: a system call with integers. Execution of a program keeps what it sets (prctl(2)).
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // It may have died before.
+    if parent_id() == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
-fn enter(dir: &Path) -> Sandbox {
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-    let bpffs = dir.join("bpf");
-    fs::create_dir(&bpffs).expect("a directory");
-    mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), none).expect("a bpffs");
+fn prepare(cgroup: PathBuf) -> Sandbox {
+    let mount_new = |kind: &str, path: &Path| {
+        mount(Some(kind), path, Some(kind), MsFlags::empty(), None::<&str>)
+            .unwrap_or_else(|errno| panic!("mount {kind} on {}: {errno}", path.display()));
+    };
+    mount_new("tmpfs", Path::new("/run"));
+    let [bpffs, dir] = ["/run/bpf", "/run/test"].map(PathBuf::from);
+    for path in [&bpffs, &dir] {
+        fs::create_dir(path).expect("a new directory");
+    }
+    mount_new("bpf", &bpffs);
     ip("link set lo up");
-    Sandbox { bpffs, cgroup: cgroup_of(dir), dir: dir.to_owned() }
+    Sandbox { bpffs, cgroup, dir }
 }
 
 /// Runs `ip` with these arguments, separated by spaces.
@@ -92,7 +108,7 @@ pub(crate) struct Elsewhere(Child);
 
 impl Elsewhere {
     pub(crate) fn new() -> Self {
-        let child = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().expect("unshare");
+        let child = Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().expect("unshare");
         // It is there once its namespace differs from ours.
         let own = fs::read_link("/proc/self/ns/net").expect("own namespace");
         while fs::read_link(format!("/proc/{}/ns/net", child.id())).expect("its namespace") == own {

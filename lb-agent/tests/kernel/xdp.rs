@@ -43,9 +43,8 @@ fn at_device(name: &str) -> String {
     shown.split("tc:").next().unwrap_or_default().to_owned()
 }
 
-#[test]
-fn a_new_agent_takes_the_link_over_and_another_mode_replaces_it() {
-    sandbox::run("xdp::a_new_agent_takes_the_link_over_and_another_mode_replaces_it", |sandbox| {
+pub(crate) fn a_new_agent_takes_the_link_over_and_another_mode_replaces_it() {
+    sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name far0");
         let pins = pins(sandbox);
         assert_eq!(attach(&pins, "eth0", XdpMode::Native, None), XdpState::Native);
@@ -69,9 +68,8 @@ fn a_new_agent_takes_the_link_over_and_another_mode_replaces_it() {
     });
 }
 
-#[test]
-fn cleanup_removes_xdp_and_so_does_a_device_that_is_no_uplink_any_more() {
-    sandbox::run("xdp::cleanup_removes_xdp_and_so_does_a_device_that_is_no_uplink_any_more", |sandbox| {
+pub(crate) fn cleanup_removes_xdp_and_so_does_a_device_that_is_no_uplink_any_more() {
+    sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name far0");
         ip("link add eth1 index 78 type veth peer name far1");
         let pins = pins(sandbox);
@@ -99,9 +97,8 @@ fn cleanup_removes_xdp_and_so_does_a_device_that_is_no_uplink_any_more() {
     });
 }
 
-#[test]
-fn a_program_of_somebody_elses_is_named_and_left_alone() {
-    sandbox::run("xdp::a_program_of_somebody_elses_is_named_and_left_alone", |sandbox| {
+pub(crate) fn a_program_of_somebody_elses_is_named_and_left_alone() {
+    sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name far0");
         let pins = pins(sandbox);
         let mut loaded = load(&pins);
@@ -124,9 +121,8 @@ fn a_program_of_somebody_elses_is_named_and_left_alone() {
     });
 }
 
-#[test]
-fn a_device_without_xdp_and_one_that_is_no_place_for_it_are_left_to_tc() {
-    sandbox::run("xdp::a_device_without_xdp_and_one_that_is_no_place_for_it_are_left_to_tc", |sandbox| {
+pub(crate) fn a_device_without_xdp_and_one_that_is_no_place_for_it_are_left_to_tc() {
+    sandbox::run(|sandbox| {
         ip("link add eth0 type veth peer name far0");
         ip("link add br0 type bridge");
         let pins = pins(sandbox);
@@ -145,9 +141,8 @@ fn a_device_without_xdp_and_one_that_is_no_place_for_it_are_left_to_tc() {
     });
 }
 
-#[test]
-fn the_agent_attaches_as_its_flag_says_and_status_gives_the_reason() {
-    sandbox::run("xdp::the_agent_attaches_as_its_flag_says_and_status_gives_the_reason", |sandbox| {
+pub(crate) fn the_agent_attaches_as_its_flag_says_and_status_gives_the_reason() {
+    sandbox::run(|sandbox| {
         make_uplink();
         write_manifest(sandbox, &["10.244.0.5"]);
         let xdp = || show(sandbox, &["status"])["xdp"].clone();

@@ -8,8 +8,9 @@ use std::{
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
-    process,
 };
+
+use super::owner;
 
 const PREFIX: &str = "lb-lab-";
 
@@ -23,9 +24,7 @@ impl Cgroup {
     /// Makes the directory of a lab that the calling process will wait for.
     pub(super) fn create() -> Result<Self, String> {
         let root = root().ok_or("no cgroup2 hierarchy is mounted")?;
-        let pid = process::id();
-        let started = start_time(pid).expect("/proc lists the process itself");
-        let path = root.join(format!("{PREFIX}{pid}-{started}"));
+        let path = root.join(format!("{PREFIX}{}", owner::name()));
         fs::create_dir(&path).map_err(|error| format!("mkdir {}: {error}", path.display()))?;
         Ok(Self { path })
     }
@@ -69,25 +68,10 @@ impl Cgroup {
 pub fn sweep() {
     let Some(root) = root() else { return };
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)).is_some_and(is_orphan) {
+        if entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)).is_some_and(owner::is_gone) {
             Cgroup { path: entry.path() }.remove();
         }
     }
-}
-
-/// Whether the owner in a directory's name is gone: no process has its id, or one that started at another time.
-fn is_orphan(owner: &str) -> bool {
-    let Some((pid, started)) = owner.split_once('-') else { return false };
-    let Ok(pid) = pid.parse() else { return false };
-    start_time(pid).is_none_or(|time| time != started)
-}
-
-/// When a process started, in the kernel's ticks since boot: field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`).
-fn start_time(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field, the name in parentheses, may itself hold spaces and parentheses.
-    let (_, after_name) = stat.rsplit_once(") ")?;
-    after_name.split(' ').nth(22 - 3).map(str::to_owned)
 }
 
 /// Where cgroup2 is mounted: `/sys/fs/cgroup`, or below it on a machine that also has version 1.

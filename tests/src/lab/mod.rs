@@ -32,6 +32,7 @@ mod host;
 pub(crate) mod interface;
 pub mod load;
 pub mod manifest;
+mod owner;
 pub mod path;
 pub mod sandbox;
 pub mod server;

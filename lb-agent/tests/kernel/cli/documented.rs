@@ -11,9 +11,8 @@ use crate::sandbox;
 
 const DOCUMENT: &str = include_str!("../../../../docs/cli.md");
 
-#[test]
-fn every_command_and_every_field_is_in_the_document() {
-    sandbox::run("cli::documented::every_command_and_every_field_is_in_the_document", |sandbox| {
+pub(crate) fn every_command_and_every_field_is_in_the_document() {
+    sandbox::run(|sandbox| {
         let pins = pinned(sandbox, 64);
         enter(&mut flows(&pins), [192, 0, 2, 7], 40000, 5);
         let mut affinities: HashMap<MapData, AffinityKey<[u8; 4]>, Affinity> =
@@ -69,8 +68,7 @@ fn collect_fields(value: &Value, fields: &mut Vec<String>) {
     }
 }
 
-#[test]
-fn completions_and_manual_pages_know_every_command() {
+pub(crate) fn completions_and_manual_pages_know_every_command() {
     let printed = |arguments: &[&str]| {
         let output = Command::new(AGENT).args(arguments).output().expect("the agent");
         assert!(output.status.success(), "{arguments:?}: {output:?}");

@@ -19,9 +19,8 @@ fn clients(sandbox: &Sandbox, filters: &str) -> Vec<String> {
     clients
 }
 
-#[test]
-fn a_flow_is_listed_once_by_any_of_its_features_and_flushed_alone() {
-    sandbox::run("cli::flows::a_flow_is_listed_once_by_any_of_its_features_and_flushed_alone", |sandbox| {
+pub(crate) fn a_flow_is_listed_once_by_any_of_its_features_and_flushed_alone() {
+    sandbox::run(|sandbox| {
         let pins = pinned(sandbox, 64);
         assert_eq!(document(sandbox, "flow list")["items"], json!([]));
         let mut table = flows(&pins);
@@ -81,9 +80,8 @@ fn a_flow_is_listed_once_by_any_of_its_features_and_flushed_alone() {
     });
 }
 
-#[test]
-fn a_list_of_many_flows_takes_no_more_memory_than_one_of_few() {
-    sandbox::run("cli::flows::a_list_of_many_flows_takes_no_more_memory_than_one_of_few", |sandbox| {
+pub(crate) fn a_list_of_many_flows_takes_no_more_memory_than_one_of_few() {
+    sandbox::run(|sandbox| {
         const FLOWS: u32 = 50_000;
         // The kernel evicts before the table is full.
         let pins = pinned(sandbox, 4 * FLOWS);

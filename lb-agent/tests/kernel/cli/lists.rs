@@ -11,9 +11,8 @@ use serde_json::{Value, json};
 use super::{AGENT, document, lb_agent, map, now, pinned, text};
 use crate::sandbox;
 
-#[test]
-fn services_and_backends_are_told_by_name_family_and_protocol() {
-    sandbox::run("cli::lists::services_and_backends_are_told_by_name_family_and_protocol", |sandbox| {
+pub(crate) fn services_and_backends_are_told_by_name_family_and_protocol() {
+    sandbox::run(|sandbox| {
         pinned(sandbox, 64);
         let services = |filters: &str| {
             let list = document(sandbox, &format!("service list {filters}"));
@@ -57,9 +56,8 @@ fn services_and_backends_are_told_by_name_family_and_protocol() {
     });
 }
 
-#[test]
-fn affinities_say_which_of_them_are_in_force() {
-    sandbox::run("cli::lists::affinities_say_which_of_them_are_in_force", |sandbox| {
+pub(crate) fn affinities_say_which_of_them_are_in_force() {
+    sandbox::run(|sandbox| {
         let pins = pinned(sandbox, 64);
         let mut table: HashMap<MapData, AffinityKey<[u8; 4]>, Affinity> =
             map(&pins, maps::AFFINITY4).try_into().expect("a hash map");
@@ -85,9 +83,8 @@ fn affinities_say_which_of_them_are_in_force() {
     });
 }
 
-#[test]
-fn drops_are_counted_and_followed() {
-    sandbox::run("cli::lists::drops_are_counted_and_followed", |sandbox| {
+pub(crate) fn drops_are_counted_and_followed() {
+    sandbox::run(|sandbox| {
         let pins = pinned(sandbox, 64);
         let mut counters: PerCpuArray<MapData, Counter> = map(&pins, maps::COUNTERS).try_into().expect("an array");
         let mut count = |reason: Reason, count: u64| {

@@ -1,10 +1,10 @@
 //! The command line on pinned maps, while no agent runs.
 
-mod documented;
-mod flows;
-mod lists;
-mod preflight;
-mod top;
+pub(crate) mod documented;
+pub(crate) mod flows;
+pub(crate) mod lists;
+pub(crate) mod preflight;
+pub(crate) mod top;
 
 use std::process::{Command, Output};
 

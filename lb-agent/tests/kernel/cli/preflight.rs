@@ -51,9 +51,8 @@ fn found<'a>(checks: &'a [Value], name: &str) -> &'a Value {
     check
 }
 
-#[test]
-fn a_node_that_can_run_the_agent_is_left_as_it_was() {
-    sandbox::run("cli::preflight::a_node_that_can_run_the_agent_is_left_as_it_was", |sandbox| {
+pub(crate) fn a_node_that_can_run_the_agent_is_left_as_it_was() {
+    sandbox::run(|sandbox| {
         make_uplink();
         fs::write("/proc/sys/net/ipv4/conf/eth0/forwarding", "1").expect("written");
         fs::write("/proc/sys/net/ipv6/conf/eth0/forwarding", "1").expect("written");
@@ -94,9 +93,8 @@ fn a_node_that_can_run_the_agent_is_left_as_it_was() {
     });
 }
 
-#[test]
-fn what_is_missing_is_a_failure_with_a_remedy() {
-    sandbox::run("cli::preflight::what_is_missing_is_a_failure_with_a_remedy", |sandbox| {
+pub(crate) fn what_is_missing_is_a_failure_with_a_remedy() {
+    sandbox::run(|sandbox| {
         make_uplink();
         let few = ["setpriv", "--bounding-set", "-all,+net_admin", "--inh-caps", "-all"];
         let (unprivileged, code) = checks(sandbox, &few, &[]);
@@ -133,9 +131,8 @@ fn what_is_missing_is_a_failure_with_a_remedy() {
     });
 }
 
-#[test]
-fn others_on_our_hooks_and_ranges_that_overlap_are_warnings() {
-    sandbox::run("cli::preflight::others_on_our_hooks_and_ranges_that_overlap_are_warnings", |sandbox| {
+pub(crate) fn others_on_our_hooks_and_ranges_that_overlap_are_warnings() {
+    sandbox::run(|sandbox| {
         make_uplink();
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", "15000 64999").expect("written");
         fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "8080,30000-30009").expect("written");
@@ -175,9 +172,8 @@ fn others_on_our_hooks_and_ranges_that_overlap_are_warnings() {
     });
 }
 
-#[test]
-fn a_data_plane_that_is_there_and_a_kube_proxy_are_told() {
-    sandbox::run("cli::preflight::a_data_plane_that_is_there_and_a_kube_proxy_are_told", |sandbox| {
+pub(crate) fn a_data_plane_that_is_there_and_a_kube_proxy_are_told() {
+    sandbox::run(|sandbox| {
         make_uplink();
         let pins = Pins::create(&sandbox.bpffs).unwrap_or_else(|error| panic!("{error}"));
         let sizes = TableSizes { flows: 64, frontends: 8, services: 8, slots: 64, backends: 16 };

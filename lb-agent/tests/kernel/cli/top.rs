@@ -12,9 +12,8 @@ use serde_json::Value;
 use super::{AGENT, documented::assert_documented, map, pinned};
 use crate::sandbox;
 
-#[test]
-fn rates_are_of_what_services_do_meanwhile() {
-    sandbox::run("cli::top::rates_are_of_what_services_do_meanwhile", |sandbox| {
+pub(crate) fn rates_are_of_what_services_do_meanwhile() {
+    sandbox::run(|sandbox| {
         let pins = pinned(sandbox, 64);
         let mut stats: PerCpuArray<MapData, ServiceStats> =
             map(&pins, maps::SERVICE_STATS4).try_into().expect("an array");
@@ -54,9 +53,8 @@ fn rates_are_of_what_services_do_meanwhile() {
     });
 }
 
-#[test]
-fn a_terminal_shows_a_screen_until_it_is_left() {
-    sandbox::run("cli::top::a_terminal_shows_a_screen_until_it_is_left", |sandbox| {
+pub(crate) fn a_terminal_shows_a_screen_until_it_is_left() {
+    sandbox::run(|sandbox| {
         pinned(sandbox, 64);
         // script(1) gives it a terminal.
         let line = format!("stty rows 24 cols 100; {AGENT} top --interval 50 --bpffs {}", sandbox.bpffs.display());

@@ -67,7 +67,8 @@ pub(super) struct Arguments {
     /// Which lines are logged: a level, or directives as of the `tracing` crate [default: as -v says].
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", value_parser = log_filter)]
     log_level: Option<String>,
-    /// Log packets that start a flow, or are refused or dropped, one line each. Slow.
+    /// Log packets that start a flow, or are refused or dropped in place of one, a line each. Slow. Socket calls, and drops
+    /// on the way out (no route, too big), are counted only.
     #[arg(long)]
     trace_packets: bool,
     #[command(flatten)]

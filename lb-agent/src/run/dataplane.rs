@@ -13,15 +13,15 @@ use k8s_openapi::jiff::Timestamp;
 use lb_agent::{
     controller::Controller,
     dataplane::{ApplyError, KernelMaps},
-    loader::{Loaded, Pins, Role, XdpMode},
+    loader::{Loaded, Pins, XdpMode},
     model::{Change, ObjectKind, Policy, SourceEvent},
     network::Network,
-    source::{self, SourceMessage, WatchState},
+    source::{self, SourceMessage, Watch, WatchState},
 };
 use lb_common::abi::XdpDevice;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{log::Log, memory};
+use super::{devices::Attached, log::Log, memory};
 use crate::{
     events::{Events, Notice},
     health::{
@@ -57,7 +57,7 @@ pub(super) struct Dataplane {
     synchronized: bool,
     policy: Policy,
     /// Devices that hold our programs, by index.
-    pub(super) attached: BTreeMap<u32, Role>,
+    pub(super) attached: BTreeMap<u32, Attached>,
     /// Where XDP is to be used.
     pub(super) xdp: XdpMode,
     /// What came of it, by index of the uplink.
@@ -172,10 +172,12 @@ impl Dataplane {
             SourceMessage::State(state) => {
                 self.channels.metrics.watch(&state);
                 let WatchState { watch, problem } = state;
-                if let Some(problem) = problem {
-                    tracing::warn!("{watch}: {problem}");
-                } else {
-                    tracing::info!("{watch}: works");
+                match (problem, &watch) {
+                    (Some(problem), Watch::Api(_)) => tracing::warn!("{watch}: {problem}"),
+                    (Some(problem), Watch::Directory(_) | Watch::File(_)) => {
+                        tracing::warn!("{watch}: {problem}; the last state of what cannot be read stays in force");
+                    }
+                    (None, _) => tracing::info!("{watch}: works"),
                 }
             }
         }

@@ -13,6 +13,13 @@ use super::dataplane::Dataplane;
 /// Pause before a device that could not be attached to is tried again.
 const ATTACH_RETRY: Duration = Duration::from_secs(1);
 
+/// A device that holds our programs.
+pub(super) struct Attached {
+    /// As it was called when they were attached: it may be gone when it is told of.
+    name: String,
+    role: Role,
+}
+
 impl Dataplane {
     /// Attaches what is to be attached, and detaches the rest.
     pub(super) fn attach(&mut self) {
@@ -23,7 +30,7 @@ impl Dataplane {
         for (devices, role) in [(&network.uplinks, Role::Uplink), (&network.pods, Role::Pod)] {
             for device in devices {
                 wanted.insert(device.index, role);
-                let is_attached = self.attached.get(&device.index) == Some(&role);
+                let is_attached = self.attached.get(&device.index).is_some_and(|attached| attached.role == role);
                 let obstacle = network.obstacles.get(&device.index).copied();
                 let result = match role {
                     Role::Uplink => self.attach_uplink(device, obstacle, is_attached),
@@ -34,7 +41,7 @@ impl Dataplane {
                     Ok(()) if is_attached => {}
                     Ok(()) => {
                         tracing::info!(device = device.name, index = device.index, ?role, "attached");
-                        self.attached.insert(device.index, role);
+                        self.attached.insert(device.index, Attached { name: device.name.clone(), role });
                     }
                     // A device that has gone meanwhile: the event is under way.
                     Err(error) if !device.exists() => {
@@ -51,10 +58,11 @@ impl Dataplane {
         }
         self.xdp_devices.retain(|index, _| wanted.get(index) == Some(&Role::Uplink));
         let attached_before = self.attached.len();
-        self.attached.retain(|index, role| {
+        self.attached.retain(|index, Attached { name, role }| {
             let stays = wanted.contains_key(index);
             if !stays {
                 tracing::info!(
+                    device = name,
                     index,
                     ?role,
                     "detached: the device is gone, or is neither a pod's nor an uplink any more"
@@ -151,6 +159,6 @@ impl Dataplane {
     }
 
     fn uplinks(&self) -> usize {
-        self.attached.values().filter(|role| **role == Role::Uplink).count()
+        self.attached.values().filter(|attached| attached.role == Role::Uplink).count()
     }
 }

@@ -333,6 +333,30 @@ pub(crate) fn pods_get_their_programs_as_they_come() {
         until(sandbox, "programs at the pod", || has("pod_ingress") && has("pod_egress"));
         ip("link del vpod");
         until(sandbox, "no links of pods", || !hooks().to_string().contains("pod_"));
+        let log_text = log(sandbox);
+        let detached: Vec<&str> = log_text.lines().filter(|line| line.contains(" detached: ")).collect();
+        assert!(detached.len() == 1 && detached[0].contains("device=\"vpod\""), "{log_text}");
+    });
+}
+
+pub(crate) fn a_manifest_that_cannot_be_read_is_one_line_of_the_log_and_one_when_it_can() {
+    sandbox::run(|sandbox| {
+        write_manifest(sandbox, &["10.244.0.5"]);
+        let _agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "healthy", healthy);
+        let path = sandbox.dir.join("manifests/more.yaml");
+        let lines =
+            || log(sandbox).lines().filter(|line| line.contains("more.yaml")).map(str::to_owned).collect::<Vec<_>>();
+        fs::write(&path, "kind: [Service\n").expect("written");
+        until(sandbox, "a line", || !lines().is_empty());
+        fs::write(&path, "").expect("written");
+        // Lines are in order: what is told of the first contents comes before this.
+        until(sandbox, "it works", || lines().iter().any(|line| line.ends_with("more.yaml: works")));
+        let lines = lines();
+        assert_eq!(lines.len(), 2, "{lines:#?}");
+        assert!(
+            lines[0].contains(" WARN ") && lines[0].ends_with("the last state of what cannot be read stays in force")
+        );
     });
 }
 

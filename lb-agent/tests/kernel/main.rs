@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         a_named_device_that_is_not_there_is_told_and_served_when_it_comes,
         each_of_many_changes_and_rejections_is_a_line_of_the_log_with_its_name,
         pods_get_their_programs_as_they_come,
+        a_manifest_that_cannot_be_read_is_one_line_of_the_log_and_one_when_it_can,
         a_refused_connection_from_outside_is_counted_and_traced,
         three_capabilities_are_enough,
         missing_privileges_and_a_bpffs_that_cannot_be_mounted_are_told_with_a_remedy,

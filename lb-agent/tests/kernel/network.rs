@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::{fs, net::IpAddr};
 
 use lb_agent::network::{Network, Options, Watcher};
 use lb_common::ports::Reserved;
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::{
     agent::PATIENCE,
-    sandbox::{self, Elsewhere, command, ip},
+    sandbox::{self, Elsewhere, ip},
 };
 
 fn options(devices: Option<&str>) -> Options {
@@ -101,7 +101,7 @@ pub(crate) fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_un
 
 pub(crate) fn the_range_of_local_ports_is_that_of_the_namespace() {
     sandbox::run(|_| {
-        command("sysctl", "-q -w net.ipv4.ip_local_port_range=40000\t41000");
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 41000").expect("the namespace is the test's own");
         block_on(async {
             let mut watcher = Watcher::start(options(None)).await.unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(watcher.network(&[]).node.local_ports, Reserved { first: 40000, last: 41000 });

@@ -10,6 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use lb_tests::{
     lab::{
         self, Host, Lab, ReversePathFilter,
@@ -51,7 +56,7 @@ fn start_fixture() -> Fixture {
 
 pub(crate) fn a_killed_lab_leaves_nothing_but_an_empty_cgroup() {
     let named_namespaces = entries(Path::new("/run/netns"));
-    for (signal, is_waiter_killed) in [("-KILL", true), ("-KILL", false), ("-TERM", true)] {
+    for (signal, is_waiter_killed) in [(Signal::SIGKILL, true), (Signal::SIGKILL, false), (Signal::SIGTERM, true)] {
         let Fixture { mut waiter, process_1, cgroup } = start_fixture();
         let processes = processes_in(&cgroup);
         assert!(processes.len() >= 2, "process 1 and the sleeper are in the cgroup: {processes:?}");
@@ -59,8 +64,7 @@ pub(crate) fn a_killed_lab_leaves_nothing_but_an_empty_cgroup() {
         assert!(cgroup.exists(), "a sweep leaves a living lab alone");
 
         let victim = if is_waiter_killed { waiter.id() } else { process_1 };
-        let killed = Command::new("kill").args([signal, &victim.to_string()]).status().expect("run kill");
-        assert!(killed.success());
+        kill(Pid::from_raw(victim.cast_signed()), signal).expect("signal a process of one's own");
         waiter.wait().expect("wait for one's own child");
 
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -68,7 +72,7 @@ pub(crate) fn a_killed_lab_leaves_nothing_but_an_empty_cgroup() {
             assert!(Instant::now() < deadline, "of {processes:?} some still live");
             thread::sleep(Duration::from_millis(5));
         }
-        if (signal, is_waiter_killed) == ("-KILL", true) {
+        if (signal, is_waiter_killed) == (Signal::SIGKILL, true) {
             // Nobody was left to remove it.
             lab::sweep();
         }

@@ -27,7 +27,6 @@ use notify::{
     event::{AccessKind, AccessMode, ModifyKind},
 };
 use tokio::sync::mpsc;
-use tracing::{info, warn};
 
 use super::{
     document,
@@ -266,7 +265,7 @@ impl Directory {
         };
         if self.returning && names.is_empty() && self.store.files().next().is_some() {
             self.pending = false;
-            let problem = "came back without a manifest; the last state stays in force".to_owned();
+            let problem = "came back without a manifest".to_owned();
             return self.state(self.directory(), Some(problem));
         }
         self.pending = false;
@@ -349,11 +348,6 @@ impl Directory {
     fn state(&mut self, watch: Watch, problem: Option<String>) -> Result<(), Closed> {
         if self.problems.get(&watch) == Some(&problem) {
             return Ok(());
-        }
-        if let Some(problem) = &problem {
-            warn!(%watch, problem, "the last state of what cannot be read stays in force");
-        } else {
-            info!(%watch, "is followed");
         }
         self.problems.insert(watch.clone(), problem.clone());
         self.send(SourceMessage::State(WatchState { watch, problem }))

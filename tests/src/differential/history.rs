@@ -148,3 +148,92 @@ fn serving(service: &Value, target: &Target, slices: &[Value], hosts: &BTreeMap<
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use serde_json::json;
+
+    use super::*;
+
+    const NODE: Addresses = Addresses { v4: Ipv4Addr::new(192, 0, 2, 1), v6: Ipv6Addr::LOCALHOST };
+
+    fn service(uid: &str, port: &str, external_ips: &[&str]) -> Value {
+        json!({
+            "metadata": { "namespace": "default", "name": "dns", "uid": uid },
+            "spec": {
+                "clusterIP": "10.96.0.1",
+                "clusterIPs": ["10.96.0.1"],
+                "externalIPs": external_ips,
+                "ports": [{ "name": port, "protocol": "UDP", "port": 53 }],
+            },
+        })
+    }
+
+    /// After a step that leaves this Service, and these endpoints of its port: whether they serve.
+    fn snapshot(service: &Value, port: &str, endpoints: &[(&str, bool)]) -> Snapshot {
+        let endpoints = endpoints.iter().map(|(ip, serving)| {
+            json!({ "addresses": [ip], "conditions": { "ready": false, "serving": serving, "terminating": true } })
+        });
+        let slice = json!({
+            "metadata": { "namespace": "default", "labels": { "kubernetes.io/service-name": "dns" } },
+            "addressType": "IPv4",
+            "ports": [{ "name": port, "protocol": "UDP", "port": 9000 }],
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        });
+        let host = |ip: &str| (ip.parse().expect("an address"), format!("pod at {ip}"));
+        let hosts = ["10.1.1.1", "10.1.2.1"].map(host).into();
+        Snapshot::new(std::slice::from_ref(service), &[slice], NODE, &hosts)
+    }
+
+    fn at(ip: &str) -> BTreeSet<Endpoint> {
+        [Endpoint { host: format!("pod at {ip}"), port: 9000 }].into()
+    }
+
+    /// What became of an exchange with the cluster IP after these steps.
+    fn history(steps: &[Snapshot]) -> History {
+        let target = targets(&[service("1", "udp", &[])], &[], &[], NODE).remove(0);
+        assert_eq!((target.kind, target.transport), (FrontendKind::ClusterIp, Transport::Udp));
+        let mut history = History::default();
+        steps.iter().for_each(|step| history.follow(&target, step));
+        history
+    }
+
+    #[test]
+    fn an_endpoint_that_serves_no_more_has_left_also_when_it_is_back() {
+        let service = service("1", "udp", &[]);
+        let step = |serves| snapshot(&service, "udp", &[("10.1.1.1", serves), ("10.1.2.1", true)]);
+        let History { is_there, was_interrupted, serving, left, .. } = history(&[step(true), step(false), step(true)]);
+        assert_eq!((is_there, was_interrupted, left, serving.len()), (true, false, at("10.1.1.1"), 2));
+    }
+
+    #[test]
+    fn a_port_of_another_name_has_the_frontend_and_its_endpoints_serve_there() {
+        let endpoints = [("10.1.1.1", true)];
+        let first = snapshot(&service("1", "udp", &[]), "udp", &endpoints);
+        let renamed = snapshot(&service("1", "dns", &[]), "dns", &endpoints);
+        let History { is_there, was_interrupted, serving, left, .. } = history(&[first, renamed]);
+        assert_eq!((is_there, was_interrupted, serving, left), (false, true, at("10.1.1.1"), BTreeSet::new()));
+    }
+
+    #[test]
+    fn what_was_made_again_or_lost_a_frontend_was_interrupted() {
+        let endpoints = [("10.1.1.1", true)];
+        let with = |uid, external_ips: &[&str]| snapshot(&service(uid, "udp", external_ips), "udp", &endpoints);
+        let was_interrupted = |steps: &[Snapshot]| history(steps).was_interrupted;
+        assert!(was_interrupted(&[with("1", &[]), with("2", &[])]));
+        assert!(was_interrupted(&[with("1", &["198.51.100.1"]), with("1", &[])]));
+        assert!(!was_interrupted(&[with("1", &[]), with("1", &["198.51.100.1"])]));
+    }
+
+    #[test]
+    fn a_service_of_another_proxy_is_not_there() {
+        let mut foreign = service("1", "udp", &[]);
+        foreign["metadata"]["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "another" });
+        let endpoints = [("10.1.1.1", true)];
+        let steps = [snapshot(&service("1", "udp", &[]), "udp", &endpoints), snapshot(&foreign, "udp", &endpoints)];
+        let History { is_there, was_interrupted, serving, .. } = history(&steps);
+        assert_eq!((is_there, was_interrupted, serving), (false, true, BTreeSet::new()));
+    }
+}

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    affinity::{Choices, sticky_differences},
     arm::Implementation,
-    divergence::{self, DIFFERENCES, Difference, Finding, MODES, NOT_ANNOUNCED},
+    divergence::{self, Difference, Finding, NOT_ANNOUNCED, OURS},
+    history::History,
+    modes::MODES,
     observation::{Aspect, Observation, Verdict, differences},
     probe::ClientKind,
     report::Report,
@@ -20,6 +23,10 @@ pub struct Place<'a> {
     pub scenario: &'a Scenario,
     /// The last step that was taken.
     pub step: &'a Step,
+    /// Its number, from 0.
+    pub number: usize,
+    /// What was seen without session affinity, if Services of the scenario want it.
+    pub choices: Option<&'a Choices>,
 }
 
 /// What one client saw at one frontend, of each proxy in the order of [`Implementation::ALL`].
@@ -30,6 +37,8 @@ pub struct Cell {
     pub host: String,
     /// Where it asked.
     pub target: Target,
+    /// What became of what it asked at, if the exchange is one that is kept.
+    pub history: Option<History>,
     /// What came of it.
     pub seen: [Observation; 3],
 }
@@ -38,12 +47,26 @@ impl Cell {
     /// In what we differ from nftables mode, and iptables mode from it.
     fn findings<'a>(&'a self, place: Place<'a>) -> [Vec<Finding<'a>>; 2] {
         let [nftables, iptables, lb] = &self.seen;
-        let [ours, mut modes] = [lb, iptables].map(|other| {
-            let aspects = differences(nftables, other, self.target.has_affinity).into_iter();
-            let Self { client, host, target, .. } = self;
-            let scenario = place.scenario;
-            let finding = |aspect| Finding { scenario, client: *client, host, target, aspect, other };
-            aspects.map(finding).collect::<Vec<_>>()
+        let Self { client, host, target, history, .. } = self;
+        let choices = place.choices.filter(|_| target.has_affinity && !target.kept);
+        let free = choices.map(|choices| choices.at(place.number, *client, target));
+        let [ours, mut modes] = [(lb, 2), (iptables, 1)].map(|(other, index)| {
+            let aspects = match free {
+                Some(free) => sticky_differences([nftables, other], [&free[0], &free[index]]),
+                None => differences(nftables, other),
+            };
+            let (scenario, history) = (place.scenario, history.as_ref());
+            let finding = |aspect| Finding {
+                scenario,
+                client: *client,
+                host,
+                target,
+                aspect,
+                reference: nftables,
+                other,
+                history,
+            };
+            aspects.into_iter().map(finding).collect::<Vec<_>>()
         });
         // Where both leave tries unanswered, chance says how many.
         if [nftables, iptables].iter().all(|seen| seen.others.contains(&Verdict::Dropped)) {
@@ -58,14 +81,14 @@ impl Cell {
         let is_silent = |observation: &Observation| observation.others.contains(&Verdict::Dropped);
         let may_be_unheard = self.target.transport == Transport::Tcp && self.seen.iter().any(is_silent);
         let [ours, modes] = self.findings(place);
-        !may_be_unheard && modes.is_empty() && ours.iter().all(|finding| is_explained(DIFFERENCES, finding))
+        !may_be_unheard && modes.is_empty() && ours.iter().all(|finding| is_explained(OURS, finding))
     }
 
     /// Whether the tables explain all in what the proxies differ.
     pub fn is_announced(&self, place: Place<'_>) -> bool {
         let [ours, modes] = self.findings(place);
-        ours.iter().all(|finding| is_explained(DIFFERENCES, finding))
-            && modes.iter().all(|finding| is_explained(MODES, finding))
+        ours.iter().all(|finding| is_explained(OURS, finding))
+            && modes.iter().all(|finding| is_explained(&[MODES], finding))
     }
 
     /// Enters into the report in what the proxies differ.
@@ -92,8 +115,16 @@ impl AnswerCell {
         [lb, iptables].map(|other| {
             let aspect = (nftables != other).then(|| Aspect::Answer(nftables.clone(), other.clone()));
             let (scenario, target) = (place.scenario, &self.target);
-            let finding =
-                |aspect| Finding { scenario, client: ClientKind::Node, host: "node1", target, aspect, other: &NOTHING };
+            let finding = |aspect| Finding {
+                scenario,
+                client: ClientKind::Node,
+                host: "node1",
+                target,
+                aspect,
+                reference: &NOTHING,
+                other: &NOTHING,
+                history: None,
+            };
             aspect.map(finding).into_iter().collect()
         })
     }
@@ -101,8 +132,8 @@ impl AnswerCell {
     /// Whether there is no reason to ask again.
     pub fn is_plain(&self, place: Place<'_>) -> bool {
         let [ours, modes] = self.findings(place);
-        ours.iter().all(|finding| is_explained(DIFFERENCES, finding))
-            && modes.iter().all(|finding| is_explained(MODES, finding))
+        ours.iter().all(|finding| is_explained(OURS, finding))
+            && modes.iter().all(|finding| is_explained(&[MODES], finding))
     }
 
     /// Enters into the report in what the proxies differ.
@@ -113,12 +144,12 @@ impl AnswerCell {
     }
 }
 
-fn is_explained(table: &'static [Difference], finding: &Finding<'_>) -> bool {
+fn is_explained(table: &[&'static [Difference]], finding: &Finding<'_>) -> bool {
     divergence::explanations(table, finding).len() == 1
 }
 
 fn head<T: std::fmt::Display>(place: Place<'_>, client: ClientKind, target: &Target, seen: [&T; 3]) -> String {
-    let Place { scenario, step } = place;
+    let Place { scenario, step, .. } = place;
     let seen = Implementation::ALL.iter().zip(seen);
     let lines = seen.map(|(who, observation)| format!("    {:<21} {observation}\n", who.name()));
     format!("{}, {}: {client:?} to {target}\n{}", scenario.name, step.about, lines.collect::<String>())
@@ -126,9 +157,7 @@ fn head<T: std::fmt::Display>(place: Place<'_>, client: ClientKind, target: &Tar
 
 fn enter(findings: [Vec<Finding<'_>>; 2], head: &str, report: &mut Report) {
     let [ours, modes] = findings;
-    for (table, whose, findings) in
-        [(DIFFERENCES, "lb-agent differs", ours), (MODES, "kube-proxy's modes differ", modes)]
-    {
+    for (table, whose, findings) in [(OURS, "lb-agent differs", ours), (&[MODES], "kube-proxy's modes differ", modes)] {
         for finding in findings {
             match divergence::explanations(table, &finding)[..] {
                 [difference] => {

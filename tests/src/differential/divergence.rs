@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::{
+    history::History,
+    kept_rules::{node_udp_connected, udp_anew, udp_stale},
     observation::{Aspect, Kind, Observation, Source},
     probe::ClientKind,
     scenario::Scenario,
@@ -23,8 +25,12 @@ pub struct Finding<'a> {
     pub target: &'a Target,
     /// What kube-proxy in nftables mode did, and what the other one.
     pub aspect: Aspect,
-    /// All that the other one's clients saw; nothing where servers of the proxies themselves were asked.
+    /// All that clients of nftables mode saw; nothing where servers of the proxies themselves were asked.
+    pub reference: &'a Observation,
+    /// All that the other one's clients saw.
     pub other: &'a Observation,
+    /// What became of what it was asked at, if the exchange is one that is kept.
+    pub history: Option<&'a History>,
 }
 
 /// An announced difference.
@@ -47,8 +53,12 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "no-wait", explains: Some(no_wait) },
     Difference { id: "node-udp-connected", explains: Some(node_udp_connected) },
     Difference { id: "udp-stale", explains: Some(udp_stale) },
+    Difference { id: "udp-anew", explains: Some(udp_anew) },
     Difference { id: "strict-addresses", explains: None },
     Difference { id: "cluster-ip-first", explains: None },
+    Difference { id: "older-keeps", explains: None },
+    Difference { id: "virtual-uplinks", explains: None },
+    Difference { id: "own-endpoint", explains: Some(own_endpoint) },
     Difference { id: "other-nodes-pod", explains: Some(other_nodes_pod) },
     Difference { id: "localhost-node-port", explains: Some(localhost_node_port) },
     Difference { id: "node-ports-without-mode", explains: Some(node_ports_without_mode) },
@@ -80,24 +90,20 @@ pub const DIFFERENCES: &[Difference] = &[
 pub const LIMITS: &[Difference] = &[
     Difference { id: "fragments", explains: None },
     Difference { id: "icmp-quote", explains: None },
-    Difference { id: "sctp", explains: None },
+    Difference { id: "sctp", explains: Some(sctp) },
 ];
 
-/// In what kube-proxy's iptables mode differs from its nftables mode, as far as scenarios show it. We follow the latter,
-/// so that a row here says what is not to be taken from the former.
-pub const MODES: &[Difference] = &[
-    Difference { id: "mode-localhost-node-port", explains: Some(mode_localhost_node_port) },
-    Difference { id: "mode-node-port-addresses", explains: Some(mode_node_port_addresses) },
-    Difference { id: "mode-unused-addresses", explains: Some(mode_unused_addresses) },
-    Difference { id: "mode-undefined-ports", explains: Some(mode_undefined_ports) },
-    Difference { id: "mode-own-refusals", explains: Some(mode_own_refusals) },
-    Difference { id: "mode-source-ranges", explains: Some(mode_source_ranges) },
-    Difference { id: "mode-name", explains: Some(mode_name) },
-];
+/// In what we differ: what may explain a finding about us.
+pub const OURS: &[&[Difference]] = &[DIFFERENCES, LIMITS];
 
-/// The entries of a table that explain a finding: exactly one, or the harness fails.
-pub fn explanations(table: &'static [Difference], finding: &Finding<'_>) -> Vec<&'static Difference> {
-    table.iter().filter(|difference| difference.explains.is_some_and(|explains| explains(finding))).collect()
+/// The entries of tables that explain a finding: exactly one, or the harness fails.
+pub fn explanations(tables: &[&'static [Difference]], finding: &Finding<'_>) -> Vec<&'static Difference> {
+    tables
+        .iter()
+        .copied()
+        .flatten()
+        .filter(|difference| difference.explains.is_some_and(|explains| explains(finding)))
+        .collect()
 }
 
 impl Finding<'_> {
@@ -106,7 +112,7 @@ impl Finding<'_> {
     }
 
     /// A field of the configuration that the scenario gives.
-    fn proxy(&self, field: &str) -> &Value {
+    pub(super) fn proxy(&self, field: &str) -> &Value {
         self.scenario.header.proxy.get(field).unwrap_or(&Value::Null)
     }
 
@@ -122,16 +128,21 @@ impl Finding<'_> {
         matches!(self.client, ClientKind::Pod | ClientKind::Vm)
     }
 
-    fn is_kept_udp(&self) -> bool {
-        self.target.kept && matches!(self.target.transport, Transport::Udp | Transport::UdpConnected)
+    /// Whether tries of a client that is an endpoint itself are left unanswered in nftables mode, and it never reaches
+    /// itself.
+    pub(super) fn loses_itself(&self) -> bool {
+        matches!(&self.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
+            && self.reference.reached.keys().all(|endpoint| endpoint.host != self.host)
     }
 
-    fn is_connected_by_the_node(&self) -> bool {
-        self.client == ClientKind::Node && self.target.transport == Transport::UdpConnected
+    /// Whether the other one's clients were all served, and those who reached themselves saw such an address of theirs.
+    pub(super) fn reaches_itself(&self, may_see: impl Fn(&Source) -> bool) -> bool {
+        self.other.reached.keys().any(|endpoint| endpoint.host == self.host)
+            && self.is_served(|host, source| host != self.host || may_see(source))
     }
 
     /// The answers of servers, if this is about a path of theirs.
-    fn answers(&self, path: &str) -> Option<(&str, &str)> {
+    pub(super) fn answers(&self, path: &str) -> Option<(&str, &str)> {
         let asked = self.target.service.split_once(' ').is_some_and(|(_, asked)| asked == path);
         match &self.aspect {
             Aspect::Answer(theirs, ours) if asked => Some((theirs, ours)),
@@ -172,18 +183,31 @@ fn no_wait(finding: &Finding<'_>) -> bool {
             if theirs.iter().eq([&Kind::Dropped]) && ours.iter().eq([&Kind::Unreachable]))
 }
 
-/// A datagram that kube-proxy still sends to an endpoint that the Service no longer has, by an entry of its connection
-/// tracking.
-fn udp_stale(finding: &Finding<'_>) -> bool {
-    finding.is_kept_udp()
-        && !finding.is_connected_by_the_node()
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
-            if theirs.iter().eq([&Kind::Reached])
-                && [Kind::Refused, Kind::Dropped, Kind::Unreachable].iter().any(|kind| ours.iter().eq([kind])))
+/// Such a client sees what it sees where kube-proxy knows that the endpoint is on the node.
+fn own_endpoint(finding: &Finding<'_>) -> bool {
+    let by_socket = finding.client == ClientKind::Pod && finding.target.transport == Transport::Tcp;
+    finding.is_from_pod_here()
+        && finding.loses_itself()
+        && finding.reaches_itself(|source| *source == if by_socket { Source::Own } else { Source::Node })
 }
 
-fn node_udp_connected(finding: &Finding<'_>) -> bool {
-    finding.is_kept_udp() && finding.is_connected_by_the_node() && matches!(finding.aspect, Aspect::Endpoints(..))
+/// A Service whose ports are all SCTP: its cluster IP is one that no Service has, and its health is not asked for.
+fn sctp(finding: &Finding<'_>) -> bool {
+    let Target { kind, address, .. } = finding.target;
+    let mut services = finding.scenario.services().filter(|service| {
+        let ports = service["spec"]["ports"].as_array().map_or(&[][..], Vec::as_slice);
+        !ports.is_empty() && ports.iter().all(|port| port["protocol"] == "SCTP")
+    });
+    if let Some((theirs, ours)) = finding.answers("/") {
+        return theirs.starts_with("HTTP/1.1 ")
+            && ours.starts_with("Connection refused")
+            && services.any(|service| service["spec"]["healthCheckNodePort"] == address.port());
+    }
+    let ip = address.ip().to_string();
+    let mut has_address = services.filter_map(|service| service["spec"]["clusterIPs"].as_array()).flatten();
+    *kind == FrontendKind::Undefined
+        && (is_verdict(finding, Kind::Refused, Kind::Dropped) || is_verdict(finding, Kind::Refused, Kind::Unreachable))
+        && has_address.any(|address| address == ip.as_str())
 }
 
 fn proxy_mode(finding: &Finding<'_>) -> bool {
@@ -268,49 +292,8 @@ fn service_cidr_at_once(finding: &Finding<'_>) -> bool {
             if theirs.iter().eq([&Kind::Unreachable]) && ours.iter().eq([&Kind::Dropped]))
 }
 
-/// Whether it is a verdict that is always this in nftables mode, and always that in iptables mode.
-fn is_verdict(finding: &Finding<'_>, nftables: Kind, iptables: Kind) -> bool {
+/// Whether it is a verdict that is always this in nftables mode, and always that of the other one.
+pub(super) fn is_verdict(finding: &Finding<'_>, nftables: Kind, other: Kind) -> bool {
     matches!(&finding.aspect, Aspect::Verdict(first, second)
-        if first.iter().eq([&nftables]) && second.iter().eq([&iptables]))
-}
-
-fn mode_localhost_node_port(finding: &Finding<'_>) -> bool {
-    finding.target.kind == FrontendKind::LocalhostNodePort
-        && matches!(&finding.aspect, Aspect::Verdict(first, _) if first.iter().eq([&Kind::Refused]))
-}
-
-fn mode_node_port_addresses(finding: &Finding<'_>) -> bool {
-    // A bindAddress is the primary one in the place of the first.
-    let is_primary = match finding.target.kind {
-        FrontendKind::NodePort => finding.proxy("bindAddress").is_null(),
-        FrontendKind::SecondNodePort => false,
-        _ => return false,
-    };
-    !is_primary && is_verdict(finding, Kind::Refused, Kind::Reached)
-}
-
-fn mode_unused_addresses(finding: &Finding<'_>) -> bool {
-    use FrontendKind::{ClusterIp, Foreign, Unallocated, Undefined};
-    matches!(finding.target.kind, ClusterIp | Foreign | Unallocated | Undefined)
-        && is_verdict(finding, Kind::Dropped, Kind::Unreachable)
-}
-
-fn mode_undefined_ports(finding: &Finding<'_>) -> bool {
-    matches!(finding.target.kind, FrontendKind::Undefined | FrontendKind::Foreign)
-        && is_verdict(finding, Kind::Refused, Kind::Unreachable)
-}
-
-fn mode_own_refusals(finding: &Finding<'_>) -> bool {
-    finding.client == ClientKind::Node
-        && matches!(finding.target.kind, FrontendKind::ExternalIp | FrontendKind::LoadBalancer)
-        && is_verdict(finding, Kind::Refused, Kind::Unreachable)
-}
-
-fn mode_source_ranges(finding: &Finding<'_>) -> bool {
-    finding.target.kind == FrontendKind::LoadBalancer
-        && (is_verdict(finding, Kind::Dropped, Kind::Refused) || is_verdict(finding, Kind::Dropped, Kind::Unreachable))
-}
-
-fn mode_name(finding: &Finding<'_>) -> bool {
-    finding.answers("/proxyMode").is_some_and(|(first, second)| first.replace("nftables", "iptables") == second)
+        if first.iter().eq([&nftables]) && second.iter().eq([&other]))
 }

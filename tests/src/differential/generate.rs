@@ -13,8 +13,8 @@ use proptest::{
 use serde_json::{Value, json};
 
 use super::plan::{
-    CLIENTS, Change, Condition, Endpoint, FAMILIES, NodeName, PODS, PORTS, Plan, RANGES, Service, Shape, Slices, Type,
-    ZONES,
+    CLIENTS, CONFIGURATIONS, Change, Condition, Endpoint, FAMILIES, NodeName, PODS, PORTS, Plan, RANGES, Service,
+    Shape, Slices, Type, ZONES,
 };
 
 /// How long a list of endpoints may be: more make no other cases, and cost tries.
@@ -63,23 +63,31 @@ fn plan() -> impl Strategy<Value = Plan> {
     let changes = proptest::collection::vec((any::<sample::Index>(), change()), 0..=MOST_CHANGES);
     // Half of all kinds: the other seeds have the others.
     let clients = sample::subsequence(CLIENTS.to_vec(), 3);
-    (clients, services, changes).prop_map(|(clients, services, changes)| {
+    let proxy = sample::select(CONFIGURATIONS);
+    (proxy, clients, services, changes).prop_map(|(proxy, clients, services, changes)| {
         let changes = changes.into_iter().map(|(index, change)| (index.index(services.len()), change)).collect();
-        Plan { clients, services, changes }
+        Plan { proxy, clients, services, changes }
     })
 }
 
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         2 => slices().prop_map(Change::Slices),
-        1 => shape().prop_map(Change::Shape),
+        2 => shape().prop_map(Change::Shape),
+        1 => any::<bool>().prop_map(|slices| Change::Renamed { slices }),
+        1 => Just(Change::Families),
         1 => Just(Change::Deleted),
     ]
 }
 
 fn service() -> impl Strategy<Value = Service> {
     let ports = sample::subsequence(PORTS.to_vec(), 1..=PORTS.len());
-    (ports, sample::select(FAMILIES), shape()).prop_map(|(ports, families, shape)| Service { ports, families, shape })
+    (ports, sample::select(FAMILIES), shape()).prop_map(|(ports, families, shape)| Service {
+        ports,
+        names: 0,
+        families,
+        shape,
+    })
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
@@ -92,7 +100,8 @@ fn shape() -> impl Strategy<Value = Shape> {
     ];
     let ranges = prop_oneof![3 => Just(None), 1 => sample::select(RANGES).prop_map(Some)];
     let flags = (option::weighted(0.3, Just(())), any::<bool>(), option::weighted(0.4, Just(())));
-    (kind, flags, option::weighted(0.25, Just(())), ranges).prop_map(|(kind, flags, sticky, ranges)| {
+    let rare = (option::weighted(0.25, Just(())), option::weighted(0.1, Just(())));
+    (kind, flags, rare, ranges).prop_map(|(kind, flags, (sticky, foreign), ranges)| {
         let (internal_local, external_local, external_ips) = flags;
         Shape {
             kind,
@@ -100,6 +109,7 @@ fn shape() -> impl Strategy<Value = Shape> {
             external_local,
             has_external_ips: external_ips.is_some(),
             is_sticky: sticky.is_some(),
+            is_foreign: foreign.is_some(),
             ranges,
         }
     })
@@ -117,6 +127,7 @@ fn endpoint(pod: usize) -> impl Strategy<Value = Endpoint> {
     let second = option::weighted(0.15, condition());
     let hints = (sample::select(ZONES), option::weighted(0.25, sample::select(&["node1", "node2"][..])));
     (node, condition(), any::<bool>(), second, hints).prop_map(move |(node, condition, in_second, again, hints)| {
+        let again = again.filter(|again| condition.is_settled_with(*again));
         Endpoint { pod, node, condition, in_second, again, zone: hints.0, for_node: hints.1 }
     })
 }
@@ -132,7 +143,8 @@ fn condition() -> impl Strategy<Value = Condition> {
     ]
 }
 
-/// The header of a scenario that asks from these clients.
-pub(super) fn header(about: &str, clients: &[&str]) -> Value {
-    json!({ "kind": "Scenario", "about": about, "clients": clients })
+/// The header of a scenario that asks from these clients, of proxies with these fields of their configuration.
+pub(super) fn header(about: &str, clients: &[&str], proxy: &str) -> Value {
+    let proxy: Value = serde_json::from_str(proxy).expect("one of a few texts");
+    json!({ "kind": "Scenario", "about": about, "clients": clients, "proxy": proxy })
 }

@@ -10,19 +10,24 @@
 //! every [frontend](target) of every Service, by connections of its own, until it is sure who answers ([`probe`]). What it
 //! saw ([`observation`]) must be the same with kube-proxy in nftables mode and with `lb-agent`, or be explained by exactly
 //! one entry of the table of announced differences ([`divergence`]). Where kube-proxy's two modes differ, nftables is
-//! followed, and exactly one entry of a second table must explain what they differ in.
+//! followed, and exactly one entry of a second table ([`modes`]) must explain what they differ in. With session affinity
+//! each proxy makes a choice of its own, from what it reaches without ([`affinity`]).
 //!
-//! A scenario may also [keep](kept) exchanges from one step to the next, and ask the proxies' own servers
-//! ([`http`]).
+//! A scenario may also [keep](kept) exchanges from one step to the next, whose [history] tells what may become of them,
+//! and ask the proxies' own servers ([`http`]).
 
+pub mod affinity;
 pub mod api;
 pub mod arm;
 pub mod cell;
 pub mod divergence;
 pub mod generate;
+pub mod history;
 pub mod http;
 pub mod kept;
+mod kept_rules;
 pub mod kube_proxy;
+pub mod modes;
 pub mod observation;
 mod plan;
 pub mod probe;

@@ -77,7 +77,7 @@ impl Observation {
     }
 
     /// The kinds of outcomes, without who was reached.
-    fn kinds(&self) -> BTreeSet<Kind> {
+    pub(super) fn kinds(&self) -> BTreeSet<Kind> {
         let others = self.others.iter().map(|verdict| match verdict {
             Verdict::Reached(..) => Kind::Reached,
             Verdict::Refused => Kind::Refused,
@@ -128,6 +128,8 @@ pub enum Aspect {
     Source(Endpoint, BTreeSet<Source>, BTreeSet<Source>),
     /// Session affinity: how many endpoints answered one client.
     Stickiness(usize, usize),
+    /// Session affinity: the second one's client was at endpoints that are not served to it without.
+    Stray(BTreeSet<Endpoint>),
     /// What a server of the proxy's own answered.
     Answer(String, String),
 }
@@ -139,6 +141,7 @@ impl fmt::Display for Aspect {
             Self::Endpoints(one, other) => write!(f, "endpoints {{{}}} or {{{}}}", join(one), join(other)),
             Self::Source(endpoint, one, other) => write!(f, "source at {endpoint}: {} or {}", join(one), join(other)),
             Self::Stickiness(one, other) => write!(f, "{one} or {other} endpoints for one client"),
+            Self::Stray(endpoints) => write!(f, "{{{}}}, which it does not reach without affinity", join(endpoints)),
             Self::Answer(one, other) => write!(f, "answer {one:?} or {other:?}"),
         }
     }
@@ -148,28 +151,22 @@ fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join("+")
 }
 
-/// In what two observations differ. With session affinity each proxy chooses one endpoint by itself, so it is compared
-/// how many there are, and what the endpoints saw that both have in common.
-pub fn differences(first: &Observation, second: &Observation, has_affinity: bool) -> Vec<Aspect> {
+/// In what two observations differ.
+pub fn differences(first: &Observation, second: &Observation) -> Vec<Aspect> {
     let (kinds, other_kinds) = (first.kinds(), second.kinds());
     if kinds != other_kinds {
         return vec![Aspect::Verdict(kinds, other_kinds)];
     }
     // Where tries are left unanswered, the set was not searched to its end.
-    let is_broken = kinds.contains(&Kind::Dropped);
+    if kinds.contains(&Kind::Dropped) {
+        return Vec::new();
+    }
     let mut found = Vec::new();
     let missing = |here: &Observation, there: &Observation| -> BTreeSet<Endpoint> {
         here.reached.keys().filter(|endpoint| !there.reached.contains_key(endpoint)).cloned().collect()
     };
     let (only_first, only_second) = (missing(first, second), missing(second, first));
-    if is_broken {
-        return found;
-    }
-    if has_affinity {
-        if first.reached.len() != second.reached.len() {
-            found.push(Aspect::Stickiness(first.reached.len(), second.reached.len()));
-        }
-    } else if !only_first.is_empty() || !only_second.is_empty() {
+    if !only_first.is_empty() || !only_second.is_empty() {
         found.push(Aspect::Endpoints(only_first, only_second));
     }
     for (endpoint, sources) in &first.reached {

@@ -22,11 +22,25 @@ pub(super) const ZONES: &[&str] = &["zone1", "zone2"];
 pub(super) const RANGES: &[&[&str]] =
     &[&["198.51.100.0/24", "2001:db8::/64"], &["10.1.0.0/16", "fd00:10:1::/48"], &["0.0.0.0/0"]];
 
+/// Fields of the configuration that both proxies are started with: mostly none, as each restart of them takes seconds.
+pub(super) const CONFIGURATIONS: &[&str] = &[
+    "{}",
+    "{}",
+    "{}",
+    "{}",
+    "{}",
+    r#"{"detectLocalMode": "NodeCIDR"}"#,
+    r#"{"nodePortAddresses": ["192.168.100.0/24"]}"#,
+    r#"{"nftables": {"masqueradeAll": true}, "iptables": {"masqueradeAll": true}}"#,
+];
+
 pub(super) type Port = (&'static str, &'static str, u16, u16);
 
 /// A scenario.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// One of [`CONFIGURATIONS`].
+    pub proxy: &'static str,
     pub clients: Vec<&'static str>,
     pub services: Vec<(Service, Slices)>,
     /// Each of the Service with this index.
@@ -38,6 +52,12 @@ pub(super) struct Plan {
 pub(super) enum Change {
     Slices(Slices),
     Shape(Shape),
+    /// All ports get another name: in the slices as well, or in the Service alone.
+    Renamed {
+        slices: bool,
+    },
+    /// Its second family goes, or comes.
+    Families,
     Deleted,
 }
 
@@ -45,6 +65,8 @@ pub(super) enum Change {
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub ports: Vec<Port>,
+    /// How often its ports have been renamed.
+    pub names: usize,
     pub families: &'static [&'static str],
     pub shape: Shape,
 }
@@ -58,6 +80,8 @@ pub(super) struct Shape {
     pub external_local: bool,
     pub has_external_ips: bool,
     pub is_sticky: bool,
+    /// Whether a label leaves it to another proxy.
+    pub is_foreign: bool,
     pub ranges: Option<&'static [&'static str]>,
 }
 
@@ -104,45 +128,90 @@ pub(super) enum NodeName {
 }
 
 /// Ready, serving and terminating; ready where they are not said.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Condition(pub Option<(bool, bool, bool)>);
+
+impl Condition {
+    /// Whether it is said which of these counts where an endpoint is in two slices: the one that does not terminate, or
+    /// both that are the same. Of others, kube-proxy takes the one that it comes to first (`addEndpoints` in
+    /// `pkg/proxy/endpointslicecache.go`).
+    pub(super) fn is_settled_with(self, other: Self) -> bool {
+        let terminates = |Self(condition)| condition.is_some_and(|(_, _, terminating)| terminating);
+        self == other || terminates(self) != terminates(other)
+    }
+}
 
 impl Plan {
     /// The scenario.
     pub(super) fn documents(&self, about: &str) -> Vec<Value> {
-        let mut documents = vec![header(about, &self.clients)];
-        let mut services: Vec<Option<Service>> = Vec::new();
-        for (index, (service, slices)) in self.services.iter().enumerate() {
+        let mut documents = vec![header(about, &self.clients, self.proxy)];
+        let mut current = self.services.clone();
+        let mut is_there = vec![true; current.len()];
+        for (index, (service, slices)) in current.iter().enumerate() {
             documents.push(service.document(index));
             documents.extend(slices.documents(index, service));
-            services.push(Some(service.clone()));
         }
         for (number, (index, change)) in (1..).zip(&self.changes) {
+            let index = *index;
             let mut step = json!({ "kind": "Step", "about": format!("change {number}") });
-            let delete = json!([format!("Service/{}", name(*index))]);
+            let delete = json!([format!("Service/{}", name(index))]);
             let mut applied = Vec::new();
-            let first = &self.services[*index].0;
-            match change {
-                Change::Slices(slices) => applied = slices.documents(*index, first),
-                Change::Deleted => {
-                    step["delete"] = delete;
-                    services[*index] = None;
+            let (service, slices) = &mut current[index];
+            let before = service.clone();
+            let (has_service, has_slices) = match change {
+                Change::Slices(other) => {
+                    *slices = other.clone();
+                    (false, true)
                 }
                 Change::Shape(shape) => {
-                    let service = Service { shape: *shape, ..first.clone() };
-                    // Having an address is not changed in place.
-                    let is_headless = |service: &Service| service.shape.kind == Type::Headless;
-                    if services[*index].as_ref().is_some_and(|before| is_headless(before) != is_headless(&service)) {
-                        step["delete"] = delete;
-                    }
-                    applied.push(service.document(*index));
-                    services[*index] = Some(service);
+                    service.shape = *shape;
+                    (true, false)
                 }
+                Change::Renamed { slices } => {
+                    service.names += 1;
+                    (true, *slices)
+                }
+                Change::Families => {
+                    service.families = other_families(service.families);
+                    (true, true)
+                }
+                Change::Deleted => {
+                    step["delete"] = delete.clone();
+                    is_there[index] = false;
+                    (false, false)
+                }
+            };
+            if has_service {
+                // Having an address is not changed in place, and the families of what has none neither.
+                let is_headless = |service: &Service| service.shape.kind == Type::Headless;
+                let has_address =
+                    |service: &Service| !matches!(service.shape.kind, Type::Headless | Type::ExternalName);
+                let is_in_place = is_headless(&before) == is_headless(service)
+                    && (before.families == service.families || has_address(&before) && has_address(service));
+                if is_there[index] && !is_in_place {
+                    step["delete"] = delete;
+                }
+                applied.push(service.document(index));
+                is_there[index] = true;
+            }
+            if has_slices {
+                applied.extend(slices.documents(index, service));
             }
             documents.push(step);
             documents.extend(applied);
         }
         documents
+    }
+}
+
+/// With one family more, or one less: the first one stays.
+fn other_families(families: &[&str]) -> &'static [&'static str] {
+    let [both, reversed, first, second] = FAMILIES else { unreachable!("there are four") };
+    match families {
+        ["IPv4", _] => first,
+        ["IPv6", _] => second,
+        ["IPv4"] => both,
+        _ => reversed,
     }
 }
 
@@ -152,9 +221,12 @@ fn name(index: usize) -> String {
 
 impl Service {
     fn document(&self, index: usize) -> Value {
-        let Self { ports, families, shape } = self;
-        let Shape { kind, internal_local, external_local, has_external_ips, is_sticky, ranges } = *shape;
-        let metadata = json!({ "name": name(index) });
+        let Self { ports, names, families, shape } = self;
+        let Shape { kind, internal_local, external_local, has_external_ips, is_sticky, is_foreign, ranges } = *shape;
+        let mut metadata = json!({ "name": name(index) });
+        if is_foreign {
+            metadata["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "another" });
+        }
         if kind == Type::ExternalName {
             let spec = json!({ "type": "ExternalName", "externalName": "db.example.com" });
             return json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec });
@@ -169,7 +241,7 @@ impl Service {
         let cluster_ips =
             if kind == Type::Headless { vec!["None".to_owned()] } else { addresses("10.96.0", "fd00:10:96") };
         let ports = ports.iter().map(|(name, protocol, port, target)| {
-            json!({ "name": name, "protocol": protocol, "port": port, "targetPort": target })
+            json!({ "name": port_name(name, *names), "protocol": protocol, "port": port, "targetPort": target })
         });
         let mut spec = json!({
             "type": match kind {
@@ -205,6 +277,11 @@ impl Service {
     }
 }
 
+/// That of a port after so many renames.
+fn port_name(name: &str, renamed: usize) -> String {
+    if renamed == 0 { name.to_owned() } else { format!("{name}-{renamed}") }
+}
+
 fn policy(is_local: bool) -> &'static str {
     if is_local { "Local" } else { "Cluster" }
 }
@@ -212,7 +289,7 @@ fn policy(is_local: bool) -> &'static str {
 impl Slices {
     /// Two slices of each family.
     fn documents(&self, index: usize, service: &Service) -> Vec<Value> {
-        let (name, Service { ports, families, .. }) = (name(index), service);
+        let (name, Service { ports, names, families, .. }) = (name(index), service);
         let slice = |family: &'static str, is_second: bool| {
             let endpoints = self.endpoints.iter().filter_map(|endpoint| {
                 let condition = if endpoint.in_second == is_second { Some(endpoint.condition) } else { endpoint.again };
@@ -220,7 +297,7 @@ impl Slices {
             });
             let ports = ports
                 .iter()
-                .map(|(name, protocol, _, target)| json!({ "name": name, "protocol": protocol, "port": target }));
+                .map(|(name, protocol, _, target)| json!({ "name": port_name(name, *names), "protocol": protocol, "port": target }));
             json!({
                 "apiVersion": "discovery.k8s.io/v1",
                 "kind": "EndpointSlice",

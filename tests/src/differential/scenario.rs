@@ -214,6 +214,11 @@ impl Scenario {
         Ok(Self { name: name.to_owned(), header, steps })
     }
 
+    /// The Services of all steps, as they are written.
+    pub fn services(&self) -> impl Iterator<Item = &Value> {
+        self.steps.iter().flat_map(|step| &step.apply).filter(|object| object["kind"] == "Service")
+    }
+
     /// Who asks.
     pub fn clients(&self) -> Vec<ClientKind> {
         if self.header.clients.is_empty() { ClientKind::ALL.to_vec() } else { self.header.clients.clone() }

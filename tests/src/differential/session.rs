@@ -11,6 +11,8 @@
 //! Where proxies seem to differ in a way that the table does not explain, it is looked at again, with more patience: what
 //! counts is what is there the second time.
 
+mod exchanges;
+
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
@@ -21,11 +23,11 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
+    affinity::Choices,
     api::{self, ApiHost},
     arm::{self, Arm},
     cell::{AnswerCell, Cell, Place},
     http::Request,
-    kept::Kept,
     observation::Observation,
     probe::{ClientKind, MORE_PATIENCE, PATIENCE, ask_all},
     relay,
@@ -54,8 +56,6 @@ const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// How long servers of proxies may take to hear of a change: the Node has a watch of its own.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// How long a UDP flow may take to move: kube-proxy reads the table of all flows, and removes entries one by one.
-const MOVED_WITHIN: Duration = Duration::from_secs(10);
 /// For what is not ordered with the sentinel: the Node has a watch of its own, and what one synchronization writes is
 /// not in force all at once.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -83,19 +83,36 @@ impl Session {
         let mut report = Report::default();
         let start = Instant::now();
         self.arms.iter().for_each(|arm| arm.node_addresses("add", &scenario.header.node_addresses));
-        let mut applied = BTreeSet::new();
-        if let Err(error) = self.steps(scenario, &mut applied, &mut report) {
-            report.failures.push(error);
-        }
-        if let Err(error) = self.remove(applied) {
-            report.failures.push(error);
+        let choices = scenario.without_affinity().map(|free| self.pass(&free, None, &mut report));
+        // What could not be run to its end without affinity cannot be with it.
+        match choices {
+            None => drop(self.pass(scenario, None, &mut report)),
+            Some(Some(choices)) => drop(self.pass(scenario, Some(&choices), &mut report)),
+            Some(None) => {}
         }
         self.arms.iter().for_each(|arm| arm.node_addresses("del", &scenario.header.node_addresses));
         report.seconds = start.elapsed().as_secs_f64();
         report
     }
 
-    fn steps(&mut self, scenario: &Scenario, applied: &mut BTreeSet<Named>, report: &mut Report) -> Result<(), String> {
+    /// Runs all steps, and removes what they made. Gives what was seen, unless something went wrong.
+    fn pass(&mut self, scenario: &Scenario, choices: Option<&Choices>, report: &mut Report) -> Option<Choices> {
+        let mut applied = BTreeSet::new();
+        let mut seen = Choices::default();
+        let results = [self.steps(scenario, choices, &mut applied, &mut seen, report), self.remove(applied)];
+        let before = report.failures.len();
+        report.failures.extend(results.into_iter().filter_map(Result::err));
+        (report.failures.len() == before).then_some(seen)
+    }
+
+    fn steps(
+        &mut self,
+        scenario: &Scenario,
+        choices: Option<&Choices>,
+        applied: &mut BTreeSet<Named>,
+        seen: &mut Choices,
+        report: &mut Report,
+    ) -> Result<(), String> {
         let proxy = (scenario.header.proxy.clone(), scenario.header.kubeadm);
         if self.proxy.as_ref() != Some(&proxy) {
             let kubeconfig = self.api.kubeconfig();
@@ -103,15 +120,17 @@ impl Session {
             self.proxy = Some(proxy);
         }
         let mut kept = None;
-        for step in &scenario.steps {
+        for (number, step) in scenario.steps.iter().enumerate() {
             self.change(step, applied)?;
             self.await_sentinel()?;
-            let place = Place { scenario, step };
+            let place = Place { scenario, step, number, choices };
             if scenario.header.keep {
                 let kept = kept.get_or_insert_with(|| self.keep(scenario));
                 self.compare_kept(kept, place, report);
             }
-            self.compare(place, report);
+            for Cell { client, target, seen: of_cell, .. } in self.compare(place, report) {
+                seen.add(number, client, &target, of_cell);
+            }
             self.compare_answers(place, report);
         }
         Ok(())
@@ -227,25 +246,31 @@ impl Session {
         Ok(())
     }
 
+    /// The Services and slices that scenarios have made.
+    fn objects(&self) -> [Vec<Value>; 2] {
+        ["Service", "EndpointSlice"].map(|kind| {
+            let is_ours = |object: &Value| {
+                let metadata = &object["metadata"];
+                metadata["namespace"] != "lb-differential" && !(kind == "Service" && metadata["name"] == "kubernetes")
+            };
+            self.api.list(kind).into_iter().filter(is_ours).collect()
+        })
+    }
+
     /// What there is to ask, by client.
     fn targets(&self, scenario: &Scenario) -> Vec<(ClientKind, Vec<Target>)> {
-        let ours = |object: &Value| object["metadata"]["namespace"] != "lb-differential";
-        let services: Vec<Value> = self.api.list("Service").into_iter().filter(ours).collect();
-        let services: Vec<Value> =
-            services.into_iter().filter(|service| service["metadata"]["name"] != "kubernetes").collect();
-        let slices: Vec<Value> = self.api.list("EndpointSlice").into_iter().filter(ours).collect();
-        let node = self.arms[0].lab.nodes[0].host.addresses();
-        let targets = targets(&services, &slices, &scenario.header.also, node);
+        let [services, slices] = self.objects();
+        let targets = targets(&services, &slices, &scenario.header.also, self.arms[0].lab.nodes[0].host.addresses());
         let cells = scenario.clients().into_iter().map(|client| {
             (client, targets.iter().filter(|target| target.concerns(client)).cloned().collect::<Vec<_>>())
         });
         cells.collect()
     }
 
-    /// Asks everywhere, and enters into the report in what the proxies differ.
-    fn compare(&self, place: Place<'_>, report: &mut Report) {
+    /// Asks everywhere, and enters into the report in what the proxies differ. Gives all that counted.
+    fn compare(&self, place: Place<'_>, report: &mut Report) -> Vec<Cell> {
         if !place.scenario.header.probe {
-            return;
+            return Vec::new();
         }
         let cells = self.targets(place.scenario);
         report.cells += cells.iter().map(|(_, targets)| targets.len()).sum::<usize>();
@@ -257,20 +282,18 @@ impl Session {
         let wavering: Vec<ClientKind> = ClientKind::ALL.into_iter().filter(|client| has_doubts(*client)).collect();
         let is_asked_again =
             |cell: &Cell| !cell.is_plain(place) || cell.target.has_affinity && wavering.contains(&cell.client);
-        let (again, clear): (Vec<_>, Vec<_>) = first.into_iter().partition(is_asked_again);
-        for cell in clear {
+        let (again, mut counted): (Vec<_>, Vec<_>) = first.into_iter().partition(is_asked_again);
+        if !again.is_empty() {
+            let again = ClientKind::ALL.map(|client| {
+                let of_client = again.iter().filter(|cell| cell.client == client);
+                (client, of_client.map(|cell| cell.target.clone()).collect::<Vec<_>>())
+            });
+            counted.extend(self.observe(&again, MORE_PATIENCE));
+        }
+        for cell in &counted {
             cell.judge(place, report);
         }
-        if again.is_empty() {
-            return;
-        }
-        let again = ClientKind::ALL.map(|client| {
-            let of_client = again.iter().filter(|cell| cell.client == client);
-            (client, of_client.map(|cell| cell.target.clone()).collect::<Vec<_>>())
-        });
-        for cell in self.observe(&again, MORE_PATIENCE) {
-            cell.judge(place, report);
-        }
+        counted
     }
 
     /// Has all clients of all twins ask at once.
@@ -296,47 +319,9 @@ impl Session {
         all.map(|(client, target)| {
             let seen = observed.each_mut().map(|observations| observations.next().expect("one for each target"));
             let host = client.host(&self.arms[0].lab).name().to_owned();
-            Cell { client, host, target: target.clone(), seen }
+            Cell { client, host, target: target.clone(), history: None, seen }
         })
         .collect()
-    }
-
-    /// Opens the exchanges that a scenario keeps.
-    fn keep(&self, scenario: &Scenario) -> KeptCells {
-        let targets = self.targets(scenario).into_iter();
-        let cells: Vec<(ClientKind, Vec<Target>)> =
-            targets.map(|(client, targets)| (client, targets.iter().flat_map(Target::to_keep).collect())).collect();
-        let open = |arm: &Arm| {
-            let clients = cells.iter().map(|(client, targets)| {
-                Kept::open(&arm.lab, *client, arm.ports[*client as usize].clone(), targets.clone())
-            });
-            clients.collect()
-        };
-        KeptCells { of_arms: self.arms.each_ref().map(open), cells }
-    }
-
-    /// Has the exchanges that are kept speak, and enters into the report in what the proxies differ.
-    fn compare_kept(&self, kept: &KeptCells, place: Place<'_>, report: &mut Report) {
-        let speak = |patience| {
-            let replies =
-                kept.of_arms.each_ref().map(|clients| clients.iter().map(|client| client.speak(patience)).collect());
-            let observed = replies.map(|replies: Vec<_>| {
-                replies.into_iter().flat_map(|reply| reply.recv().expect("clients do not panic")).collect()
-            });
-            self.cells(&kept.cells, observed)
-        };
-        let mut cells = speak(PATIENCE);
-        report.cells += cells.len();
-        // kube-proxy forgets UDP flows some time after it has written its rules. All are asked again: what an exchange
-        // is that moved in between is what counts.
-        let deadline = Instant::now() + MOVED_WITHIN;
-        while !cells.iter().all(|cell| cell.is_announced(place)) && Instant::now() < deadline {
-            thread::sleep(SETTLE);
-            cells = speak(MORE_PATIENCE);
-        }
-        for cell in cells {
-            cell.judge(place, report);
-        }
     }
 
     /// Asks the proxies' own servers, until they agree or it is clear that they will not.
@@ -367,10 +352,4 @@ impl Session {
         let all = requests.iter().map(|_| answers.each_mut().map(|texts| texts.next().expect("one for each request")));
         all.collect()
     }
-}
-
-/// The exchanges of all clients, of each twin.
-struct KeptCells {
-    cells: Vec<(ClientKind, Vec<Target>)>,
-    of_arms: [Vec<Kept>; 3],
 }

@@ -157,7 +157,7 @@ fn of_service<'a>(
             }
         }
         let target = |(kind, ip, number): (FrontendKind, IpAddr, u64)| Target {
-            service: format!("{name}:{}", port["name"].as_str().map_or_else(|| number.to_string(), str::to_owned)),
+            service: format!("{name}:{}", port_label(port)),
             kind,
             address: SocketAddr::new(ip, u16::try_from(number).expect("the API server checks ports")),
             transport,
@@ -171,8 +171,13 @@ fn of_service<'a>(
     })
 }
 
+/// How a port of a Service is called: by its name, or by its number if it has none.
+pub(super) fn port_label(port: &Value) -> String {
+    port["name"].as_str().map_or_else(|| port["port"].to_string(), str::to_owned)
+}
+
 /// An address, also one with leading zeros, which Kubernetes reads as decimal.
-fn address(text: &str) -> Option<IpAddr> {
+pub(super) fn address(text: &str) -> Option<IpAddr> {
     let without_zeros = || {
         let parts = text.split('.').map(|part| part.parse::<u8>().ok()).collect::<Option<Vec<_>>>()?;
         Some(IpAddr::from(<[u8; 4]>::try_from(parts).ok()?))
@@ -180,10 +185,10 @@ fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(without_zeros)
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lb_tests::differential::divergence::{DIFFERENCES, Difference, LIMITS, MODES};
+use lb_tests::differential::{
+    divergence::{DIFFERENCES, Difference, LIMITS},
+    modes::MODES,
+};
 
 /// What the last column says of a difference that the harness finds by itself.
 const SCENARIOS: &str = "scenarios";

@@ -17,8 +17,9 @@ use std::{
 
 use lb_tests::{
     differential::{
-        divergence::{DIFFERENCES, MODES, NOT_ANNOUNCED},
+        divergence::{NOT_ANNOUNCED, OURS},
         generate::{self, Generated},
+        modes::MODES,
         report::Report,
         scenario::Scenario,
         worker::{NoReport, Worker},
@@ -216,7 +217,7 @@ impl Shared {
         if let Some(reason) = &outcome.cannot_run {
             return Ok(Completion::ignored_with(reason.clone()));
         }
-        let to_show = DIFFERENCES.iter().chain(MODES).filter(|difference| difference.explains.is_some());
+        let to_show = OURS.iter().copied().flatten().chain(MODES).filter(|difference| difference.explains.is_some());
         let missing: Vec<&str> =
             to_show.map(|difference| difference.id).filter(|id| !outcome.shown.contains(*id)).collect();
         if missing.is_empty() {

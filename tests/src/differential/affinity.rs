@@ -112,7 +112,9 @@ mod tests {
         for host in hosts {
             observation.add(Verdict::Reached(endpoint(host), Source::Own));
         }
-        others.iter().for_each(|other| observation.add(other.clone()));
+        for other in others {
+            observation.add(other.clone());
+        }
         observation
     }
 

@@ -196,7 +196,9 @@ mod tests {
         let target = targets(&[service("1", "udp", &[])], &[], &[], NODE).remove(0);
         assert_eq!((target.kind, target.transport), (FrontendKind::ClusterIp, Transport::Udp));
         let mut history = History::default();
-        steps.iter().for_each(|step| history.follow(&target, step));
+        for step in steps {
+            history.follow(&target, step);
+        }
         history
     }
 

@@ -61,7 +61,7 @@ const CANNOT_RUN: u8 = 77;
 /// What the lines begin with that are shown of a test that passes, too.
 const MEASURED: &str = "measured: ";
 /// How long a test may take before it is ended. Several times what the slowest takes on a loaded machine.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The `main` of a test file.
 pub fn main(tests: Vec<Test>) -> ExitCode {

@@ -138,7 +138,8 @@ pub fn measure() -> Result<ColdStart> {
 /// The maps hold all that they should, and what was changed is in them.
 fn check(maps: &lb_agent::dataplane::KernelMaps, changes: u32) -> Result<()> {
     let existing = lb_agent::dataplane::FamilyMaps::<[u8; 4]>::existing(maps)?;
-    ensure!(existing.frontends.len() == SERVICES as usize, "{} frontends", existing.frontends.len());
+    // Each Service's port, and its cluster IP for the ports that it does not have.
+    ensure!(existing.frontends.len() == 2 * SERVICES as usize, "{} frontends", existing.frontends.len());
     let selectable = existing.backends.iter().filter(|(_, backend)| backend.flags & BackendFlags::SELECTABLE != 0);
     ensure!(selectable.count() == (SERVICES * ENDPOINTS) as usize, "not {ENDPOINTS} backends for each Service");
     for version in 1..=changes {

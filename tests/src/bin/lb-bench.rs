@@ -139,7 +139,8 @@ fn measure(options: &Options) -> Result<(Measured, Vec<Section>)> {
     }
     if wanted(Part::Sockets) {
         eprintln!("connect() …");
-        results.connects = connect::measure(&mut Dataplane::load(world, TableSizes::default())?, options.rounds)?;
+        results.connects =
+            connect::measure(&mut Dataplane::load_for_sockets(world, TableSizes::default())?, options.rounds)?;
         sections.push(Section(socket_section(&results.connects)?));
     }
     if wanted(Part::Agent) {

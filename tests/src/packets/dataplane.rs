@@ -176,10 +176,19 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Loads the programs and creates the maps, as the agent does when it pins nothing.
+    /// Loads the programs and creates the maps, as the agent does when it pins nothing; on a node whose network namespace has
+    /// a cookie that tests know.
     pub fn load(world: World, sizes: TableSizes) -> Result<Self> {
-        let mut loaded =
-            Loaded::load(&LoadOptions { sizes, netns_cookie: Some(xdp::MARK), xdp: true, ..LoadOptions::default() })?;
+        Self::load_for(world, sizes, Some(xdp::MARK))
+    }
+
+    /// As [`load`](Self::load), on a node whose network namespace is this one: its sockets are the node's.
+    pub fn load_for_sockets(world: World, sizes: TableSizes) -> Result<Self> {
+        Self::load_for(world, sizes, None)
+    }
+
+    fn load_for(world: World, sizes: TableSizes, netns_cookie: Option<u64>) -> Result<Self> {
+        let mut loaded = Loaded::load(&LoadOptions { sizes, netns_cookie, xdp: true, ..LoadOptions::default() })?;
         let counters = loaded.take(maps::COUNTERS)?.try_into()?;
         let flows4 = loaded.take(maps::FLOWS4)?.try_into()?;
         let flows6 = loaded.take(maps::FLOWS6)?.try_into()?;

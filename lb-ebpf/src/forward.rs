@@ -9,11 +9,12 @@ use aya_ebpf::{
     },
     helpers::bpf_fib_lookup as fib_lookup,
 };
-use lb_common::abi::{Reason, Tuple};
+use lb_common::abi::{FlowAction, Reason, Tuple};
 
 use crate::{
     family::Family,
     hook::{PacketContext, Tag, Verdict, size_i32},
+    maps::Work,
     packet::{self, Mac, Packet},
     rewrite::rewrite,
 };
@@ -107,9 +108,27 @@ pub fn send<C: PacketContext, F: Family>(
     transmit::<C, F>(ctx, route)
 }
 
+/// Sends on a packet of `work`, which `rewrite` makes one of `request.to`: by the way out, or to the stack, as
+/// `request.action` says. `rewrite` is told whether the packet is forwarded by us, and so loses one of its time to live.
+#[inline(always)]
+pub fn go_on<C: PacketContext, F: Family>(
+    ctx: &C,
+    work: &mut Work<F::Address>,
+    rewrite: impl FnOnce(&Work<F::Address>, bool) -> Result<(), Reason>,
+) -> Result<Verdict, Reason> {
+    if work.request.action != FlowAction::Forward as u8 {
+        rewrite(work, false)?;
+        return Ok(Verdict::Translated);
+    }
+    work.route.look_up::<C, F>(ctx, &work.packet, &work.request.to)?;
+    depart(ctx, &work.packet)?;
+    rewrite(work, true)?;
+    transmit::<C, F>(ctx, &work.route)
+}
+
 /// Readies a packet for the way out. That it has one hop less to live is for the caller to write.
 #[inline(always)]
-pub fn depart<C: PacketContext, A>(ctx: &C, packet: &Packet<A>) -> Result<(), Reason> {
+fn depart<C: PacketContext, A>(ctx: &C, packet: &Packet<A>) -> Result<(), Reason> {
     if packet.ttl <= 1 {
         return Err(Reason::TtlExpired);
     }
@@ -122,7 +141,7 @@ pub fn depart<C: PacketContext, A>(ctx: &C, packet: &Packet<A>) -> Result<(), Re
 
 /// Sends a packet, as it is but for its MAC addresses.
 #[inline(always)]
-pub fn transmit<C: PacketContext, F: Family>(ctx: &C, route: &Route) -> Result<Verdict, Reason> {
+fn transmit<C: PacketContext, F: Family>(ctx: &C, route: &Route) -> Result<Verdict, Reason> {
     if route.resolved == 0 {
         return ctx.redirect_unresolved(route.interface(), &mut F::next_hop(&route.params));
     }

@@ -10,10 +10,7 @@
 //! the checksum tells.
 
 use aya_ebpf::bindings::BPF_ANY;
-use lb_common::{
-    abi::{FlowAction, Reason},
-    hash,
-};
+use lb_common::{abi::Reason, hash};
 
 use crate::{
     count,
@@ -78,16 +75,13 @@ fn send<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
 #[inline(always)]
 fn try_send<C: PacketContext, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
     let work = work::<F>()?;
-    let forwards = work.request.action == FlowAction::Forward as u8;
     count::translated::<F>(work.request.service, (ctx.length() - work.packet.l3()) as u64);
-    if forwards {
-        work.route.look_up::<C, F>(ctx, &work.packet, &work.request.to)?;
-        forward::depart(ctx, &work.packet)?;
-    }
-    F::rewrite_header(ctx, &work.packet, &work.request.to, forwards)?;
-    if F::V6 {
-        // An IPv4 header balances a change of its addresses by its own checksum.
-        ctx.note_change(F::difference(&work.packet.tuple, &work.request.to));
-    }
-    if forwards { forward::transmit::<C, F>(ctx, &work.route) } else { Ok(Verdict::Translated) }
+    forward::go_on::<C, F>(ctx, work, |work, hop| {
+        F::rewrite_header(ctx, &work.packet, &work.request.to, hop)?;
+        if F::V6 {
+            // An IPv4 header balances a change of its addresses by its own checksum.
+            ctx.note_change(F::difference(&work.packet.tuple, &work.request.to));
+        }
+        Ok(())
+    })
 }

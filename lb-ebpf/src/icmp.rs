@@ -91,15 +91,11 @@ fn send<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
 
 #[inline(always)]
 fn try_send<C: PacketContext, F: Family>(ctx: &C) -> Result<Verdict, Reason> {
-    let work = work::<F>()?;
-    let forwards = work.request.action == FlowAction::Forward as u8;
-    if forwards {
-        work.route.look_up::<C, F>(ctx, &work.packet, &work.request.to)?;
-        forward::depart(ctx, &work.packet)?;
-    }
-    rewrite::<C, F>(ctx, work, forwards)?;
-    count::reason(Reason::IcmpError);
-    if forwards { forward::transmit::<C, F>(ctx, &work.route) } else { Ok(Verdict::Translated) }
+    forward::go_on::<C, F>(ctx, work::<F>()?, |work, hop| {
+        rewrite::<C, F>(ctx, work, hop)?;
+        count::reason(Reason::IcmpError);
+        Ok(())
+    })
 }
 
 /// Makes the error of `work` one about the original of what it quotes, with the addresses of `request.to`. With `hop`, it is

@@ -25,6 +25,19 @@ fn names(network: &Network) -> (Vec<&str>, Vec<&str>) {
     )
 }
 
+/// Follows the network from what it was first. What comes out waits until something holds.
+fn follow(watcher: Watcher, first: Network) -> impl AsyncFnMut(&str, fn(&Network) -> bool) {
+    let (internal_sender, internal) = watch::channel(Vec::new());
+    let (sender, mut changes) = watch::channel(first);
+    tokio::spawn(watcher.run(internal, sender));
+    async move |what, holds| {
+        // It ends with the watcher's other end.
+        let _open = &internal_sender;
+        let seen = tokio::time::timeout(PATIENCE, changes.wait_for(holds)).await.is_ok();
+        assert!(seen, "{what}: {:?}", *changes.borrow());
+    }
+}
+
 pub(crate) fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
     sandbox::run(|_| {
         let elsewhere = Elsewhere::new();
@@ -41,13 +54,7 @@ pub(crate) fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
             assert_eq!(first.node.masquerade4, [(0, [10, 0, 0, 1]), (eth0, [10, 0, 0, 1])].into());
             assert_eq!(first.node.masquerade6.len(), 2);
 
-            let (_internal, internal) = watch::channel(Vec::new());
-            let (sender, mut changes) = watch::channel(first);
-            tokio::spawn(watcher.run(internal, sender));
-            let mut until = async |what: &str, holds: fn(&Network) -> bool| {
-                let seen = tokio::time::timeout(PATIENCE, changes.wait_for(holds)).await.is_ok();
-                assert!(seen, "{what}: {:?}", *changes.borrow());
-            };
+            let mut until = follow(watcher, first);
 
             elsewhere.pair("vpod1");
             until("a pod came", |network| names(network).1 == ["vpod1"]).await;
@@ -84,13 +91,7 @@ pub(crate) fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_un
             let first = watcher.network(&[]);
             assert_eq!((names(&first), &first.missing), ((vec!["eth0"], vec![]), &["eth7".to_owned()].into()));
 
-            let (_internal, internal) = watch::channel(Vec::new());
-            let (sender, mut changes) = watch::channel(first);
-            tokio::spawn(watcher.run(internal, sender));
-            let mut until = async |what: &str, holds: fn(&Network) -> bool| {
-                let seen = tokio::time::timeout(PATIENCE, changes.wait_for(holds)).await.is_ok();
-                assert!(seen, "{what}: {:?}", *changes.borrow());
-            };
+            let mut until = follow(watcher, first);
             elsewhere.pair("eth7");
             until("it came", |network| names(network).0 == ["eth0", "eth7"] && network.missing.is_empty()).await;
             ip("link del eth0");

@@ -34,8 +34,9 @@ pub use hooks::{Attached, Device, Direction, Role, SocketHook, XdpPlace, attache
 pub(crate) use netdev::features as xdp_features;
 pub use pins::{Lock, Pins};
 pub use requirements::check as check_requirements;
-pub(crate) use requirements::{check_btf, check_kernel, check_own_capabilities};
+pub(crate) use requirements::{check_btf, check_kernel, check_own_capabilities, has_sys_admin};
 pub use tables::{PINNED, TableSizes};
+pub(crate) use xdp::program_at as xdp_program_at;
 pub use xdp::{Obstacle, XdpDevices, XdpMode, describe as describe_xdp};
 
 use std::{fs, io};

@@ -59,11 +59,7 @@ fn check_release(release: &str) -> Result<(), LoaderError> {
 
 /// `status` is the text of `/proc/PID/status`.
 fn check_capabilities(status: &str) -> Result<(), LoaderError> {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
-        .unwrap_or(u64::MAX);
+    let effective = effective_capabilities(status).unwrap_or(u64::MAX);
     let has = |capability: u32| effective & (1 << capability) != 0;
     let missing: Vec<_> = [("BPF", CAP_BPF, true), ("NET_ADMIN", CAP_NET_ADMIN, false), ("PERFMON", CAP_PERFMON, true)]
         .into_iter()
@@ -71,6 +67,18 @@ fn check_capabilities(status: &str) -> Result<(), LoaderError> {
         .map(|(name, _, _)| name)
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(LoaderError::Capabilities { missing }) }
+}
+
+/// The set of effective capabilities that the text of `/proc/PID/status` tells.
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(set.trim(), 16).ok()
+}
+
+/// Whether we have `CAP_SYS_ADMIN`, as far as can be told.
+pub(crate) fn has_sys_admin() -> bool {
+    let effective = read(STATUS).ok().and_then(|status| effective_capabilities(&status));
+    effective.is_some_and(|set| set & 1 << CAP_SYS_ADMIN != 0)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use aya::{
 use futures::TryStreamExt as _;
 use lb_common::abi::{Interface, XdpDevice, XdpFlags, XdpState, maps::XDP_DEVICES};
 use nix::libc;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
 use super::{
     Attached, Device, Loaded, LoaderError, Pins, XDP_PROGRAM, XdpPlace,
@@ -212,19 +212,23 @@ fn program_of(index: u32) -> Option<u32> {
             let (connection, handle, _) = rtnetlink::new_connection().ok()?;
             tokio::spawn(connection);
             let mut links = std::pin::pin!(handle.link().get().match_index(index).execute());
-            let link = links.try_next().await.ok()??;
-            let attributes = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::Xdp(attributes) => Some(attributes),
-                _ => None,
-            })?;
-            attributes.iter().find_map(|attribute| match attribute {
-                LinkXdp::ProgId(id) => Some(*id),
-                _ => None,
-            })
+            program_at(&links.try_next().await.ok()??)
         })
     };
     // Not in this thread, which may be a runtime's.
     thread::scope(|scope| scope.spawn(ask).join().ok().flatten())
+}
+
+/// Id of the XDP program that a device is said to have.
+pub(crate) fn program_at(link: &LinkMessage) -> Option<u32> {
+    let attributes = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(attributes) => Some(attributes),
+        _ => None,
+    })?;
+    attributes.iter().find_map(|attribute| match attribute {
+        LinkXdp::ProgId(id) => Some(*id).filter(|id| *id != 0),
+        _ => None,
+    })
 }
 
 /// The map `XDP_DEVICES`.

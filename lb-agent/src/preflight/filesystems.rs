@@ -1,36 +1,23 @@
 //! What must be mounted, and what an earlier agent left there.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use super::Check;
 use crate::loader::{self, Pins};
 
-/// Number of `include/uapi/linux/capability.h`.
-const CAP_SYS_ADMIN: u32 = 21;
-
 pub(super) fn bpffs(dir: &Path) -> Check {
     let shown = dir.display();
     let remedy = format!("do `mount -t bpf bpf {shown}` on the node, and mount it into the agent's container");
     match statfs(dir).map(|found| found.filesystem_type() == BPF_FS_MAGIC) {
         Ok(true) => Check::ok("bpffs", shown.to_string()),
-        Ok(false) if may_mount() => Check::ok("bpffs", format!("{shown}: the agent will mount one there")),
+        Ok(false) if loader::has_sys_admin() => Check::ok("bpffs", format!("{shown}: the agent will mount one there")),
         Ok(false) => {
             Check::failure("bpffs", format!("{shown} is none, and without CAP_SYS_ADMIN none can be mounted"), remedy)
         }
         Err(errno) => Check::failure("bpffs", format!("{shown}: {errno}"), remedy),
     }
-}
-
-fn may_mount() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    effective.is_some_and(|set| set & 1 << CAP_SYS_ADMIN != 0)
 }
 
 /// The cgroup of the socket programs, and its directory if it can be used.
@@ -74,6 +61,8 @@ pub(super) fn pins(pins: &Pins) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::{super::Verdict, *};
 
     #[test]

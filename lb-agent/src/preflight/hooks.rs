@@ -10,13 +10,13 @@ use std::{
 
 use aya::programs::{ProgramInfo, loaded_programs};
 use futures::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp};
 
 use super::Check;
 use crate::{
     loader::{
         Device, Direction, Filter, LoaderError, PROGRAMS, Pins, SocketHook, bpf_filters,
         syscall::{self, QueryTarget},
+        xdp_program_at,
     },
     network::Network,
 };
@@ -114,14 +114,7 @@ async fn links() -> Result<Vec<(u32, Option<u32>)>, LoaderError> {
     let mut messages = std::pin::pin!(handle.link().get().execute());
     let mut links = Vec::new();
     while let Some(message) = messages.try_next().await.map_err(|error| failed(io::Error::other(error)))? {
-        let xdp = message.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|xdp| match xdp {
-                LinkXdp::ProgId(program) => Some(*program).filter(|program| *program != 0),
-                _ => None,
-            }),
-            _ => None,
-        });
-        links.push((message.header.index, xdp));
+        links.push((message.header.index, xdp_program_at(&message)));
     }
     Ok(links)
 }

@@ -180,12 +180,8 @@ impl<A: Family> Reconciler<A> {
         let value = Service {
             cluster: room.cluster.unwrap_or(old.cluster),
             local: room.local.unwrap_or(old.local),
-            flags: [
-                (desired.has_endpoints, ServiceFlags::HAS_ENDPOINTS),
-                (desired.round_robin, ServiceFlags::ROUND_ROBIN),
-            ]
-            .into_iter()
-            .fold(0, |flags, (is, flag)| if is { flags | flag } else { flags }),
+            flags: if desired.has_endpoints { ServiceFlags::HAS_ENDPOINTS } else { 0 }
+                | if desired.round_robin { ServiceFlags::ROUND_ROBIN } else { 0 },
             affinity_seconds: desired.affinity_seconds,
         };
         if !applied.named {

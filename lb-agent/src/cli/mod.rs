@@ -10,6 +10,7 @@ mod filter;
 mod flow;
 mod kube_proxy_flags;
 mod manual;
+mod node;
 mod output;
 mod preflight;
 mod run;

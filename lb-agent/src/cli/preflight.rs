@@ -1,33 +1,17 @@
-use std::path::PathBuf;
-
 use anyhow::{Result, bail};
-use clap::{Args, builder::NonEmptyStringValueParser};
-use lb_agent::{
-    network,
-    preflight::{self, Check, Options, Verdict},
-};
-use lb_common::ports::Reserved;
+use clap::Args;
+use lb_agent::preflight::{self, Check, Options, Verdict};
 use serde::Serialize;
 
 use super::{
-    PinArguments,
+    node::NodeArguments,
     output::{OutputArguments, table},
-    run::port_range,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    pins: PinArguments,
-    /// The --cgroup of `lb-agent run`.
-    #[arg(long, value_name = "DIR")]
-    cgroup: Option<PathBuf>,
-    /// The --devices of `lb-agent run`.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
-    devices: Option<Vec<String>>,
-    /// The API server's --service-node-port-range.
-    #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = port_range)]
-    node_port_range: Reserved,
+    node: NodeArguments,
     #[command(flatten)]
     output: OutputArguments,
 }
@@ -41,12 +25,8 @@ struct Report {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments { pins, cgroup, devices, node_port_range, output } = arguments;
-    let options = Options {
-        bpffs: pins.bpffs.clone(),
-        cgroup: cgroup.clone(),
-        network: network::Options { devices: devices.clone(), node_ports: *node_port_range },
-    };
+    let Arguments { node, output } = arguments;
+    let options = Options { bpffs: node.pins.bpffs.clone(), cgroup: node.cgroup.clone(), network: node.network() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let checks = runtime.block_on(preflight::run(&options));
     let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Ok);

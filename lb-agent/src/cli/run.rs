@@ -5,19 +5,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser, value_parser};
+use clap::{Args, ValueEnum, value_parser};
 use ipnet::IpNet;
 use lb_agent::{
     configuration::{Effective, Given},
     loader::{TableSizes, XdpMode},
     model::Balance,
-    network,
     source::parse_cidr_sloppy,
 };
-use lb_common::{abi::capacity, ports::Reserved};
+use lb_common::abi::capacity;
 use tracing_subscriber::EnvFilter;
 
-use super::{PinArguments, kube_proxy_flags::KubeProxyFlags, show};
+use super::{kube_proxy_flags::KubeProxyFlags, node::NodeArguments, show};
 use crate::run::{Configuration, ConfigurationFile, Source, hold_little, run};
 
 /// The API client logs every failed request as an error; that a watch broke, and works again, is said by the watch.
@@ -42,24 +41,14 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = cidr)]
     service_cluster_ip_range: Vec<IpNet>,
     #[command(flatten)]
-    pins: PinArguments,
-    /// Cgroup whose processes reach Services by their sockets [default: the root of the cgroup2 hierarchy].
-    #[arg(long, value_name = "DIR")]
-    cgroup: Option<PathBuf>,
-    /// Uplinks, separated by commas [default: devices with a route out, the node's address, or an address of a NIC]. One
-    /// that is not there is an error in the log and in `lb-agent status`, and is served when it comes.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
-    devices: Option<Vec<String>>,
+    node: NodeArguments,
     /// Whether packets from outside are balanced at XDP, where the uplink can; what XDP leaves, TC does. auto: in the
     /// driver of a NIC; native: in the driver of any uplink, whose packets must have finished checksums; generic: without
     /// a driver, for tests.
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     xdp: Xdp,
-    /// The API server's --service-node-port-range.
-    #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = port_range)]
-    node_port_range: Reserved,
     /// How backends are selected for Services without the annotation `lb-agent/balance`.
-    #[arg(long, value_name = "WAY", default_value = Balance::default().name(), value_parser = balance)]
+    #[arg(long, value_name = "WAY", default_value = Balance::default().name())]
     balance: Balance,
     /// Format of the log, on the standard error [default: --logging-format].
     #[arg(long, value_enum)]
@@ -234,9 +223,9 @@ impl Arguments {
             },
             // As kube-proxy does (`NodeName` in its options), since names of Nodes are in lower case.
             node_name: node_name.trim().to_lowercase(),
-            bpffs: self.pins.bpffs,
-            cgroup: self.cgroup,
-            network: network::Options { devices: self.devices, node_ports: self.node_port_range },
+            network: self.node.network(),
+            bpffs: self.node.pins.bpffs,
+            cgroup: self.node.cgroup,
             effective,
             trace_packets: self.trace_packets,
             xdp: self.xdp.into(),
@@ -261,11 +250,6 @@ fn filter_of(verbosity: u32) -> &'static str {
     }
 }
 
-fn balance(text: &str) -> Result<Balance, String> {
-    let names = || Balance::ALL.map(Balance::name).join(", ");
-    Balance::ALL.into_iter().find(|balance| balance.name() == text).ok_or_else(|| format!("expected {}", names()))
-}
-
 fn cidr(text: &str) -> Result<IpNet, String> {
     parse_cidr_sloppy(text).ok_or_else(|| format!("{text:?} is not a network such as 10.96.0.0/12"))
 }
@@ -282,27 +266,4 @@ fn start_log(format: LogFormat, filter: &str) -> Result<()> {
 
 fn log_filter(text: &str) -> Result<String, String> {
     EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
-}
-
-/// `FIRST-LAST`.
-pub(super) fn port_range(text: &str) -> Result<Reserved, String> {
-    let expected = || format!("{text:?} is not FIRST-LAST with ports from 1 to 65535");
-    let (first, last) = text.split_once('-').ok_or_else(expected)?;
-    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(expected);
-    let (first, last) = (port(first)?, port(last)?);
-    if first > last { Err(format!("{first} is above {last}")) } else { Ok(Reserved { first, last }) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_range_is_two_ports_in_order() {
-        assert_eq!(port_range("30000-32767"), Ok(Reserved { first: 30000, last: 32767 }));
-        assert_eq!(port_range("7-7"), Ok(Reserved { first: 7, last: 7 }));
-        for wrong in ["", "30000", "0-7", "7-70000", "9-8", "a-b", "30000:32767", "-5"] {
-            assert!(port_range(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -11,7 +11,7 @@ use lb_agent::{
     loader::Pins,
     model::Family,
 };
-use lb_common::abi::{Backend, Protocol, Service, ServiceName, SlotRange};
+use lb_common::abi::{Backend, Service, ServiceName, SlotRange};
 
 /// What the maps of a family hold, by index.
 pub(super) struct View<A> {
@@ -42,9 +42,9 @@ impl<A: Family> View<A> {
         }
     }
 
-    /// [`label`] of a service; an index that has no name shows as dangling.
+    /// The name of a service port; an index that has no name shows as dangling.
     pub(super) fn service(&self, index: u32) -> String {
-        self.services.get(&index).map_or_else(|| format!("<service {index}?>"), |(name, _)| label(name))
+        self.services.get(&index).map_or_else(|| format!("<service {index}?>"), |(name, _)| name.to_string())
     }
 
     /// Address and port, if the backend is still the one of this generation.
@@ -62,23 +62,6 @@ impl<A: Family> View<A> {
         let slots = range.first..range.first.saturating_add(range.count);
         let mut seen = HashSet::new();
         slots.filter_map(|slot| self.slots.get(&slot).copied()).filter(move |index| seen.insert(*index))
-    }
-}
-
-/// `namespace/name:port/TCP`.
-pub(super) fn label(name: &ServiceName) -> String {
-    let (namespace, service, port) = name.parts();
-    let separator = if port.is_empty() { "" } else { ":" };
-    format!("{namespace}/{service}{separator}{port}/{}", protocol(name.protocol))
-}
-
-/// The protocol's name, or its number.
-pub(super) fn protocol(number: impl Into<u32>) -> String {
-    let number = number.into();
-    match u8::try_from(number).ok().and_then(Protocol::from_number) {
-        Some(Protocol::Tcp) => "TCP".to_owned(),
-        Some(Protocol::Udp) => "UDP".to_owned(),
-        None => number.to_string(),
     }
 }
 

@@ -102,7 +102,7 @@ impl Controller {
         Ok(Self {
             dirty: v4.services().chain(v6.services()).cloned().collect(),
             inputs,
-            desired: DesiredState::new(node_name, policy.balance),
+            desired: DesiredState::new(node_name),
             policy,
             network: None,
             v4,

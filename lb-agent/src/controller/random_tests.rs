@@ -14,7 +14,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     dataplane::{Capacities, Existing, Fake, Faulty, check},
-    model::Balance,
     model::{
         Change, Cidr, DesiredPort, Endpoint, EndpointSlice, Family, Node, Policy, Protocol, Service, ServicePort,
         ServiceType, SlicePort, TrafficPolicy,
@@ -293,7 +292,7 @@ impl World {
 
     fn desired(&self) -> (View<[u8; 4]>, View<[u8; 16]>) {
         let inputs = self.controller.inputs();
-        let mut desired = DesiredState::new("here", Balance::default());
+        let mut desired = DesiredState::new("here");
         let mut all: BTreeSet<ObjectKey> = inputs.services().cloned().collect();
         desired.claim(inputs, &mut all);
         let v4: Vec<_> = all.iter().flat_map(|service| desired.ports4(inputs, &Policy::default(), service)).collect();

@@ -6,7 +6,7 @@ use std::{
 
 use lb_common::abi::{
     Backend, BackendFlags, Config, ConfigFlags, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags, Prefix,
-    Protocol, Service, ServiceFlags, ServiceName, SlotRange, maps,
+    ProtocolNumber, Service, ServiceFlags, ServiceName, SlotRange, maps,
 };
 use nix::libc::E2BIG;
 
@@ -288,7 +288,7 @@ impl<A: Family> fmt::Display for Tables<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (key, frontend) in &self.frontends {
             let index = frontend.service;
-            let name = self.names.get(&index).map_or_else(|| "(no such service)".to_owned(), name);
+            let name = self.names.get(&index).map_or_else(|| "(no such service)".to_owned(), ToString::to_string);
             if frontend.flags & FrontendFlags::CLUSTER_IP != 0 {
                 writeln!(f, "{} CLUSTER_IP -> #{index} {name}", key.address.to_ip())?;
                 continue;
@@ -304,7 +304,7 @@ impl<A: Family> fmt::Display for Tables<A> {
                 ],
             );
             let flags = if flags.is_empty() { flags } else { format!(" {flags}") };
-            write!(f, "{address}/{}{flags} -> #{index} {name}", protocol(key.protocol))?;
+            write!(f, "{address}/{}{flags} -> #{index} {name}", ProtocolNumber(key.protocol.into()))?;
             self.write_service(f, index)?;
         }
         Ok(())
@@ -366,20 +366,6 @@ impl<A: Family> Tables<A> {
             return format!("{} of {} slots", shares.join(" "), found.len());
         }
         found.join(" ")
-    }
-}
-
-fn name(name: &ServiceName) -> String {
-    let (namespace, service, port) = name.parts();
-    let separator = if port.is_empty() { "" } else { ":" };
-    format!("{namespace}/{service}{separator}{port}/{}", protocol(name.protocol))
-}
-
-fn protocol(number: u8) -> String {
-    match Protocol::from_number(number) {
-        Some(Protocol::Tcp) => "TCP".to_owned(),
-        Some(Protocol::Udp) => "UDP".to_owned(),
-        None => number.to_string(),
     }
 }
 

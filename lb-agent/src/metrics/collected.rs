@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use lb_agent::dataplane::{Scrape, Scraper, ServiceTraffic, TableFill};
-use lb_common::abi::{Disposition, Protocol};
+use lb_common::abi::Protocol;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
@@ -100,12 +100,7 @@ pub(super) fn encode_maps(encoder: &mut DescriptorEncoder<'_>, scrape: &Scrape) 
     let help = "Packets and socket calls that were passed on untouched, refused or dropped, and errors about others, by reason";
     let mut numbers = Numbers::new(encoder, "lb_not_balanced", help, MetricType::Counter)?;
     for (reason, count) in reasons {
-        let disposition = match reason.disposition() {
-            Disposition::Pass => "pass",
-            Disposition::Translate => "translate",
-            Disposition::Refuse => "refuse",
-            Disposition::Drop => "drop",
-        };
+        let disposition = reason.disposition().name();
         numbers.count(&OfReason { reason: reason.name(), disposition }, *count)?;
     }
     encode_services(encoder, services)
@@ -125,11 +120,7 @@ fn encode_services(encoder: &mut DescriptorEncoder<'_>, services: &[ServiceTraff
         let mut numbers = Numbers::new(encoder, name, help, MetricType::Counter)?;
         for traffic in services {
             let (namespace, service, port) = traffic.name.parts();
-            let protocol = match Protocol::from_number(traffic.name.protocol) {
-                Some(Protocol::Tcp) => "TCP",
-                Some(Protocol::Udp) => "UDP",
-                None => "",
-            };
+            let protocol = Protocol::from_number(traffic.name.protocol).map_or("", Protocol::name);
             let labels = [
                 ("namespace", namespace),
                 ("service", service),

@@ -35,15 +35,7 @@ impl fmt::Display for Conflict {
         } else {
             write!(f, "{}", SocketAddr::new(*address, *port))?;
         }
-        write!(f, "/{} of {claimant} belongs to {holder}", protocol_name(*protocol))
-    }
-}
-
-/// The protocol as Kubernetes spells it.
-pub(super) const fn protocol_name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
+        write!(f, "/{} of {claimant} belongs to {holder}", protocol.name())
     }
 }
 

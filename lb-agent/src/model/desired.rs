@@ -14,7 +14,7 @@ use lb_common::{
 
 use super::{
     Balance, Cidr, Conflict, Family, Inputs, Policy,
-    claims::{Claimant, Claims, protocol_name},
+    claims::{Claimant, Claims},
     objects::{Endpoint, ObjectKey, Protocol, Service, ServicePort, ServiceType, TrafficPolicy},
     topology::{Candidate, Place, categorize},
 };
@@ -33,7 +33,7 @@ pub struct ServicePortName {
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let separator = if self.port.is_empty() { "" } else { ":" };
-        write!(f, "{}{separator}{}/{}", self.service, self.port, protocol_name(self.protocol))
+        write!(f, "{}{separator}{}/{}", self.service, self.port, self.protocol.name())
     }
 }
 
@@ -79,15 +79,14 @@ pub struct DesiredPort<A> {
 #[derive(Debug)]
 pub struct DesiredState {
     node_name: Arc<str>,
-    balance: Balance,
     claims4: Claims<[u8; 4]>,
     claims6: Claims<[u8; 16]>,
 }
 
 impl DesiredState {
-    /// The desired state of the node of this name. `balance` is for Services that do not say.
-    pub fn new(node_name: impl Into<Arc<str>>, balance: Balance) -> Self {
-        Self { node_name: node_name.into(), balance, claims4: Claims::new(), claims6: Claims::new() }
+    /// The desired state of the node of this name.
+    pub fn new(node_name: impl Into<Arc<str>>) -> Self {
+        Self { node_name: node_name.into(), claims4: Claims::new(), claims6: Claims::new() }
     }
 
     /// Name of the node that this is the state of.
@@ -139,7 +138,7 @@ impl DesiredState {
                 let candidates = candidates(inputs, &name, place);
                 let restricted = frontends.iter().any(|(_, flags)| flags & FrontendFlags::SOURCE_RANGES != 0);
                 let mut desired = desired_port(name, frontends, &candidates, place);
-                match service.balance.unwrap_or(self.balance) {
+                match service.balance.unwrap_or(policy.balance) {
                     Balance::Hash => {}
                     Balance::Maglev => {
                         desired.cluster = maglev(&desired.backends, &desired.cluster);

@@ -1,7 +1,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Balance,
     testing::{endpoint, key, port, service, slice},
     *,
 };
@@ -14,7 +13,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { inputs: Inputs::new([]), state: DesiredState::new("here", Balance::default()) }
+        Self { inputs: Inputs::new([]), state: DesiredState::new("here") }
     }
 
     /// Takes in a change; returns the Services to recompute and the conflicts.

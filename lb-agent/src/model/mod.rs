@@ -35,4 +35,4 @@ pub use objects::{
     BALANCE_ANNOTATION, Change, ChangeTrigger, Endpoint, EndpointSlice, Node, ObjectKey, ObjectKind, Protocol,
     Rejection, Service, ServicePort, ServiceType, SlicePort, SourceEvent, TrafficPolicy,
 };
-pub use policy::{Balance, DetectLocal, NodePortAddresses, Policy};
+pub use policy::{Balance, DetectLocal, NodePortAddresses, Policy, UnknownBalance};

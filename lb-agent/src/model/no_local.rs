@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Balance, Change, DesiredState, Endpoint, Inputs, Policy, Service, ServiceType, SourceEvent, TrafficPolicy,
+        Change, DesiredState, Endpoint, Inputs, Policy, Service, ServiceType, SourceEvent, TrafficPolicy,
         testing::{endpoint, key, service, slice},
     };
 
@@ -71,7 +71,7 @@ mod tests {
         let mut inputs = Inputs::new([]);
         inputs.apply(SourceEvent::Changed(Change::Service(key("web"), Some(service))));
         inputs.apply(SourceEvent::Changed(Change::EndpointSlice(key("web-1"), Some(slice("web", endpoints)))));
-        let mut desired = DesiredState::new("here", Balance::default());
+        let mut desired = DesiredState::new("here");
         desired.claim(&inputs, &mut BTreeSet::from([key("web")]));
         let NoLocal { internal, external } = NoLocal::of(&desired.ports4(&inputs, &Policy::default(), &key("web")));
         [internal, external]

@@ -1,7 +1,7 @@
 //! What the operator decided for all Services of this node: the parts of kube-proxy's configuration that change what
 //! the maps hold.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use lb_common::abi::ConfigFlags;
@@ -72,6 +72,19 @@ impl Balance {
             Self::Maglev => "maglev",
             Self::RoundRobin => "round-robin",
         }
+    }
+}
+
+/// A name that is none of [`Balance::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected one of {}", Balance::ALL.map(Balance::name).join(", "))]
+pub struct UnknownBalance;
+
+impl FromStr for Balance {
+    type Err = UnknownBalance;
+
+    fn from_str(name: &str) -> Result<Self, UnknownBalance> {
+        Self::ALL.into_iter().find(|balance| balance.name() == name).ok_or(UnknownBalance)
     }
 }
 

@@ -40,7 +40,7 @@ pub use service::{Service, ServiceFlags, ServiceIndex, ServiceStats, Slot, SlotR
 pub use service_name::{MAX_LABEL, ServiceName};
 pub use socket::{PeerDirection, SocketFrontend, SocketPeer, SocketPeerKey};
 pub(crate) use tuple::halves;
-pub use tuple::{Address, Protocol, Tuple};
+pub use tuple::{Address, Protocol, ProtocolNumber, Tuple};
 pub use xdp::{XdpDevice, XdpFlags, XdpState};
 
 /// Version of all layouts in this module. It names the directory of the pins, so that an agent never reads maps of

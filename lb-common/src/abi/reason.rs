@@ -15,6 +15,18 @@ pub enum Disposition {
     Drop,
 }
 
+impl Disposition {
+    /// Its name in metrics and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Translate => "translate",
+            Self::Refuse => "refuse",
+            Self::Drop => "drop",
+        }
+    }
+}
+
 /// Value of `COUNTERS`, per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -1,3 +1,7 @@
+use core::fmt::{self, Display};
+
+use super::ProtocolNumber;
+
 /// Longest name of a namespace, a Service or a port (RFC 1123 label), in bytes.
 pub const MAX_LABEL: usize = 63;
 
@@ -28,6 +32,15 @@ impl ServiceName {
     }
 }
 
+/// `namespace/name:port/TCP`.
+impl Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (namespace, name, port) = self.parts();
+        let separator = if port.is_empty() { "" } else { ":" };
+        write!(f, "{namespace}/{name}{separator}{port}/{}", ProtocolNumber(self.protocol.into()))
+    }
+}
+
 fn padded<const N: usize>(label: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     if label.len() > MAX_LABEL {
@@ -53,6 +66,11 @@ mod tests {
             let packed = ServiceName::new(namespace, name, port, 6).expect("legal");
             assert_eq!(packed.parts(), (namespace, name, port));
         }
+        let shown = |port, protocol| ServiceName::new("shop", "web", port, protocol).expect("legal").to_string();
+        assert_eq!(
+            [shown("http", 6), shown("", 17), shown("", 132)],
+            ["shop/web:http/TCP", "shop/web/UDP", "shop/web/132"]
+        );
         assert_eq!(ServiceName::new(&"n".repeat(64), "b", "", 6), None);
     }
 }

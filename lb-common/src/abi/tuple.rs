@@ -1,4 +1,4 @@
-use core::fmt::Debug;
+use core::fmt::{self, Debug, Display};
 
 /// An IP address as the maps hold it: its octets in wire order.
 pub trait Address: Copy + Eq + Debug + Default + 'static {
@@ -87,6 +87,27 @@ impl Protocol {
             6 => Some(Self::Tcp),
             17 => Some(Self::Udp),
             _ => None,
+        }
+    }
+
+    /// The protocol as Kubernetes spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+/// An IANA protocol number, for people: it shows as the name of a protocol that is balanced, or as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProtocolNumber(pub u32);
+
+impl Display for ProtocolNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match u8::try_from(self.0).ok().and_then(Protocol::from_number) {
+            Some(protocol) => f.write_str(protocol.name()),
+            None => write!(f, "{}", self.0),
         }
     }
 }

@@ -8,13 +8,10 @@ use anyhow::Result;
 use clap::{Args, value_parser};
 use k8s_openapi::jiff::Timestamp;
 use lb_agent::{dataplane::Scraper, loader::Pins};
-use lb_common::abi::{Reason, reason::Disposition};
+use lb_common::abi::Reason;
 use serde::Serialize;
 
-use super::{
-    output::{OutputArguments, line, table},
-    view::label,
-};
+use super::output::{OutputArguments, line, table};
 use follow::Difference;
 
 #[derive(Debug, Args)]
@@ -85,19 +82,9 @@ pub(super) fn drops(pins: &Pins, arguments: &DropsArguments, output: &OutputArgu
     }
 }
 
-/// `pass`, `translate`, `refuse` or `drop`.
-pub(super) fn disposition(reason: Reason) -> &'static str {
-    match reason.disposition() {
-        Disposition::Pass => "pass",
-        Disposition::Translate => "translate",
-        Disposition::Refuse => "refuse",
-        Disposition::Drop => "drop",
-    }
-}
-
 impl ReasonCount {
     pub(super) fn new((reason, count): (Reason, u64)) -> Self {
-        Self { reason: reason.name(), disposition: disposition(reason), count }
+        Self { reason: reason.name(), disposition: reason.disposition().name(), count }
     }
 
     fn is_rejection(&self) -> bool {
@@ -118,7 +105,7 @@ impl Drops {
             reasons: scraper.read_reasons()?.into_iter().map(ReasonCount::new).collect(),
             services: services
                 .map(|traffic| ServiceCount {
-                    service: label(&traffic.name),
+                    service: traffic.name.to_string(),
                     family: traffic.family,
                     rejected: traffic.stats.rejected,
                 })

@@ -64,7 +64,7 @@ where
 {
     let mut table = Flows::<A>::open(|map| pins.open(map))?;
     let mut count = 0;
-    filter.visit::<A>(pins, |_, flows| {
+    filter.visit::<A>(pins, |flows| {
         for (Keys { request, reply }, _) in flows {
             count += 1;
             if dry_run {

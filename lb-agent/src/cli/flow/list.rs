@@ -23,8 +23,8 @@ const COLUMNS: &[Column<Flow>] = &[
 /// Prints flows in the order of the table.
 pub(in crate::cli) fn list(pins: &Pins, filter: &FlowFilter, output: &ListOutputArguments) -> Result<()> {
     output.list("FlowList", COLUMNS, |list| {
-        filter.visit::<[u8; 4]>(pins, |_, flows| flows.iter().try_for_each(|(_, flow)| list.push(flow)))?;
-        filter.visit::<[u8; 16]>(pins, |_, flows| flows.iter().try_for_each(|(_, flow)| list.push(flow)))
+        filter.visit::<[u8; 4]>(pins, |flows| flows.iter().try_for_each(|(_, flow)| list.push(flow)))?;
+        filter.visit::<[u8; 16]>(pins, |flows| flows.iter().try_for_each(|(_, flow)| list.push(flow)))
     })
 }
 

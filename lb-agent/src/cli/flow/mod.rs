@@ -17,12 +17,12 @@ use lb_agent::{
     loader::Pins,
     model::Family,
 };
-use lb_common::abi::{self, Address, FlowAction, FlowDirection, Hook, TcpState, Tuple};
+use lb_common::abi::{self, Address, FlowAction, FlowDirection, Hook, ProtocolNumber, TcpState, Tuple};
 use serde::Serialize;
 
 use super::{
     filter::{EndPattern, ServiceFilter, Wanted},
-    view::{View, protocol},
+    view::View,
 };
 
 /// Which flows.
@@ -132,11 +132,7 @@ impl FlowFilter {
 
     /// Shows the flows of family `A` that are asked for, a batch of the table at a time: what `see` does to its entries is
     /// done between two batches.
-    fn visit<A: Family>(
-        &self,
-        pins: &Pins,
-        mut see: impl FnMut(&View<A>, Vec<(Keys<A>, Flow)>) -> Result<()>,
-    ) -> Result<()>
+    fn visit<A: Family>(&self, pins: &Pins, mut see: impl FnMut(Vec<(Keys<A>, Flow)>) -> Result<()>) -> Result<()>
     where
         KernelMaps: FamilyMaps<A>,
         Tuple<A>: Pod,
@@ -162,7 +158,7 @@ impl FlowFilter {
                     other => found.push(join(&view, clock, key, flow, other.as_ref())),
                 }
             }
-            see(&view, found)
+            see(found)
         })
     }
 }
@@ -187,7 +183,7 @@ fn join<A: Family>(
     let idle = [&request, &reply].into_iter().flatten().map(|direction| direction.idle_seconds).min();
     let flow = Flow {
         family: A::NAME,
-        protocol: protocol(key.protocol),
+        protocol: ProtocolNumber(key.protocol).to_string(),
         client: address(ends.client),
         frontend: address(ends.frontend),
         backend: address(ends.backend),

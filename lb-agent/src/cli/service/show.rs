@@ -14,9 +14,9 @@ use super::{
     super::{
         filter::{FamilyFilter, ServicePattern},
         output::{OutputArguments, table},
-        view::{View, protocol},
+        view::View,
     },
-    Frontend, frontends,
+    Port, frontends,
 };
 
 #[derive(Debug, Args)]
@@ -31,33 +31,13 @@ pub(in crate::cli) struct ShowService {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ServiceDetail {
-    /// Index in the table.
-    index: u32,
-    /// `namespace/name:port/PROTOCOL`.
-    service: String,
-    namespace: String,
-    name: String,
-    /// Empty where the port has no name.
-    port_name: String,
-    protocol: String,
-    /// `IPv4` or `IPv6`.
-    family: &'static str,
-    frontends: Vec<Frontend>,
+    #[serde(flatten)]
+    port: Port,
     /// Clients that may use the restricted frontends, as networks.
     source_ranges: Vec<String>,
     /// Some usable endpoint exists somewhere: where a list is empty, packets are then dropped, and else refused.
     has_endpoints: bool,
     endpoints: Vec<Endpoint>,
-    /// 0 = none.
-    affinity_seconds: u32,
-    /// Flows that were given an endpoint.
-    flows: u64,
-    /// Packets translated on the packet path.
-    packets: u64,
-    /// Bytes of those packets, from the IP header on.
-    bytes: u64,
-    /// Flows refused or dropped.
-    rejected: u64,
 }
 
 /// One endpoint address and port.
@@ -92,7 +72,7 @@ pub(in crate::cli) fn show(pins: &Pins, asked: &ShowService, output: &OutputArgu
     if items.is_empty() {
         bail!("no such Service is in the maps; `lb-agent service list` shows those that are");
     }
-    items.sort_by(|a, b| (&a.service, a.family).cmp(&(&b.service, b.family)));
+    items.sort_by(|a, b| a.port.order().cmp(&b.port.order()));
     let details = Details { items };
     output.print("ServiceDetailList", &details, || {
         details.items.iter().map(ServiceDetail::text).collect::<Vec<_>>().join("\n\n")
@@ -111,9 +91,9 @@ where
     let mut frontends = frontends(&view);
     let matching = view.services.iter().filter(|(_, (name, _))| asked.service.matches(name));
     matching
-        .map(|(&index, (name, service))| {
-            let (namespace, service_name, port_name) = name.parts();
-            let stats = counters.read(index)?;
+        .map(|(&index, (_, service))| {
+            let own = frontends.extract_if(.., |(of, _)| *of == index).map(|(_, frontend)| frontend).collect();
+            let port = Port::new(&view, &counters, index, own)?;
             let ranges = view.existing.source_ranges.iter().filter(|(of, _)| *of == index);
             let backends = view.backends.iter().filter(|(_, backend)| backend.service == index);
             let has = |flags: u16, flag| flags & flag != 0;
@@ -127,22 +107,10 @@ where
                 generation: backend.generation,
             });
             Ok(ServiceDetail {
-                index,
-                service: view.service(index),
-                namespace: namespace.to_owned(),
-                name: service_name.to_owned(),
-                port_name: port_name.to_owned(),
-                protocol: protocol(name.protocol),
-                family: A::NAME,
-                frontends: frontends.extract_if(.., |(of, _)| *of == index).map(|(_, frontend)| frontend).collect(),
+                port,
                 source_ranges: ranges.map(|(_, clients)| clients.to_string()).collect(),
                 has_endpoints: service.flags & ServiceFlags::HAS_ENDPOINTS != 0,
                 endpoints: endpoints.collect(),
-                affinity_seconds: service.affinity_seconds,
-                flows: stats.flows,
-                packets: stats.packets,
-                bytes: stats.bytes,
-                rejected: stats.rejected,
             })
         })
         .collect()
@@ -150,16 +118,12 @@ where
 
 impl ServiceDetail {
     fn text(&self) -> String {
-        let Self { service, family, frontends, source_ranges, has_endpoints, endpoints, affinity_seconds, .. } = self;
-        let Self { flows, packets, bytes, rejected, .. } = self;
-        let affinity = match affinity_seconds {
-            0 => "none".to_owned(),
-            seconds => format!("{seconds}s"),
-        };
+        let Self { port, source_ranges, has_endpoints, endpoints } = self;
+        let Port { service, family, frontends, flows, packets, bytes, rejected, .. } = port;
         let ranges = if source_ranges.is_empty() { "any".to_owned() } else { source_ranges.join(",") };
         let fields = [
             ("Service:", format!("{service} {family}")),
-            ("Affinity:", affinity),
+            ("Affinity:", port.affinity("none")),
             ("Traffic:", format!("{flows} flows, {packets} packets, {bytes} bytes, {rejected} rejected")),
         ];
         let fields = fields.map(|(name, value)| format!("{name:<10}{value}")).join("\n");

@@ -4,10 +4,7 @@ use clap::ValueEnum;
 use lb_common::abi::ServiceStats;
 use serde::Serialize;
 
-use super::{
-    super::{drops::disposition, output::table, view::label},
-    Look,
-};
+use super::{super::output::table, Look};
 
 /// By what services are sorted, the most first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -92,7 +89,7 @@ impl Rates {
                     per_second(now.checked_sub(before).unwrap_or(now), time)
                 };
                 let rate = ServiceRate {
-                    service: label(&service.name),
+                    service: service.name.to_string(),
                     family: service.family,
                     flows_per_second: rate(|stats| stats.flows),
                     packets_per_second: rate(|stats| stats.packets),
@@ -112,7 +109,7 @@ impl Rates {
             let added = count.checked_sub(former).unwrap_or(*count);
             (added > 0).then(|| ReasonRate {
                 reason: reason.name(),
-                disposition: disposition(*reason),
+                disposition: reason.disposition().name(),
                 per_second: per_second(added, time),
             })
         });

@@ -226,14 +226,10 @@ fn affinity_seconds(spec: &api::ServiceSpec) -> Result<Option<u32>, Problem> {
 /// What the Service's annotation asks for. One that is wrong is left out: the Service is served with the default.
 fn balance(service: &api::Service, left_out: &mut Vec<Problem>) -> Option<Balance> {
     let asked = service.metadata.annotations.as_ref()?.get(BALANCE_ANNOTATION)?;
-    let known = Balance::ALL.into_iter().find(|balance| balance.name() == asked);
-    if known.is_none() {
-        let names = Balance::ALL.map(Balance::name).join(", ");
+    let known = asked.parse::<Balance>();
+    if let Err(error) = &known {
         let field = format!("metadata.annotations[{BALANCE_ANNOTATION}]");
-        leave_out(
-            left_out,
-            Problem::new(field, format!("is {}, expected one of {names}; the default is used", quote(asked))),
-        );
+        leave_out(left_out, Problem::new(field, format!("is {}, {error}; the default is used", quote(asked))));
     }
-    known
+    known.ok()
 }

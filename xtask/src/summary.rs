@@ -1,6 +1,9 @@
-//! Adds up the closing lines of libtest and libtest-mimic.
+//! Adds up the closing lines of libtest and libtest-mimic, and keeps what they say of failed tests.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
+
+/// How much of what a failed test printed is kept, in lines.
+const KEPT: usize = 40;
 
 /// How many tests ended how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -8,6 +11,42 @@ pub(crate) struct Summary {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
+}
+
+/// What failed tests printed: after thousands of lines of others, or where a log keeps only its end, it is worth
+/// saying again.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    lines: Vec<String>,
+    /// Lines of the test whose output is being read; `None` outside of such output.
+    of_this: Option<usize>,
+}
+
+impl Failures {
+    /// Takes in a line of a test program: between `failures:` and its closing line, each failed test has a header, as
+    /// `---- name ----` or `---- name stdout ----`, and what it printed; then come their names alone.
+    pub(crate) fn add_line(&mut self, line: &str) {
+        let line = line.trim_end();
+        if line == "failures:" || line.starts_with("test result: ") {
+            self.of_this = None;
+        }
+        if line.starts_with("---- ") && line.ends_with(" ----") {
+            self.of_this = Some(0);
+        }
+        let Some(count) = &mut self.of_this else { return };
+        *count += 1;
+        match (*count).cmp(&KEPT) {
+            Ordering::Less => self.lines.push(line.to_owned()),
+            Ordering::Equal => self.lines.push("  (more above)".to_owned()),
+            Ordering::Greater => {}
+        }
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
 }
 
 impl Summary {
@@ -62,6 +101,21 @@ test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
         let closing_lines = OUTPUT.lines().filter(|line| summary.add_line(line)).count();
         assert_eq!(closing_lines, 2);
         assert_eq!(summary, Summary { passed: 7, failed: 2, skipped: 1 });
+    }
+
+    #[test]
+    fn what_failed_tests_printed_is_kept_without_their_neighbours() {
+        let long = "line\n".repeat(2 * KEPT);
+        let output = format!(
+            "test a ... FAILED\ntest b ... FAILED\n\nfailures:\n\n---- a stdout ----\nwrong\n\n---- b ----\n{long}\n\
+             failures:\n    a\n    b\n\ntest result: FAILED. 0 passed; 2 failed\ntest c ... ok\n"
+        );
+        let mut failures = Failures::default();
+        output.lines().for_each(|line| failures.add_line(line));
+        let shown = failures.to_string();
+        assert!(shown.starts_with("---- a stdout ----\nwrong\n\n---- b ----\nline\n"), "{shown}");
+        assert!(shown.ends_with("line\n  (more above)\n"), "{shown}");
+        assert_eq!(shown.lines().count(), 3 + KEPT);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! `cargo xtask test`: every test of the workspace, and one summary.
+//! `cargo xtask test`: every test of the workspace, what failed once more, and one summary.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::summary::Summary;
+use crate::summary::{Failures, Summary};
 use crate::{build, exec, k8s, setup, workspace};
 
 #[derive(clap::Args)]
@@ -21,6 +21,7 @@ pub(crate) struct Options {
 pub(crate) fn main(options: &Options) -> ExitCode {
     let require_all = options.require_all || std::env::var("CI").is_ok_and(|value| value == "true");
     let mut summary = Summary::default();
+    let mut failures = Failures::default();
     let mut cargo = workspace::cargo("test");
     cargo.arg("--no-fail-fast").args(&options.arguments);
     if require_all {
@@ -28,11 +29,12 @@ pub(crate) fn main(options: &Options) -> ExitCode {
         cargo.env("LB_REQUIRE_ALL", "1");
     }
     // The tests still run when a step before them fails: one run reports all that is wrong.
-    let steps = [prepare(&mut cargo, &options.arguments), run(&mut cargo, &mut summary)];
+    let steps = [prepare(&mut cargo, &options.arguments), run(&mut cargo, &mut summary, &mut failures)];
     for error in steps.into_iter().filter_map(Result::err) {
         eprintln!("xtask: {error:#}");
         summary.failed += 1;
     }
+    print!("{failures}");
     println!("{summary}");
     if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -52,14 +54,16 @@ fn prepare(cargo: &mut Command, arguments: &[String]) -> Result<()> {
 }
 
 /// Runs the tests, shows what they print, and adds up their closing lines.
-fn run(cargo: &mut Command, summary: &mut Summary) -> Result<()> {
+fn run(cargo: &mut Command, summary: &mut Summary, failures: &mut Failures) -> Result<()> {
     exec::announce(cargo);
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let mut output = BufReader::new(child.stdout.take().expect("standard output is piped"));
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line)? > 0 {
         std::io::stdout().write_all(&line)?;
-        summary.add_line(&String::from_utf8_lossy(&line));
+        let text = String::from_utf8_lossy(&line);
+        summary.add_line(&text);
+        failures.add_line(&text);
         line.clear();
     }
     let status = child.wait()?;

@@ -17,12 +17,12 @@ use tokio::{
     net::TcpStream,
     runtime,
     sync::Semaphore,
-    time::timeout,
 };
 
 use super::{
     observation::{Endpoint, Observation, Verdict},
-    probe::{Client, ClientKind, MORE_PATIENCE, Ports, datagram, parse},
+    patience::{MORE_PATIENCE, within},
+    probe::{Client, ClientKind, Ports, datagram, parse},
     target::Target,
 };
 use crate::lab::{Lab, client::Transport, server::ECHO_PORT};
@@ -83,22 +83,22 @@ impl Exchange {
     async fn open(client: &Client, target: &Target) -> Self {
         let to = target.address;
         let opened = match target.transport {
-            Transport::Tcp | Transport::Http => match timeout(MORE_PATIENCE, Conversation::open(client, to)).await {
-                Ok(result) => result.map(Self::Stream),
-                Err(elapsed) => return Self::NotOpen(client.verdict(Err(elapsed))),
+            Transport::Tcp | Transport::Http => match within(MORE_PATIENCE, Conversation::open(client, to)).await {
+                Some(result) => result.map(Self::Stream),
+                None => return Self::NotOpen(client.verdict(None)),
             },
             Transport::Udp => client.bind_datagram(to, false).map(|socket| Self::Datagrams(socket, to)),
             Transport::UdpConnected => client.bind_datagram(to, true).map(|socket| Self::Datagrams(socket, to)),
         };
-        opened.unwrap_or_else(|error| Self::NotOpen(client.verdict(Ok(Err(error)))))
+        opened.unwrap_or_else(|error| Self::NotOpen(client.verdict(Some(Err(error)))))
     }
 
     async fn speak(&mut self, client: &Client, patience: Duration) -> Observation {
         let verdict = match self {
-            Self::Stream(conversation) => client.verdict(timeout(patience, conversation.speak()).await),
+            Self::Stream(conversation) => client.verdict(within(patience, conversation.speak()).await),
             Self::Datagrams(socket, to) => {
                 forget_what_came(socket);
-                client.verdict(timeout(patience, datagram(socket, *to)).await)
+                client.verdict(within(patience, datagram(socket, *to)).await)
             }
             Self::NotOpen(verdict) => verdict.clone(),
         };

@@ -29,6 +29,7 @@ mod kept_rules;
 pub mod kube_proxy;
 pub mod modes;
 pub mod observation;
+pub mod patience;
 mod plan;
 pub mod probe;
 pub mod relay;

@@ -9,7 +9,7 @@
 //!
 //! **When nothing answers.** The hosts are a few microseconds away from each other, so an answer takes as long as the
 //! machine takes to schedule them, far less than [`PATIENCE`]. Where proxies then seem to differ, or a SYN was not answered,
-//! it is asked again with [`MORE_PATIENCE`]: an ICMP error that arrives while `connect` still holds the socket is not heard
+//! it is asked again with [`MORE_PATIENCE`](super::patience::MORE_PATIENCE): an ICMP error that arrives while `connect` still holds the socket is not heard
 //! (`sock_owned_by_user` in `tcp_v6_err` of `net/ipv6/tcp_ipv6.c`). Over IPv6 that is so each time when what refuses is on the
 //! client's own host or one link away, and the answer to the SYN's retransmission, after 1 s, is the first that is heard.
 
@@ -38,22 +38,18 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpSocket, TcpStream},
     sync::Semaphore,
-    time::{error::Elapsed, sleep, timeout},
+    time::sleep,
 };
 
 use super::{
     observation::{Endpoint, Observation, Source, Verdict},
+    patience::{PATIENCE, within},
     target::Target,
 };
 use crate::lab::{Family, Host, Lab, client::Transport, server::ECHO_PORT, server::HTTP_PORT};
 
 /// The probability to miss an endpoint of a set that is accepted.
 const MISSED: f64 = 1e-6;
-/// How long an answer may take at first.
-pub const PATIENCE: Duration = Duration::from_millis(400);
-/// How long it may take in the second look: the first retransmission of a SYN comes after 1 s (RFC 6298, 2.1), later on a
-/// machine whose softirqs are behind.
-pub const MORE_PATIENCE: Duration = Duration::from_millis(2500);
 /// How many first tries of a client are under way at once; in the second look, where mostly silence is awaited, more.
 const FIRST_AT_ONCE: [usize; 2] = [16, 128];
 /// How many later tries of a client are under way at once: few enough for an answer within [`PATIENCE`], since they are
@@ -217,7 +213,7 @@ impl Client {
     async fn attempt(&self, limit: &Semaphore, target: &Target, connected: bool) -> Verdict {
         let _permit = limit.acquire().await.expect("never closed");
         let to = target.address;
-        let result = timeout(self.patience, async {
+        let result = within(self.patience, async {
             match target.transport {
                 Transport::Tcp | Transport::Http => self.stream(to).await,
                 Transport::Udp | Transport::UdpConnected => datagram(&self.bind_datagram(to, connected)?, to).await,
@@ -227,11 +223,11 @@ impl Client {
     }
 
     /// What an exchange came to: who answered and saw which address, unless it took too long.
-    pub(super) fn verdict(&self, result: Result<io::Result<(Endpoint, IpAddr)>, Elapsed>) -> Verdict {
+    pub(super) fn verdict(&self, result: Option<io::Result<(Endpoint, IpAddr)>>) -> Verdict {
         match result {
-            Ok(Ok((endpoint, seen))) => Verdict::Reached(endpoint, self.source(seen)),
-            Ok(Err(error)) => verdict(&error),
-            Err(_) => Verdict::Dropped,
+            Some(Ok((endpoint, seen))) => Verdict::Reached(endpoint, self.source(seen)),
+            Some(Err(error)) => verdict(&error),
+            None => Verdict::Dropped,
         }
     }
 

@@ -51,6 +51,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "pod-address", explains: Some(pod_address) },
     Difference { id: "own-address", explains: Some(own_address) },
     Difference { id: "no-wait", explains: Some(no_wait) },
+    Difference { id: "node-source", explains: Some(node_source) },
     Difference { id: "node-udp-connected", explains: Some(node_udp_connected) },
     Difference { id: "udp-stale", explains: Some(udp_stale) },
     Difference { id: "udp-anew", explains: Some(udp_anew) },
@@ -181,6 +182,18 @@ fn no_wait(finding: &Finding<'_>) -> bool {
     matches!(finding.client, ClientKind::Pod | ClientKind::Node)
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
             if theirs.iter().eq([&Kind::Dropped]) && ours.iter().eq([&Kind::Unreachable]))
+}
+
+fn node_source(finding: &Finding<'_>) -> bool {
+    let Target { service, kind, address, .. } = finding.target;
+    let mut restricted =
+        finding.scenario.services().filter(|service| !service["spec"]["loadBalancerSourceRanges"].is_null());
+    finding.client == ClientKind::Node
+        && *kind == FrontendKind::LoadBalancer
+        && address.is_ipv6()
+        && (is_verdict(finding, Kind::Reached, Kind::Unreachable) || is_verdict(finding, Kind::Dropped, Kind::Reached))
+        && restricted
+            .any(|of| service.starts_with(&format!("default/{}:", of["metadata"]["name"].as_str().unwrap_or_default())))
 }
 
 /// Such a client sees what it sees where kube-proxy knows that the endpoint is on the node.

@@ -50,6 +50,7 @@ pub use addresses::{Addresses, Family, cluster_ips};
 use cgroup::Cgroup;
 pub use cgroup::sweep;
 pub use host::Host;
+pub use interface::turn_receive_offload_off;
 use server::Server;
 pub use wiring::{UPLINK, lone_host};
 

@@ -9,6 +9,7 @@ mod inspection;
 mod isolation;
 mod node_port;
 mod routing;
+mod skb;
 mod socket;
 mod xdp;
 
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         fragment: datagrams_in_fragments_reach_services_and_so_do_answers,
         xdp_leaves_fragments_to_those_who_can,
     ));
+    tests.extend(sandboxed!(skb: headers_beyond_the_linear_part_are_read_and_written));
     tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));
     trial::main(tests)
 }

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use object::Endianness;
+use object::elf::{EM_AARCH64, EM_BPF, EM_X86_64, FileHeader64, Machine, PT_INTERP};
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
 
 use crate::{debian, exec, setup, workspace};
 
@@ -36,11 +39,11 @@ impl Architecture {
         }
     }
 
-    /// `e_machine` of its programs (elf(5)): `EM_X86_64`, `EM_AARCH64`.
-    fn machine(self) -> u16 {
+    /// `e_machine` of its programs (elf(5)).
+    fn machine(self) -> Machine {
         match self {
-            Self::Amd64 => 62,
-            Self::Arm64 => 183,
+            Self::Amd64 => EM_X86_64,
+            Self::Arm64 => EM_AARCH64,
         }
     }
 
@@ -97,10 +100,12 @@ fn cargo_home() -> Option<PathBuf> {
 
 /// Fails unless the program is for the architecture, needs no other file, and has the eBPF object inside.
 pub(super) fn check(program: &[u8], architecture: Architecture) -> Result<()> {
-    let headers = Headers::read(program).context("not a 64-bit ELF file of this byte order")?;
-    let wanted = architecture.machine();
-    ensure!(headers.machine == wanted, "built for machine {} instead of {wanted}", headers.machine);
-    ensure!(!headers.has_interpreter, "not static: it names an interpreter");
+    let header = FileHeader64::<Endianness>::parse(program).context("not a 64-bit ELF file")?;
+    let endian = header.endian()?;
+    let (machine, wanted) = (header.e_machine(endian), architecture.machine());
+    ensure!(machine == wanted, "built for machine {} instead of {}", machine.0, wanted.0);
+    let mut segments = header.program_headers(endian, program)?.iter();
+    ensure!(segments.all(|segment| segment.p_type(endian) != PT_INTERP), "not static: it names an interpreter");
     ensure!(holds_bpf_object(program), "no eBPF object inside");
     Ok(())
 }
@@ -112,37 +117,9 @@ pub(super) fn run(program: &std::path::Path, version: &str) -> Result<()> {
     Ok(())
 }
 
-/// What elf(5) says at the front of a program.
-#[derive(Debug, PartialEq)]
-struct Headers {
-    machine: u16,
-    /// Whether it has a program header `PT_INTERP`: the loader of shared libraries is to be started in its place.
-    has_interpreter: bool,
-}
-
-impl Headers {
-    fn read(file: &[u8]) -> Option<Self> {
-        const PT_INTERP: [u8; 4] = 3_u32.to_le_bytes();
-        // ELFCLASS64, ELFDATA2LSB.
-        if !file.starts_with(b"\x7fELF\x02\x01") {
-            return None;
-        }
-        let short = |at: usize| Some(u16::from_le_bytes(file.get(at..at + 2)?.try_into().ok()?));
-        let table = usize::try_from(u64::from_le_bytes(file.get(32..40)?.try_into().ok()?)).ok()?;
-        let (size, count) = (usize::from(short(54)?), usize::from(short(56)?));
-        let mut has_interpreter = false;
-        for index in 0..count {
-            let start = table.checked_add(index * size)?;
-            has_interpreter |= file.get(start..start.checked_add(4)?)? == PT_INTERP;
-        }
-        Some(Self { machine: short(18)?, has_interpreter })
-    }
-}
-
 /// Whether a 64-bit little-endian ELF file of the machine `EM_BPF` is somewhere inside.
 fn holds_bpf_object(program: &[u8]) -> bool {
-    const EM_BPF: [u8; 2] = 247_u16.to_le_bytes();
-    program.windows(20).any(|at| at.starts_with(b"\x7fELF\x02\x01") && at[18..] == EM_BPF)
+    program.windows(20).any(|at| at.starts_with(b"\x7fELF\x02\x01") && at[18..] == EM_BPF.0.to_le_bytes())
 }
 
 #[cfg(test)]
@@ -154,8 +131,6 @@ mod tests {
         // This test is one.
         let this = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let host = Architecture::of_host().unwrap();
-        let found = Headers::read(&this).unwrap();
-        assert_eq!(found, Headers { machine: host.machine(), has_interpreter: true });
         assert!(check(&this, host).unwrap_err().to_string().contains("not static"));
         let other = if host == Architecture::Amd64 { Architecture::Arm64 } else { Architecture::Amd64 };
         assert!(check(&this, other).unwrap_err().to_string().contains("machine"));
@@ -171,7 +146,7 @@ mod tests {
         cut.resize(64, 0);
         cut[32] = 255;
         cut[56] = 1;
-        assert_eq!(Headers::read(&cut), None);
+        assert!(check(&cut, Architecture::Amd64).is_err());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use tables::{PINNED, TableSizes};
 pub(crate) use xdp::program_at as xdp_program_at;
 pub use xdp::{Obstacle, XdpDevices, XdpMode, describe as describe_xdp};
 
-use std::{fs, io};
+use std::{collections::HashMap, fs, io, panic::resume_unwind, thread};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -147,9 +147,7 @@ impl Loaded {
             }
             (error, _) => LoaderError::Object(error),
         })?;
-        for program in PROGRAMS.into_iter().filter(|program| *xdp || *program != XDP_PROGRAM) {
-            load_program(&mut ebpf, program).map_err(|source| LoaderError::Program { program, source })?;
-        }
+        load_programs(&mut ebpf, |program| *xdp || program != XDP_PROGRAM)?;
         if let Some(pins) = pins {
             pin_programs(&mut ebpf, pins)?;
         }
@@ -183,11 +181,29 @@ fn no_map(map: &'static str) -> LoaderError {
     LoaderError::Map { map, source: MapError::InvalidName { name } }
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
-    match ebpf.program_mut(name) {
-        Some(Program::SchedClassifier(program)) => program.load(),
-        Some(Program::CgroupSockAddr(program)) => program.load(),
-        Some(Program::Xdp(program)) => program.load(),
+/// Loads the programs that are wanted, side by side: the verifier takes most of the time of a start, and works on as many
+/// programs at once as there are CPUs.
+fn load_programs(ebpf: &mut Ebpf, is_wanted: impl Fn(&str) -> bool) -> Result<(), LoaderError> {
+    thread::scope(|scope| {
+        let mut loads: HashMap<_, _> = ebpf
+            .programs_mut()
+            .filter(|(name, _)| is_wanted(name))
+            .map(|(name, program)| (name, scope.spawn(move || load_program(program))))
+            .collect();
+        for program in PROGRAMS.into_iter().filter(|program| is_wanted(program)) {
+            let load = loads.remove(program).ok_or(ProgramError::UnexpectedProgramType);
+            let loaded = load.and_then(|load| load.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            loaded.map_err(|source| LoaderError::Program { program, source })?;
+        }
+        Ok(())
+    })
+}
+
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::Xdp(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -45,6 +45,17 @@ impl Ranges {
         self.allocate(1).map(|range| range.first)
     }
 
+    /// Takes the first free number from `from` on, or from 0 if there is none: who asks with the number after the last one
+    /// gets a number that was freed long ago.
+    pub(super) fn allocate_one_from(&mut self, from: u32) -> Option<u32> {
+        let within = self.holes.range(..=from).next_back().filter(|(hole, size)| from - **hole < **size);
+        let number = match within {
+            Some(_) => from,
+            None => *self.holes.range(from..).next().or_else(|| self.holes.first_key_value())?.0,
+        };
+        self.reserve(SlotRange { first: number, count: 1 }).then_some(number)
+    }
+
     /// Takes exactly this range; false, and nothing taken, unless all of it is free.
     pub(super) fn reserve(&mut self, range: SlotRange) -> bool {
         let SlotRange { first, count } = range;
@@ -141,6 +152,16 @@ mod tests {
         ranges.release(range(3, 2));
         assert_eq!(ranges.allocate(8), Some(range(0, 8)));
         assert_eq!((ranges.allocate(1), ranges.allocate(0)), (None, Some(range(0, 0))));
+    }
+
+    #[test]
+    fn numbers_go_round() {
+        let mut ranges = Ranges::new(4);
+        assert_eq!([0, 1, 2].map(|from| ranges.allocate_one_from(from)), [Some(0), Some(1), Some(2)]);
+        ranges.release_one(1);
+        assert_eq!(ranges.allocate_one_from(3), Some(3), "not the one just freed");
+        assert_eq!(ranges.allocate_one_from(4), Some(1));
+        assert_eq!(ranges.allocate_one_from(2), None);
     }
 
     #[test]

@@ -65,7 +65,10 @@ impl<A: Family> Reconciler<A> {
             applied
         } else {
             let full = ApplyError::Full { table: A::TABLES.services };
-            Applied::new(self.indices.allocate_one().ok_or(full)?)
+            // Flows that outlive their Service are counted under its index: the next Service is given another one.
+            let index = self.indices.allocate_one_from(self.next_index).ok_or(full)?;
+            self.next_index = index + 1;
+            Applied::new(index)
         };
         let result = self.write_port(maps, desired, &mut applied, now);
         if !applied.named && applied.backends.is_empty() && applied.clients.is_empty() {

@@ -59,6 +59,8 @@ pub struct Reconciler<A> {
     frontend_capacity: usize,
     client_capacity: usize,
     indices: Ranges,
+    /// Where the search for a free index begins.
+    next_index: u32,
     slots: Ranges,
     backends: Backends<A>,
     /// The service ports that have something in the maps.
@@ -150,6 +152,7 @@ impl<A: Family> Reconciler<A> {
             frontend_capacity: capacities.frontends as usize,
             client_capacity: capacities.source_ranges as usize,
             indices: Ranges::new(capacities.services),
+            next_index: 0,
             slots: Ranges::new(capacities.slots),
             backends: Backends::new(capacities.backends, tuning.first_generation),
             applied: BTreeMap::new(),

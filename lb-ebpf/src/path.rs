@@ -26,7 +26,8 @@ use crate::{
 /// A packet that comes from a pod or reaches the node: known flows are translated, new ones are given a backend.
 #[inline(always)]
 pub fn ingress<C: PacketContext, P: Entrance>(ctx: &C) -> Result<Verdict, Reason> {
-    if ctx.is_for_another_host() || !P::FROM_POD && ctx.is_translated() {
+    // (A pod on a bridge sends to the bridge's MAC, not to that of its own link's end: that is another host's to the kernel.)
+    if !P::FROM_POD && (ctx.is_for_another_host() || ctx.is_translated()) {
         return Ok(Verdict::Next);
     }
     match packet::link(ctx)? {

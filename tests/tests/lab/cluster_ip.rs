@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lb_tests::lab::{
-    Family, Host, Lab, ReversePathFilter, agent,
+    Family, Host, Lab, Node, ReversePathFilter, agent,
     client::{Ask, Conversation, Outcome, Transport, ways},
     cluster::Cluster,
     manifest::Service,
@@ -31,27 +31,35 @@ fn reaches_transparently(client: &Host, service: &Service, pod: &Host) {
 }
 
 pub(crate) fn pods_and_nodes_reach_local_and_remote_backends_and_are_seen_as_themselves(sandbox: Sandbox) {
-    transparently(sandbox, ReversePathFilter::Strict);
+    assert_transparent(Lab::new(sandbox, ReversePathFilter::Strict), everybody);
 }
 
 pub(crate) fn a_loose_reverse_path_filter_makes_no_difference(sandbox: Sandbox) {
-    transparently(sandbox, ReversePathFilter::Loose);
+    assert_transparent(Lab::new(sandbox, ReversePathFilter::Loose), everybody);
 }
 
-fn transparently(sandbox: Sandbox, reverse_path_filter: ReversePathFilter) {
-    let lab = Lab::new(sandbox, reverse_path_filter);
+/// A pod by the socket hooks, a pod by the packet path, and a process of the node itself.
+fn everybody(node: &Node) -> Vec<&Host> {
+    vec![&node.pods[0], &node.vm, &node.host]
+}
+
+/// Clients on node1 reach backends on both nodes, and are seen as themselves.
+pub(crate) fn assert_transparent(lab: Lab, clients: fn(&Node) -> Vec<&Host>) {
     let [local, remote] = [service_of(1, &lab.nodes[0].pods[1]), service_of(2, &lab.nodes[1].pods[1])];
     let cluster = Cluster::start(lab, [&local, &remote]);
     let [node1, node2] = cluster.nodes();
-    // A pod by the socket hooks, a pod by the packet path, and a process of the node itself.
-    for client in [&node1.pods[0], &node1.vm, &node1.host] {
+    for client in clients(node1) {
         reaches_transparently(client, &local, &node1.pods[1]);
         reaches_transparently(client, &remote, &node2.pods[1]);
     }
 }
 
 pub(crate) fn a_pod_reaches_itself_through_its_service(sandbox: Sandbox) {
-    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    assert_reaches_itself(Lab::new(sandbox, ReversePathFilter::Strict));
+}
+
+/// Pods reach themselves, and see the node or themselves.
+pub(crate) fn assert_reaches_itself(lab: Lab) {
     let [of_pod, of_vm] = [service_of(1, &lab.nodes[0].pods[0]), service_of(2, &lab.nodes[0].vm)];
     let cluster = Cluster::start(lab, [&of_pod, &of_vm]);
     let [node1, _] = cluster.nodes();
@@ -76,8 +84,13 @@ fn is_tcp(transport: Transport) -> bool {
 }
 
 pub(crate) fn a_service_without_endpoints_refuses_everybody_at_once(sandbox: Sandbox) {
+    assert_refused(Lab::new(sandbox, ReversePathFilter::Strict));
+}
+
+/// Whoever asks at a Service without endpoints hears at once that there are none.
+pub(crate) fn assert_refused(lab: Lab) {
     let empty = Service::new("empty", 1);
-    let cluster = Cluster::start(Lab::new(sandbox, ReversePathFilter::Strict), [&empty]);
+    let cluster = Cluster::start(lab, [&empty]);
     let [node1, node2] = cluster.nodes();
     for (family, transport) in ways() {
         let by_cluster_ip = empty.cluster_address(family, transport);

@@ -1,5 +1,6 @@
 //! End-to-end tests, each in a lab of its own. Every test states what clients must see.
 
+mod bridge;
 mod change;
 mod cli;
 mod cluster_ip;
@@ -50,6 +51,12 @@ fn main() -> ExitCode {
         every_refusal_is_counted_under_its_reason,
         large_transfers_through_a_service_arrive_whole,
         fragments_that_are_for_no_service_pass,
+    ));
+    tests.extend(sandboxed!(
+        bridge: pods_reach_local_and_remote_backends_and_are_seen_as_themselves,
+        a_pod_reaches_itself_through_its_service,
+        a_service_without_endpoints_refuses_everybody_at_once,
+        clients_outside_reach_pods_on_bridges,
     ));
     tests.extend(sandboxed!(
         node_port: a_backend_on_the_node_sees_the_client_and_one_elsewhere_sees_the_node,

@@ -15,13 +15,16 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
     rows
 }
 
-/// What a promiscuous device hears: the stack drops it, and nobody must be answered or served twice.
+/// What a promiscuous device hears: the stack drops it, and nobody must be answered or served twice. The ports of a bridge
+/// hear so what pods send to the bridge, too.
 fn for_another_host(case: Case) -> Vec<Row> {
     let other = |packet: Packet| packet.between([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]);
     let first = case.first(case.client(), case.load_balancer());
     let unserved = |sentence: &str, tables| {
         case.row(sentence, tables).untouched(Hook::UplinkIngress, other(first.clone())).flows([])
     };
+    let bridged = case.row("what a pod sends to a bridge is given a backend", case.one_local());
+    let to_bridge = other(case.first(case.pod(), case.cluster_ip()));
     let known = case.row("a packet of a known flow for another host is left to the stack", case.one_local());
     let later = other(case.later(case.client(), case.load_balancer()));
     vec![
@@ -31,6 +34,7 @@ fn for_another_host(case: Case) -> Vec<Row> {
         known
             .packet(Hook::UplinkIngress, &first, Verdict::Next, first.clone().to(case.local()))
             .untouched(Hook::UplinkIngress, &later),
+        bridged.packet(Hook::PodIngress, &to_bridge, Verdict::Next, to_bridge.clone().to(case.local())),
     ]
 }
 

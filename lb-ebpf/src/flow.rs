@@ -89,6 +89,9 @@ mod idle {
     pub const UDP: u64 = 120;
 }
 
+/// After how many seconds of silence a datagram begins another exchange.
+pub const UDP_IDLE: u64 = idle::UDP;
+
 /// Whether something that was last seen then has been quiet for more than this many seconds.
 #[inline(always)]
 pub fn is_older(last_seen: u64, seconds: u64) -> bool {

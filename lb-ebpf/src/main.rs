@@ -43,6 +43,7 @@ core::cfg_select! {
         mod hook;
         mod icmp;
         mod maps;
+        mod own;
         mod packet;
         mod path;
         mod programs;

@@ -429,6 +429,12 @@ impl<A: Address> Packet<A> {
         self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
+    /// Whether it is a TCP segment that answers one which opens a connection: nobody's request.
+    #[inline(always)]
+    pub fn accepts_connection(&self) -> bool {
+        self.tcp_flags & (tcp::SYN | tcp::ACK | tcp::FIN | tcp::RST) == tcp::SYN | tcp::ACK
+    }
+
     /// Length of the transport header with its options.
     #[inline(always)]
     pub fn transport_header_length<C: PacketContext>(&self, ctx: &C) -> Result<usize, Reason> {

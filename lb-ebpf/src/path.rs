@@ -17,6 +17,7 @@ use crate::{
     hook::{Entrance, PacketContext, Place, Tag, Verdict},
     icmp,
     maps::{HASH_SEED, TAKEOVER, Work},
+    own,
     packet::{self, Link, Packet},
     refuse,
     rewrite::rewrite,
@@ -96,7 +97,7 @@ fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F:
         }
         // A reply on its way to where it is translated. (A request that was entered elsewhere is not ours to let pass:
         // the device may have changed its role.)
-        Some(known) if known.direction == FlowDirection::Reply as u8 => Ok(Verdict::Next),
+        Some(known) if known.direction == FlowDirection::Reply as u8 && !known.is_given_up(packet) => Ok(Verdict::Next),
         _ => Ok(new_flow::<C, P, F>(ctx, packet)),
     }
 }
@@ -107,7 +108,20 @@ fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Addr
         Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_foreign::<F>(packet) => {
             translate::<C, P, F>(ctx, packet, &known)
         }
-        _ => Ok(Verdict::Next),
+        _ => {
+            if own::may_begin(packet) && hand_over::<F>(packet).is_some() {
+                begin_own::<F>();
+            }
+            Ok(Verdict::Next)
+        }
+    }
+}
+
+/// The packet of `Work` leaves, and is answered.
+#[inline(never)]
+fn begin_own<F: Family>() {
+    if let Ok(work) = work::<F>() {
+        own::enter::<F>(work);
     }
 }
 
@@ -186,7 +200,9 @@ pub fn is_of_vlan<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Addre
 /// chain of calls.
 #[inline(always)]
 fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Verdict {
-    if TAKEOVER.load() != 0 && matches!(packet.protocol(), Protocol::Tcp) && !packet.opens_connection() {
+    if matches!(packet.protocol(), Protocol::Tcp)
+        && (packet.accepts_connection() || TAKEOVER.load() != 0 && !packet.opens_connection())
+    {
         return Verdict::Next;
     }
     if hand_over::<F>(packet).is_none() {

@@ -62,7 +62,8 @@ pub struct Flow<A> {
     pub owner: u32,
     /// A [`FlowAction`].
     pub action: u8,
-    /// Bits of [`Hook`]: where this entry applies.
+    /// Bits of [`Hook`]: where this entry applies. 0: nowhere, it only keeps its packets, which answer an exchange that
+    /// began on this node, from being taken for requests.
     pub hooks: u8,
     /// Bits of [`TcpState`]; 0 for UDP.
     pub tcp_state: u8,

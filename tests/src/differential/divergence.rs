@@ -91,6 +91,7 @@ pub const DIFFERENCES: &[Difference] = &[
 pub const LIMITS: &[Difference] = &[
     Difference { id: "fragments", explains: None },
     Difference { id: "icmp-quote", explains: None },
+    Difference { id: "own-exchanges", explains: None },
     Difference { id: "sctp", explains: Some(sctp) },
 ];
 

@@ -329,7 +329,8 @@ where
         if flow.to.protocol != key.protocol {
             wrong.push(format!("flows: another protocol in {named}"));
         }
-        if key.src == A::UNSPECIFIED || flow.generation == 0 || flow.last_seen == 0 {
+        // (What applies at no hook has no backend.)
+        if key.src == A::UNSPECIFIED || (flow.generation == 0) != (flow.hooks == 0) || flow.last_seen == 0 {
             wrong.push(format!("flows: generation {}, last seen {} in {named}", flow.generation, flow.last_seen));
         }
         entries.insert(named);

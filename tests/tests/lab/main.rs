@@ -9,6 +9,7 @@ mod icmp;
 mod inspection;
 mod isolation;
 mod node_port;
+mod own;
 mod routing;
 mod skb;
 mod socket;
@@ -66,6 +67,10 @@ fn main() -> ExitCode {
         a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend,
         large_transfers_from_outside_arrive_whole,
         who_sends_what_does_not_fit_the_way_out_is_told_what_does,
+    ));
+    tests.extend(sandboxed!(
+        own: a_node_ports_number_is_as_good_a_source_port_as_any,
+        a_node_ports_number_is_a_source_port_with_xdp,
     ));
     tests.extend(sandboxed!(
         xdp: node_ports_are_served_from_outside_without_a_look_from_the_stack,

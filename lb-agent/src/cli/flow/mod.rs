@@ -127,7 +127,12 @@ impl FlowFilter {
         let ends = Ends::of(key, flow);
         let is = |pattern: Option<EndPattern>, end| pattern.is_none_or(|pattern| pattern.matches(address(end)));
         let protocol = self.service.protocol.is_none_or(|protocol| u32::from(protocol.number()) == key.protocol);
-        protocol && wanted.contains(flow.service) && is(self.client, ends.client) && is(self.backend, ends.backend)
+        // (What applies nowhere belongs to no Service.)
+        flow.hooks != 0
+            && protocol
+            && wanted.contains(flow.service)
+            && is(self.client, ends.client)
+            && is(self.backend, ends.backend)
     }
 
     /// Shows the flows of family `A` that are asked for, a batch of the table at a time: what `see` does to its entries is

@@ -11,6 +11,7 @@ mod icmp;
 mod inside;
 mod lifetimes;
 mod malformed;
+mod own;
 mod refuse;
 mod sources;
 mod stack;
@@ -183,6 +184,7 @@ pub fn all() -> Vec<Row> {
     let mut rows = Vec::new();
     for case in CASES {
         rows.extend(stack::rows(case));
+        rows.extend(own::rows(case));
         rows.extend(forward::rows(case));
         rows.extend(too_big::rows(case));
         rows.extend(hairpin::rows(case));

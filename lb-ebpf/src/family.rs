@@ -35,6 +35,8 @@ pub trait Family: Copy {
     const V6: bool;
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
+    /// What follows an Ethernet header.
+    const ETHERTYPE: u16;
     /// Bits of an address.
     const BITS: u32;
 
@@ -181,6 +183,7 @@ impl Family for Ipv4 {
 
     const V6: bool = false;
     const AF: u8 = 2;
+    const ETHERTYPE: u16 = packet::ETHERTYPE_IPV4;
     const BITS: u32 = 32;
 
     family_maps!([u8; 4]; AFFINITY4 BACKENDS4 FLOWS4 FRAGMENTS4 FRONTENDS4 LOCAL_ADDRS4 NODE_ADDRESSES4 SCRATCH4 SERVICES4
@@ -248,6 +251,7 @@ impl Family for Ipv6 {
 
     const V6: bool = true;
     const AF: u8 = 10;
+    const ETHERTYPE: u16 = packet::ETHERTYPE_IPV6;
     const BITS: u32 = 128;
 
     family_maps!([u8; 16]; AFFINITY6 BACKENDS6 FLOWS6 FRAGMENTS6 FRONTENDS6 LOCAL_ADDRS6 NODE_ADDRESSES6 SCRATCH6 SERVICES6

@@ -139,9 +139,11 @@ fn depart<C: PacketContext, A>(ctx: &C, packet: &Packet<A>) -> Result<(), Reason
     Ok(())
 }
 
-/// Sends a packet, as it is but for its MAC addresses.
+/// Sends a packet, as it is but for its MAC addresses. It has an Ethernet header for that, whatever it came with: whether the
+/// device wants one the kernel knows.
 #[inline(always)]
 fn transmit<C: PacketContext, F: Family>(ctx: &C, route: &Route) -> Result<Verdict, Reason> {
+    packet::frame::<C, F>(ctx)?;
     if route.resolved == 0 {
         return ctx.redirect_unresolved(route.interface(), &mut F::next_hop(&route.params));
     }

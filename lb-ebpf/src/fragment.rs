@@ -24,12 +24,20 @@ use crate::{
 /// For how many seconds a receiver waits for what is missing (`net.ipv4.ipfrag_time`; RFC 8200 §4.5 has 60).
 const PATIENCE: u64 = 30;
 
+/// Reads what the fragments of the packet of `Work` have in common: while it lies where it came, as one that was sent on need
+/// not.
+#[inline(never)]
+pub fn identify<C: PacketContext, F: Family>(ctx: &C) {
+    let Ok(work) = work::<F>() else { return };
+    work.fragment_id = F::fragment_id(ctx, &work.packet).unwrap_or_default();
+}
+
 /// Remembers what becomes of the first fragment of `Work`: `request` says it.
 #[inline(never)]
-pub fn remember<C: PacketContext, P: Place, F: Family>(ctx: &C) {
+pub fn remember<P: Place, F: Family>() {
     let Ok(work) = work::<F>() else { return };
-    let Ok(id) = F::fragment_id(ctx, &work.packet) else { return };
-    work.reply_key = header::fragments(work.packet.tuple.src, work.packet.tuple.dst, id, work.packet.protocol() as u8);
+    let (tuple, id) = (&work.packet.tuple, work.fragment_id);
+    work.reply_key = header::fragments(tuple.src, tuple.dst, id, work.packet.protocol() as u8);
     work.reply = work.request;
     work.reply.owner = hash::owner(&work.reply_key);
     work.reply.hooks = P::HOOK as u8;

@@ -116,6 +116,8 @@ pub static SCRATCH6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 pub struct Work<A> {
     /// The packet.
     pub packet: Packet<A>,
+    /// What its fragments have in common, where it is the first of them.
+    pub fragment_id: u32,
     /// What it quotes, where it is an ICMP error.
     pub quoted: Packet<A>,
     /// Offset of its end, likewise.

@@ -12,7 +12,7 @@ use lb_common::{
 };
 
 use crate::{
-    family::{octets, words},
+    family::{Family, octets, words},
     hook::{L4Checksum, PacketContext},
 };
 
@@ -28,8 +28,8 @@ pub const TCP: usize = 20;
 pub const UDP: usize = 8;
 
 /// Ethertypes (IEEE 802 numbers), as read in host order.
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 /// VLAN tags in the data that are followed: a customer's in a provider's (IEEE 802.1ad).
@@ -37,12 +37,10 @@ const MAX_VLAN_TAGS: usize = 2;
 /// IPv6 extension headers that are followed. RFC 8200 §4.1 recommends an order in which each occurs once, destination
 /// options twice; more than this many before a transport header are not seen in practice.
 const MAX_EXTENSION_HEADERS: usize = 4;
-/// No transport header beyond this offset is looked for.
-const MAX_L4_OFFSET: usize = 512;
 /// An IPv4 header with all options that fit: 15 words of 4 bytes.
 pub const LONGEST_IPV4: usize = 60;
-/// An IPv6 header with all extension headers that are followed.
-pub const LONGEST_IPV6: usize = MAX_L4_OFFSET - ETHERNET;
+/// An IPv6 header with all extension headers that are followed. With an Ethernet header, 512 bytes.
+pub const LONGEST_IPV6: usize = 498;
 /// An Ethernet header with all tags that are followed.
 const LONGEST_LINK: usize = ETHERNET + 4 * MAX_VLAN_TAGS;
 /// Covers every offset of a header. The verifier, which knows nothing of a value that comes out of a map, takes a masked
@@ -167,6 +165,20 @@ pub fn set_macs<C: PacketContext>(ctx: &C, dst: Mac, src: Mac) -> Result<(), Rea
     Ok(())
 }
 
+/// Puts an Ethernet header in front of a packet that came without one: a device that is sent such a packet wants it, or the
+/// kernel takes it off again (`__bpf_redirect` in `net/core/filter.c`).
+#[inline(always)]
+pub fn frame<C: PacketContext, F: Family>(ctx: &C) -> Result<(), Reason> {
+    if C::LINK != 0 {
+        return Ok(());
+    }
+    ctx.insert_ethernet()?;
+    let ethertype: *mut u16 = pointer(ctx, ETHERNET - size_of::<u16>())?;
+    // SAFETY: `pointer` checked the bounds.
+    unsafe { *ethertype = F::ETHERTYPE.to_be() };
+    Ok(())
+}
+
 /// Brings the link layer's header, tags included, to the start of a packet that has had `room` bytes put in front of it.
 /// What it copies beyond a header with fewer tags is for the caller to write over.
 #[inline(always)]
@@ -181,13 +193,21 @@ pub fn bring_link_forward<C: PacketContext>(ctx: &C, room: usize) -> Result<(), 
 /// Reads the link layer.
 #[inline(always)]
 pub fn link<C: PacketContext>(ctx: &C) -> Result<Link, Reason> {
-    let mut l3 = ETHERNET;
+    let mut l3 = C::LINK;
     // Most packets lie in one piece, their headers at least. Where not even this much does, it is fetched.
-    if ctx.data() + ETHERNET + IPV4 + UDP > ctx.data_end() {
-        if ctx.length() < ETHERNET + IPV4 + UDP {
+    if ctx.data() + C::LINK + IPV4 + UDP > ctx.data_end() {
+        if ctx.length() < C::LINK + IPV4 + UDP {
             return Ok(Link::Other);
         }
-        ctx.pull(ETHERNET + IPV4 + UDP)?;
+        ctx.pull(C::LINK + IPV4 + UDP)?;
+    }
+    if C::LINK == 0 {
+        // The version of either header is where that of the other is (RFC 791 §3.1, RFC 8200 §3).
+        return Ok(match read::<_, u8>(ctx, l3)? >> 4 {
+            4 => Link::Ipv4(l3),
+            6 => Link::Ipv6(l3),
+            _ => Link::Other,
+        });
     }
     for _ in 0..=MAX_VLAN_TAGS {
         match u16::from_be(read(ctx, l3 - 2)?) {
@@ -335,7 +355,7 @@ fn skip_extension_headers<C: PacketContext>(ctx: &C, mut next: u8, mut at: usize
                 let [following, length]: [u8; 2] = read(ctx, at)?;
                 next = following;
                 at += (usize::from(length) + 1) * 8;
-                if at > MAX_L4_OFFSET {
+                if at > C::LINK + LONGEST_IPV6 {
                     return Err(Reason::ExtensionHeaders);
                 }
             }

@@ -145,7 +145,8 @@ fn translate<C: PacketContext, P: Place, F: Family>(
         work.request.to = known.to;
         work.request.action = known.action;
         work.request.service = known.service;
-        fragment::remember::<C, P, F>(ctx);
+        fragment::identify::<C, F>(ctx);
+        fragment::remember::<P, F>();
     }
     if known.action == FlowAction::Forward as u8 {
         return match hand_over::<F>(packet) {
@@ -193,7 +194,7 @@ fn note<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>, known
 /// the VLAN's device, which sees the packet next, without its tag.
 #[inline(always)]
 pub fn is_of_vlan<C: PacketContext, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> bool {
-    packet.l3() != packet::ETHERNET || ctx.tag() == Tag::Vlan
+    packet.l3() != C::LINK || ctx.tag() == Tag::Vlan
 }
 
 /// A packet of no known flow: one step after the other from here, where the stack is low. 512 bytes must do for a whole
@@ -219,9 +220,12 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
         }
         Choice::Backend => {
             begun::<C, F>(ctx);
+            if packet.is_first_fragment() {
+                fragment::identify::<C, F>(ctx);
+            }
             let Some(verdict) = connect::<C, P, F>(ctx) else { return refuse::<C, F>(ctx) };
             if packet.is_first_fragment() && verdict != Verdict::Drop {
-                fragment::remember::<C, P, F>(ctx);
+                fragment::remember::<P, F>();
             }
             verdict
         }

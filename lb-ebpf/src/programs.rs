@@ -13,33 +13,45 @@ use aya_ebpf::{
 use lb_common::abi::Reason;
 
 use crate::{
-    hook::{PodEgress, PodIngress, UplinkEgress, UplinkIngress, Verdict},
+    hook::{Bare, Ethernet, PodEgress, PodIngress, Skb, UplinkEgress, UplinkIngress, Verdict},
     path, socket,
 };
 
 #[classifier]
 pub fn pod_ingress(ctx: TcContext) -> i32 {
-    tc_verdict(path::ingress::<_, PodIngress>(&ctx))
+    tc_verdict(path::ingress::<_, PodIngress>(&Skb::<Ethernet>::new(ctx)))
 }
 
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
-    tc_verdict(path::egress::<_, PodEgress>(&ctx))
+    tc_verdict(path::egress::<_, PodEgress>(&Skb::<Ethernet>::new(ctx)))
 }
 
 #[classifier]
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
-    tc_verdict(path::ingress::<_, UplinkIngress>(&ctx))
+    tc_verdict(path::ingress::<_, UplinkIngress>(&Skb::<Ethernet>::new(ctx)))
 }
 
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
-    tc_verdict(path::egress::<_, UplinkEgress>(&ctx))
+    tc_verdict(path::egress::<_, UplinkEgress>(&Skb::<Ethernet>::new(ctx)))
+}
+
+/// [`uplink_ingress`] of a device whose packets have no Ethernet header.
+#[classifier]
+pub fn bare_ingress(ctx: TcContext) -> i32 {
+    tc_verdict(path::ingress::<_, UplinkIngress>(&Skb::<Bare>::new(ctx)))
+}
+
+/// [`uplink_egress`] likewise.
+#[classifier]
+pub fn bare_egress(ctx: TcContext) -> i32 {
+    tc_verdict(path::egress::<_, UplinkEgress>(&Skb::<Bare>::new(ctx)))
 }
 
 #[inline(always)]
 fn tc_verdict(result: Result<Verdict, Reason>) -> i32 {
-    match path::conclude::<TcContext>(result) {
+    match path::conclude::<Skb<Ethernet>>(result) {
         // With tcx and clsact alike: on to the next program, then to the stack.
         Verdict::Next | Verdict::Translated => TC_ACT_UNSPEC,
         // TC sends nothing back but by a redirect.

@@ -19,7 +19,7 @@ use crate::{
     family::Family,
     hook::{PacketContext, Verdict},
     maps::Work,
-    packet::{self, ETHERNET, Mac, Packet, TCP, icmp::ICMP, tcp},
+    packet::{self, Mac, Packet, TCP, icmp::ICMP, tcp},
 };
 
 mod header;
@@ -37,8 +37,10 @@ pub fn answer<C: PacketContext, F: Family>(ctx: &C, work: &Work<F::Address>) -> 
     } else {
         turn::<C, F::Address, Ipv4Words>(ctx, work)?;
     }
-    let [dst, src]: [Mac; 2] = packet::read(ctx, 0)?;
-    packet::set_macs(ctx, src, dst)?;
+    if C::LINK != 0 {
+        let [dst, src]: [Mac; 2] = packet::read(ctx, 0)?;
+        packet::set_macs(ctx, src, dst)?;
+    }
     ctx.redirect(ctx.interface())
 }
 
@@ -88,7 +90,7 @@ fn reset<C: PacketContext, A: Address, I: Header>(ctx: &C, packet: &Packet<A>) -
     let payload = segment_length(&segment, request.payload().saturating_sub(extra));
     if extra != 0 {
         // The kernel knows where a checksum is that the device has to finish: it must be the one to move the header.
-        if l3 == ETHERNET {
+        if l3 == C::LINK {
             ctx.remove_after_ip(extra)?;
         } else if partial {
             return Err(Reason::Unanswerable);

@@ -163,7 +163,9 @@ impl Status {
         let Self { abi_version, pins, agent, missing_devices, hooks, xdp, tables, counters } = self;
         let missing = match &missing_devices[..] {
             [] => String::new(),
-            names => format!("\nError: --devices {}: there is no such device", names.join(", ")),
+            names => {
+                format!("\nError: --devices {}: there is no such device, or none that can be served", names.join(", "))
+            }
         };
         let agent = agent.map_or_else(|| "not running".to_owned(), |pid| format!("running, pid {pid}"));
         let hooks = table(

@@ -82,7 +82,7 @@ impl Loaded {
     pub fn attach_device(&mut self, device: &Device, role: Role) -> Result<(), LoaderError> {
         let tcx = self.uses_tcx();
         for direction in Direction::ALL {
-            let name = role.program(direction);
+            let name = role.program(device.link, direction);
             let path = if tcx { self.pin(&direction.pin(device.index)) } else { None };
             let held = match &path {
                 Some(path) => held(path, "a tcx link of this device")?,

@@ -21,6 +21,17 @@ pub struct Device {
     pub index: u32,
     /// Name, for messages.
     pub name: String,
+    /// What its packets begin with.
+    pub link: LinkLayer,
+}
+
+/// What the packets of a device begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header (tun, WireGuard).
+    Bare,
 }
 
 impl Device {
@@ -82,12 +93,15 @@ impl Direction {
 }
 
 impl Role {
-    pub(super) const fn program(self, direction: Direction) -> &'static str {
-        match (self, direction) {
-            (Self::Pod, Direction::Ingress) => "pod_ingress",
-            (Self::Pod, Direction::Egress) => "pod_egress",
-            (Self::Uplink, Direction::Ingress) => "uplink_ingress",
-            (Self::Uplink, Direction::Egress) => "uplink_egress",
+    /// (Both ends of a pod's pair have Ethernet headers.)
+    pub(super) const fn program(self, link: LinkLayer, direction: Direction) -> &'static str {
+        match (self, link, direction) {
+            (Self::Pod, _, Direction::Ingress) => "pod_ingress",
+            (Self::Pod, _, Direction::Egress) => "pod_egress",
+            (Self::Uplink, LinkLayer::Ethernet, Direction::Ingress) => "uplink_ingress",
+            (Self::Uplink, LinkLayer::Ethernet, Direction::Egress) => "uplink_egress",
+            (Self::Uplink, LinkLayer::Bare, Direction::Ingress) => "bare_ingress",
+            (Self::Uplink, LinkLayer::Bare, Direction::Egress) => "bare_egress",
         }
     }
 }

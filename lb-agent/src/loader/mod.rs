@@ -30,7 +30,7 @@ pub use cleanup::cleanup;
 pub use error::LoaderError;
 pub use filters::clsact_filters;
 pub(crate) use filters::{Filter, bpf_filters};
-pub use hooks::{Attached, Device, Direction, Role, SocketHook, XdpPlace, attached};
+pub use hooks::{Attached, Device, Direction, LinkLayer, Role, SocketHook, XdpPlace, attached};
 pub(crate) use netdev::features as xdp_features;
 pub use pins::{Lock, Pins};
 pub use requirements::check as check_requirements;
@@ -84,11 +84,13 @@ pub struct Loaded {
 const XDP_PROGRAM: &str = "uplink_xdp";
 
 /// Every program of the object.
-pub const PROGRAMS: [&str; 13] = [
+pub const PROGRAMS: [&str; 15] = [
     "pod_ingress",
     "pod_egress",
     "uplink_ingress",
     "uplink_egress",
+    "bare_ingress",
+    "bare_egress",
     XDP_PROGRAM,
     "connect4",
     "connect6",

@@ -43,6 +43,8 @@ pub enum Obstacle {
     /// Other ends may send it packets with unfinished checksums (veth), or it has none of its own to run XDP in (bridge).
     /// Who asks for [`XdpMode::Native`] says that checksums are finished.
     Virtual,
+    /// Its packets have no Ethernet header, for which the program looks.
+    Bare,
     /// It has VLAN devices. Packets for these may come without their tags, which the device hands on beside them.
     Vlans,
 }
@@ -52,6 +54,7 @@ impl XdpMode {
     fn place(self, obstacle: Option<Obstacle>) -> Result<XdpPlace, XdpState> {
         match (self, obstacle) {
             (Self::Off, _) => Err(XdpState::Off),
+            (_, Some(Obstacle::Bare)) => Err(XdpState::Bare),
             (_, Some(Obstacle::Vlans)) => Err(XdpState::Vlans),
             (Self::Auto, Some(Obstacle::Virtual)) => Err(XdpState::Virtual),
             (Self::Auto | Self::Native, _) => Ok(XdpPlace::Native),

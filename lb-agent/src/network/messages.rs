@@ -26,6 +26,9 @@ pub(super) fn link(message: &LinkMessage) -> Link {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => kind = Kind::Pod,
+                        LinkInfo::Kind(InfoKind::Vxlan | InfoKind::Geneve | InfoKind::GreTap | InfoKind::GreTap6) => {
+                            kind = Kind::Tunnel;
+                        }
                         LinkInfo::Kind(other) => {
                             kind = Kind::Virtual;
                             is_vlan = *other == InfoKind::Vlan;
@@ -38,13 +41,13 @@ pub(super) fn link(message: &LinkMessage) -> Link {
             _ => {}
         }
     }
-    if message.header.link_layer_type == LinkLayerType::Loopback {
-        kind = Kind::Loopback;
-    } else if message.header.link_layer_type != LinkLayerType::Ether {
-        kind = Kind::Bare;
-    } else if kind == Kind::Pod && !elsewhere {
-        kind = Kind::Virtual;
-    }
+    kind = match message.header.link_layer_type {
+        LinkLayerType::Ether if kind == Kind::Pod && !elsewhere => Kind::Virtual,
+        LinkLayerType::Ether => kind,
+        LinkLayerType::Loopback => Kind::Loopback,
+        LinkLayerType::None => Kind::Bare,
+        _ => Kind::Foreign,
+    };
     Link { name, kind, is_port, vlan_of: below.filter(|_| is_vlan && !elsewhere) }
 }
 
@@ -119,6 +122,31 @@ pub(super) fn ways_out(message: &RouteMessage) -> Vec<Route> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_packets_begin_with_goes_before_what_kind_of_device_it_is() {
+        let kind = |link_layer_type, kind: Option<InfoKind>| {
+            let mut message = LinkMessage::default();
+            message.header.link_layer_type = link_layer_type;
+            message.attributes =
+                kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])).into_iter().collect();
+            link(&message).kind
+        };
+        for (link_layer_type, info, expected) in [
+            (LinkLayerType::Ether, None, Kind::Physical),
+            (LinkLayerType::Ether, Some(InfoKind::Vxlan), Kind::Tunnel),
+            (LinkLayerType::Ether, Some(InfoKind::Geneve), Kind::Tunnel),
+            // A tap device, of a virtual machine.
+            (LinkLayerType::Ether, Some(InfoKind::Tun), Kind::Virtual),
+            (LinkLayerType::None, Some(InfoKind::Tun), Kind::Bare),
+            (LinkLayerType::None, Some(InfoKind::Wireguard), Kind::Bare),
+            (LinkLayerType::Tunnel, Some(InfoKind::IpIp), Kind::Foreign),
+            (LinkLayerType::Ppp, None, Kind::Foreign),
+            (LinkLayerType::Loopback, None, Kind::Loopback),
+        ] {
+            assert_eq!(kind(link_layer_type, info.clone()), expected, "{link_layer_type:?} {info:?}");
+        }
+    }
 
     #[test]
     fn a_vlan_device_names_the_device_below_and_other_devices_do_not() {

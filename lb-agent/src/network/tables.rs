@@ -9,7 +9,7 @@ use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
 use super::Network;
 use crate::{
-    loader::{Device, Obstacle},
+    loader::{Device, LinkLayer, Obstacle},
     model::NodeNetwork,
 };
 
@@ -32,8 +32,25 @@ pub(super) enum Kind {
     /// One end of a veth or netkit pair whose other end is in another network namespace.
     Pod,
     Virtual,
-    /// One whose packets have no Ethernet header (tun, WireGuard, IPIP): the programs cannot read them yet.
+    /// One end of a tunnel that carries Ethernet frames (VXLAN, Geneve).
+    Tunnel,
+    /// One whose packets begin with the IP header (tun, WireGuard).
     Bare,
+    /// One whose packets begin with something else (PPP), or that takes from a packet's route where it is to go, and so sends
+    /// nothing that a program gives it (IPIP): the programs cannot serve it.
+    Foreign,
+}
+
+impl Kind {
+    /// What its packets begin with. Those of the foreign are never looked at.
+    const fn link(self) -> LinkLayer {
+        match self {
+            Self::Bare => LinkLayer::Bare,
+            Self::Loopback | Self::Physical | Self::Pod | Self::Virtual | Self::Tunnel | Self::Foreign => {
+                LinkLayer::Ethernet
+            }
+        }
+    }
 }
 
 /// An address of the node.
@@ -97,17 +114,19 @@ impl Tables {
     ) -> Network {
         let wanted = uplinks.unwrap_or_default();
         let is_uplink = |index: u32, link: &Link| match uplinks {
-            Some(names) => names.contains(&link.name),
+            Some(names) => names.contains(&link.name) && link.kind != Kind::Foreign,
             None => self.once_uplinks.contains(&index) || self.has_way_out(index, link, internal),
         };
-        let device = |(index, link): (&u32, &Link)| Device { index: *index, name: link.name.clone() };
+        let device =
+            |(index, link): (&u32, &Link)| Device { index: *index, name: link.name.clone(), link: link.kind.link() };
         let (uplinks, others): (Vec<_>, Vec<_>) = self.links.iter().partition(|(index, link)| is_uplink(**index, link));
         let pods = others.into_iter().filter(|(_, link)| link.kind == Kind::Pod).map(device).collect();
         let uplinks: BTreeSet<Device> = uplinks.into_iter().map(device).collect();
         self.once_uplinks = uplinks.iter().map(|uplink| uplink.index).collect();
         let obstacles =
             uplinks.iter().filter_map(|uplink| Some((uplink.index, self.obstacle(uplink.index)?))).collect();
-        let is_there = |name: &&String| self.links.values().any(|link| link.name == **name);
+        let is_there =
+            |name: &&String| self.links.values().any(|link| link.name == **name && link.kind != Kind::Foreign);
         let missing = wanted.iter().filter(|name| !is_there(name)).cloned().collect();
         let node = NodeNetwork {
             masquerade4: self.masquerade(false, &uplinks, internal, |address| match address {
@@ -130,19 +149,28 @@ impl Tables {
         if self.links.values().any(|link| link.vlan_of == Some(index)) {
             return Some(Obstacle::Vlans);
         }
-        self.links.get(&index).filter(|link| link.kind != Kind::Physical).map(|_| Obstacle::Virtual)
+        match self.links.get(&index)?.kind {
+            Kind::Physical => None,
+            Kind::Bare => Some(Obstacle::Bare),
+            Kind::Loopback | Kind::Pod | Kind::Virtual | Kind::Tunnel | Kind::Foreign => Some(Obstacle::Virtual),
+        }
     }
 
     /// Whether packets may leave the node, or reach it, by this device: it carries a route by a gateway or to
-    /// everywhere, or the node's own address, or is a NIC with an address. A pod's interface has none of these; a
-    /// node whose NIC is itself one end of a pair (a node in a container) does.
+    /// everywhere, or the node's own address, or is a NIC or a tunnel's end with an address. A pod's interface has none of
+    /// these; a node whose NIC is itself one end of a pair (a node in a container) does.
     fn has_way_out(&self, index: u32, link: &Link, internal: &[IpAddr]) -> bool {
-        if matches!(link.kind, Kind::Loopback | Kind::Bare) || link.is_port {
+        let leads_elsewhere = match link.kind {
+            Kind::Loopback | Kind::Foreign => return false,
+            Kind::Physical | Kind::Tunnel | Kind::Bare => true,
+            Kind::Pod | Kind::Virtual => false,
+        };
+        if link.is_port {
             return false;
         }
         let routed = self.routes.iter().any(|route| route.device == index);
         let mut addresses = self.addresses.iter().filter(|address| address.device == index && address.global);
-        routed || addresses.any(|address| link.kind == Kind::Physical || internal.contains(&address.ip))
+        routed || addresses.any(|address| leads_elsewhere || internal.contains(&address.ip))
     }
 
     /// The source address for each uplink, the node's own where it holds it and its first one otherwise; under 0 the

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
-use crate::loader::Obstacle;
+use crate::loader::{LinkLayer, Obstacle};
 
 use super::{
     Network,
@@ -32,7 +32,7 @@ fn node() -> Tables {
             (2, link("eth0", Kind::Physical)),
             (3, port("eth1", Kind::Physical)),
             (4, link("bond0", Kind::Virtual)),
-            (5, link("flannel.1", Kind::Virtual)),
+            (5, link("flannel.1", Kind::Tunnel)),
             (6, link("cni0", Kind::Virtual)),
             (7, port("vethbridged", Kind::Pod)),
             (8, link("vethrouted", Kind::Pod)),
@@ -85,6 +85,30 @@ fn a_pair_that_carries_the_default_route_is_an_uplink_and_no_pod() {
     tables.routes.insert(Route { ipv6: true, default: true, priority: 1024, device: 8 });
     let network = tables.network(None, &[], PORTS);
     assert_eq!(names(&network), (vec!["eth0", "bond0", "flannel.1", "vethrouted"], vec!["vethbridged"]));
+}
+
+#[test]
+fn a_tunnels_end_with_an_address_is_an_uplink_and_a_foreign_device_is_none() {
+    let mut tables = node();
+    let tunnels = [("vxlan0", Kind::Tunnel), ("wg0", Kind::Bare), ("tunl0", Kind::Foreign)];
+    for (index, (name, kind)) in (10..).zip(tunnels) {
+        tables.links.insert(index, link(name, kind));
+    }
+    tables.routes.insert(Route { ipv6: false, default: false, priority: 0, device: 12 });
+    let before = ["eth0", "bond0", "flannel.1"];
+    assert_eq!(names(&tables.network(None, &[], PORTS)).0, before);
+    tables.addresses.extend([address(10, "10.244.1.0"), address(11, "10.244.1.1"), address(12, "10.244.1.2")]);
+    let network = tables.network(None, &[], PORTS);
+    assert_eq!(names(&network).0, [&before[..], &["vxlan0", "wg0"]].concat());
+    let links: Vec<_> = network.uplinks.iter().map(|device| device.link).collect();
+    let ethernet = LinkLayer::Ethernet;
+    assert_eq!(links, [ethernet, ethernet, ethernet, ethernet, LinkLayer::Bare]);
+    assert_eq!(network.node.masquerade4.get(&11), Some(&[10, 244, 1, 1]));
+    assert_eq!(network.obstacles.get(&11), Some(&Obstacle::Bare));
+
+    let named = ["wg0", "tunl0"].map(str::to_owned);
+    let network = tables.network(Some(&named), &[], PORTS);
+    assert_eq!((names(&network).0, &network.missing), (vec!["wg0"], &["tunl0".to_owned()].into()));
 }
 
 #[test]

@@ -27,10 +27,14 @@ fn uplinks(uplinks: &BTreeSet<Device>, missing: &BTreeSet<String>, by_name: bool
     const CHECK: &str = "devices";
     let found = uplinks.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     if let Some(name) = missing.first() {
-        return Check::warning(CHECK, format!("--devices {name}: there is no such device"), "correct --devices");
+        return Check::warning(
+            CHECK,
+            format!("--devices {name}: there is no such device, or none that can be served"),
+            "correct --devices",
+        );
     }
     if uplinks.is_empty() {
-        let found = "no uplink: no device has a route by a gateway, and no NIC an address";
+        let found = "no uplink: no device has a route by a gateway, and no NIC or tunnel an address";
         return Check::warning(CHECK, found, "name those that packets from outside come by: --devices");
     }
     Check::ok(CHECK, format!("{found}{}", if by_name { ", as --devices says" } else { "" }))
@@ -81,6 +85,7 @@ fn xdp(driver: Option<&str>, features: Option<u64>) -> Check {
 #[cfg(test)]
 mod tests {
     use super::{super::Verdict, *};
+    use crate::loader::LinkLayer;
 
     #[test]
     fn native_xdp_is_what_the_driver_says() {
@@ -103,7 +108,7 @@ mod tests {
         let none = uplinks(&BTreeSet::new(), &BTreeSet::new(), false);
         assert_eq!(none.verdict, Verdict::Warning);
         assert!(none.remedy.is_some_and(|remedy| remedy.contains("--devices")));
-        let eth0 = BTreeSet::from([Device { index: 2, name: "eth0".to_owned() }]);
+        let eth0 = BTreeSet::from([Device { index: 2, name: "eth0".to_owned(), link: LinkLayer::Ethernet }]);
         assert_eq!(uplinks(&eth0, &BTreeSet::new(), true), Check::ok("devices", "eth0, as --devices says"));
         let missing = uplinks(&eth0, &BTreeSet::from(["eth7".to_owned()]), true);
         assert!(missing.found.contains("eth7"), "{missing:?}");

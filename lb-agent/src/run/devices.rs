@@ -130,7 +130,12 @@ impl Dataplane {
             XdpState::Native | XdpState::Generic => {
                 tracing::info!(device = device.name, mode = state.name(), "XDP attached");
             }
-            XdpState::NotSupported | XdpState::Occupied | XdpState::Virtual | XdpState::Vlans | XdpState::Failed => {
+            XdpState::NotSupported
+            | XdpState::Occupied
+            | XdpState::Virtual
+            | XdpState::Vlans
+            | XdpState::Failed
+            | XdpState::Bare => {
                 tracing::warn!(device = device.name, reason, "no XDP: packets are balanced at TC");
             }
         }
@@ -149,7 +154,8 @@ impl Dataplane {
             });
             let present = present.unwrap_or_default();
             tracing::error!(
-                "--devices {name}: there is no such device, it is served when it comes; there are {present}"
+                "--devices {name}: there is no such device, or none that can be served; it is served when it comes; there are \
+                 {present}"
             );
         }
         if let Err(error) = self.pins.note_missing_devices(&missing) {

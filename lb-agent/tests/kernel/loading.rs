@@ -4,7 +4,7 @@ use aya::programs::ProgramInfo;
 use lb_agent::{
     dataplane::{Counters, FamilyMaps},
     loader::{
-        self, Attached, Device, Direction, LoadOptions, Loaded, LoaderError, PINNED, Pins, Role, SocketHook,
+        self, Attached, Device, Direction, LinkLayer, LoadOptions, Loaded, LoaderError, PINNED, Pins, Role, SocketHook,
         TableSizes, attached, cleanup,
     },
 };
@@ -26,7 +26,8 @@ fn load(pins: &Pins) -> Loaded {
 }
 
 pub(crate) fn device(name: &str) -> Device {
-    Device { index: nix::net::if_::if_nametoindex(name).expect(name), name: name.to_owned() }
+    let index = nix::net::if_::if_nametoindex(name).expect(name);
+    Device { index, name: name.to_owned(), link: LinkLayer::Ethernet }
 }
 
 fn names(dir: &Path) -> Vec<String> {

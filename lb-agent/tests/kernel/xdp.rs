@@ -137,6 +137,7 @@ pub(crate) fn a_device_without_xdp_and_one_that_is_no_place_for_it_are_left_to_t
         assert_eq!(attach(&pins, "eth0", XdpMode::Native, Some(Obstacle::Virtual)), XdpState::Native);
         for mode in [XdpMode::Auto, XdpMode::Native, XdpMode::Generic] {
             assert_eq!(attach(&pins, "eth0", mode, Some(Obstacle::Vlans)), XdpState::Vlans);
+            assert_eq!(attach(&pins, "eth0", mode, Some(Obstacle::Bare)), XdpState::Bare);
         }
     });
 }

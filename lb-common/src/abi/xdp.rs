@@ -63,6 +63,8 @@ states! {
     Vlans = 6, "vlans", "the device has VLAN devices, whose tags XDP may not see";
     /// At TC: attaching failed. `detail` is the error of the kernel.
     Failed = 7, "failed", "attaching failed";
+    /// At TC: the device's packets have no Ethernet header.
+    Bare = 8, "bare", "the device's packets have no Ethernet header";
 }
 
 impl XdpState {

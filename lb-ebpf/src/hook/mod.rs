@@ -3,6 +3,8 @@
 mod tc;
 mod xdp;
 
+pub use tc::{Bare, Ethernet, Skb};
+
 use core::arch::asm;
 
 use aya_ebpf::{EbpfContext, bindings::bpf_redir_neigh};
@@ -108,6 +110,8 @@ pub trait PacketContext: EbpfContext {
     /// Whether a packet that is left alone here meets a program of ours again, at a place that can do more. What cannot
     /// be finished here is left to that one: nothing is written, entered or counted before it is known that it can.
     const EARLY: bool;
+    /// Length of what is in front of the IP header of a packet without VLAN tags: that of an Ethernet header, or 0.
+    const LINK: usize;
 
     /// First byte that can be read directly.
     fn data(&self) -> usize;
@@ -124,6 +128,8 @@ pub trait PacketContext: EbpfContext {
     fn remove_after_ip(&self, length: usize) -> Result<(), Reason>;
     /// Makes room, to be written over, before the IP header at `l3`. Pointers into the packet end here.
     fn insert_before_ip(&self, l3: usize, length: usize) -> Result<(), Reason>;
+    /// Puts an Ethernet header of zeroes in front of a packet that came without. Pointers into the packet end here.
+    fn insert_ethernet(&self) -> Result<(), Reason>;
     /// Index of the device that the packet came by.
     fn interface(&self) -> u32;
     /// Whether the packet is for another host: the device hears it because it is promiscuous, and the stack drops it.

@@ -1,6 +1,6 @@
 //! A packet at TC: an skb, of which the kernel knows more than its bytes say.
 
-use core::mem::offset_of;
+use core::{ffi::c_void, marker::PhantomData, mem::offset_of};
 
 use aya_ebpf::{
     EbpfContext,
@@ -29,9 +29,47 @@ use crate::{
 /// VLAN ID of the tag control information (IEEE 802.1Q §9.6).
 const VLAN_ID: u32 = 0x0fff;
 
+/// What the packets of a device begin with.
+pub trait LinkLayer {
+    /// Length of what is in front of the IP header.
+    const HEADER: usize;
+}
+
+/// An Ethernet header.
+pub struct Ethernet;
+/// The IP header (tun, WireGuard): the kernel's `ARPHRD_NONE`.
+pub struct Bare;
+
+impl LinkLayer for Ethernet {
+    const HEADER: usize = ETHERNET;
+}
+impl LinkLayer for Bare {
+    const HEADER: usize = 0;
+}
+
+/// An skb that passes a device whose packets begin as `L` says.
+pub struct Skb<L> {
+    context: TcContext,
+    link: PhantomData<L>,
+}
+
+impl<L> Skb<L> {
+    #[inline(always)]
+    pub const fn new(context: TcContext) -> Self {
+        Self { context, link: PhantomData }
+    }
+}
+
+impl<L> EbpfContext for Skb<L> {
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut c_void {
+        self.context.as_ptr()
+    }
+}
+
 /// The context as the kernel's helpers take it.
 #[inline(always)]
-fn skb(ctx: &TcContext) -> *mut __sk_buff {
+fn skb(ctx: &impl EbpfContext) -> *mut __sk_buff {
     ctx.as_ptr().cast()
 }
 
@@ -40,8 +78,9 @@ const OTHER_HOST: u32 = 3;
 /// `-EINVAL`.
 const EINVAL: i64 = -22;
 
-impl PacketContext for TcContext {
+impl<L: LinkLayer> PacketContext for Skb<L> {
     const EARLY: bool = false;
+    const LINK: usize = L::HEADER;
 
     #[inline(always)]
     fn data(&self) -> usize {
@@ -55,7 +94,7 @@ impl PacketContext for TcContext {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        self.len() as usize
+        self.context.len() as usize
     }
 
     #[inline(always)]
@@ -86,13 +125,24 @@ impl PacketContext for TcContext {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
     fn insert_before_ip(&self, l3: usize, length: usize) -> Result<(), Reason> {
-        if l3 == ETHERNET {
+        if L::HEADER == 0 || l3 == ETHERNET {
             return adjust_room(self, length.cast_signed(), BPF_ADJ_ROOM_MAC);
         }
         // That helper knows no tags in the data, and this one no headers.
         // SAFETY: the context is the one that the kernel passed in.
         match unsafe { bpf_skb_change_head(skb(self), length as u32, 0) } {
             0 => packet::bring_link_forward(self, length),
+            _ => Err(Reason::HelperFailed),
+        }
+    }
+
+    /// The helper is made for this, and does no more (`__bpf_skb_change_head` in `net/core/filter.c`).
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "length of a header")]
+    fn insert_ethernet(&self) -> Result<(), Reason> {
+        // SAFETY: the context is the one that the kernel passed in.
+        match unsafe { bpf_skb_change_head(skb(self), ETHERNET as u32, 0) } {
+            0 => Ok(()),
             _ => Err(Reason::HelperFailed),
         }
     }
@@ -226,7 +276,7 @@ impl PacketContext for TcContext {
 /// Changes the length of a packet at one of its headers.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
-fn adjust_room(ctx: &TcContext, difference: isize, mode: u32) -> Result<(), Reason> {
+fn adjust_room(ctx: &impl EbpfContext, difference: isize, mode: u32) -> Result<(), Reason> {
     // SAFETY: the context is the one that the kernel passed in.
     match unsafe { bpf_skb_adjust_room(skb(ctx), difference as i32, mode, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)) } {
         0 => Ok(()),
@@ -240,7 +290,7 @@ fn redirected(code: i64) -> Result<Verdict, Reason> {
 }
 
 #[inline(always)]
-fn l4_csum_replace(ctx: &TcContext, checksum: L4Checksum, diff: Diff, flags: u32) -> Result<(), Reason> {
+fn l4_csum_replace(ctx: &impl EbpfContext, checksum: L4Checksum, diff: Diff, flags: u32) -> Result<(), Reason> {
     match l4_csum_replace_code(ctx, checksum, diff, flags) {
         0 => Ok(()),
         _ => Err(Reason::HelperFailed),
@@ -249,7 +299,7 @@ fn l4_csum_replace(ctx: &TcContext, checksum: L4Checksum, diff: Diff, flags: u32
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
-fn l4_csum_replace_code(ctx: &TcContext, checksum: L4Checksum, diff: Diff, flags: u32) -> i64 {
+fn l4_csum_replace_code(ctx: &impl EbpfContext, checksum: L4Checksum, diff: Diff, flags: u32) -> i64 {
     let flags = if matches!(checksum.protocol, Protocol::Udp) { flags | BPF_F_MARK_MANGLED_0 } else { flags };
     // SAFETY: the context is the one that the kernel passed in. A field size of 0 (in `flags`) makes `to` the whole
     // difference.
@@ -258,7 +308,7 @@ fn l4_csum_replace_code(ctx: &TcContext, checksum: L4Checksum, diff: Diff, flags
 
 /// Applies a change of the pseudo header.
 #[inline(always)]
-fn replace_pseudo(ctx: &TcContext, checksum: L4Checksum, diff: Diff) -> Result<(), Reason> {
+fn replace_pseudo(ctx: &impl PacketContext, checksum: L4Checksum, diff: Diff) -> Result<(), Reason> {
     if !checksum.v6 {
         return l4_csum_replace(ctx, checksum, diff, BPF_F_PSEUDO_HDR);
     }

@@ -16,7 +16,7 @@ use lb_common::{
 use super::{L4Checksum, PacketContext, Tag, Verdict, load_pointer, size_i32};
 use crate::{
     maps::{NODE_NETNS_COOKIE, XDP_DEVICES},
-    packet,
+    packet::{self, ETHERNET},
 };
 
 /// The context as the kernel's helpers take it.
@@ -27,6 +27,8 @@ fn buffer(ctx: &XdpContext) -> *mut xdp_md {
 
 impl PacketContext for XdpContext {
     const EARLY: bool = true;
+    /// The agent attaches to no other devices.
+    const LINK: usize = ETHERNET;
 
     #[inline(always)]
     fn data(&self) -> usize {
@@ -66,6 +68,12 @@ impl PacketContext for XdpContext {
     /// As `resize`.
     #[inline(always)]
     fn insert_before_ip(&self, _l3: usize, _length: usize) -> Result<(), Reason> {
+        Err(Reason::HelperFailed)
+    }
+
+    /// Every packet has one.
+    #[inline(always)]
+    fn insert_ethernet(&self) -> Result<(), Reason> {
         Err(Reason::HelperFailed)
     }
 

@@ -77,6 +77,11 @@ pub(super) fn pod_networks(node: u8) -> [String; 2] {
     [format!("10.1.{node}.0/24"), format!("fd00:10:1:{node:x}::/64")]
 }
 
+/// The first addresses of these networks, which are no pod's: of a node's end of a tunnel to the other node.
+pub const fn tunnel_end(node: u8) -> Addresses {
+    Addresses { v4: Ipv4Addr::new(10, 1, node, 0), v6: Ipv6Addr::new(0xfd00, 0x10, 1, node as u16, 0, 0, 0, 0) }
+}
+
 /// The cluster IPs of the `number`th Service of a test.
 pub const fn cluster_ips(number: u8) -> Addresses {
     Addresses { v4: Ipv4Addr::new(10, 96, 0, number), v6: Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, number as u16) }

@@ -28,10 +28,10 @@ use nix::{
 
 use super::Host;
 
-/// One packet with its Ethernet header, and its addresses read from it by an independent library.
+/// One packet, and its addresses read from it by an independent library.
 #[derive(Clone, Debug)]
 pub struct Packet {
-    /// All of it.
+    /// All of it, with its Ethernet header if it has one.
     pub bytes: Bytes,
     /// Source address.
     pub source: IpAddr,
@@ -66,12 +66,17 @@ impl Capture {
             let mut buffer = vec![0; 1 << 17];
             while !stopped.load(Ordering::Relaxed) {
                 if let Ok(length) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                    let packet = Packet::read(&Bytes::copy_from_slice(&buffer[..length]));
+                    let packet = Packet::read_frame(&Bytes::copy_from_slice(&buffer[..length]));
                     seen.lock().expect("no thread panics with the lock").extend(packet);
                 }
             }
         });
         Self { packets, stop, thread: Some(thread) }
+    }
+
+    /// What somebody else sees and adds.
+    pub(super) fn of(packets: Arc<Mutex<Vec<Packet>>>) -> Self {
+        Self { packets, stop: Arc::default(), thread: None }
     }
 
     /// The first packet that a condition holds for, waiting for it as long as a client would. Panics with all that
@@ -105,8 +110,16 @@ impl Drop for Capture {
 
 impl Packet {
     /// `None` for what is not IP.
-    fn read(bytes: &Bytes) -> Option<Self> {
-        let sliced = SlicedPacket::from_ethernet(bytes).ok()?;
+    fn read_frame(bytes: &Bytes) -> Option<Self> {
+        Self::read(&SlicedPacket::from_ethernet(bytes).ok()?, bytes)
+    }
+
+    /// As [`read_frame`](Self::read_frame), of a packet that has no Ethernet header.
+    pub(super) fn read_bare(bytes: &Bytes) -> Option<Self> {
+        Self::read(&SlicedPacket::from_ip(bytes).ok()?, bytes)
+    }
+
+    fn read(sliced: &SlicedPacket<'_>, bytes: &Bytes) -> Option<Self> {
         let net = sliced.net.as_ref()?;
         let (source, destination): (IpAddr, IpAddr) = match net {
             NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),

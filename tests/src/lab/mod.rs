@@ -37,6 +37,8 @@ pub mod path;
 pub mod sandbox;
 pub mod server;
 pub mod traffic;
+pub mod tun;
+mod vxlan;
 mod wiring;
 
 use std::{
@@ -46,12 +48,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use addresses::{Addresses, Family, cluster_ips};
+pub use addresses::{Addresses, Family, cluster_ips, tunnel_end};
 use cgroup::Cgroup;
 pub use cgroup::sweep;
 pub use host::Host;
 pub use interface::turn_receive_offload_off;
 use server::Server;
+pub use vxlan::{VXLAN, VXLAN_PORT};
 pub use wiring::{UPLINK, lone_host};
 
 /// Where each agent has a directory, named like its node's namespace.

@@ -210,18 +210,18 @@ pub fn lone_host(name: &str) -> Host {
     new_host(name, "", nowhere, None)
 }
 
-fn new_host(name: &str, twin: &str, addresses: Addresses, cgroup: Option<&Cgroup>) -> Host {
+pub(super) fn new_host(name: &str, twin: &str, addresses: Addresses, cgroup: Option<&Cgroup>) -> Host {
     let host = Host::new(name, twin, addresses, cgroup);
     host.run(|| set_variables(&EVERY_HOST));
     host.ip("link set lo up\n".to_owned());
     host
 }
 
-fn up_with_subnet(interface: &str, Addresses { v4, v6 }: Addresses) -> String {
+pub(super) fn up_with_subnet(interface: &str, Addresses { v4, v6 }: Addresses) -> String {
     format!("addr add {v4}/24 dev {interface}\naddr add {v6}/64 dev {interface} nodad\nlink set {interface} up\n")
 }
 
-fn default_routes(Addresses { v4, v6 }: Addresses) -> String {
+pub(super) fn default_routes(Addresses { v4, v6 }: Addresses) -> String {
     format!("route add default via {v4}\nroute add default via {v6}\n")
 }
 

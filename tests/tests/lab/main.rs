@@ -13,6 +13,7 @@ mod own;
 mod routing;
 mod skb;
 mod socket;
+mod tunnel;
 mod xdp;
 
 use std::process::ExitCode;
@@ -109,6 +110,15 @@ fn main() -> ExitCode {
         xdp_leaves_fragments_to_those_who_can,
     ));
     tests.extend(sandboxed!(skb: headers_beyond_the_linear_part_are_read_and_written));
+    tests.extend(sandboxed!(
+        tunnel: vxlan_leads_to_backends_of_other_nodes,
+        xdp_leaves_what_goes_by_vxlan_to_who_can_send_it,
+        who_sends_what_does_not_fit_into_vxlan_is_told_what_does,
+        a_client_beyond_a_tun_device_reaches_backends_of_every_node,
+        xdp_keeps_off_tun_devices_and_leaves_what_goes_there,
+        who_asks_by_a_tun_device_is_answered_there,
+        a_tun_device_leads_to_backends_of_other_nodes,
+    ));
     tests.extend(sandboxed!(inspection: bpftool_shows_keys_and_values_by_field_names));
     trial::main(tests)
 }

@@ -61,7 +61,7 @@ pub(crate) fn assert_seen_from_outside(cluster: &Cluster, [local, remote]: &[Ser
 
 /// The port that the node lends must be one that no local socket and no node port uses: the kernel's default
 /// `net.ipv4.ip_local_port_range` is 32768 to 60999, Kubernetes' default node ports are 30000 to 32767.
-fn assert_in_pool(port: u16) {
+pub(crate) fn assert_in_pool(port: u16) {
     assert!(port >= 1024 && !(30000..=60999).contains(&port), "source port {port}");
 }
 
@@ -219,7 +219,7 @@ pub(crate) fn who_sends_what_does_not_fit_the_way_out_is_told_what_does(sandbox:
 
 /// Makes every route of a node that is taken here as narrow as [`NARROW`]. (What is forwarded goes by a route's MTU only
 /// where that is locked: `ip_mtu_from_fib_result` in `net/ipv4/route.c`, `ip6_mtu_from_fib6` in `net/ipv6/route.c`.)
-fn narrow_routes(node: &Host) {
+pub(crate) fn narrow_routes(node: &Host) {
     node.run(|| {
         for family in ["-4", "-6"] {
             let routes = run("ip", &[family, "route", "show", "table", "main"]);

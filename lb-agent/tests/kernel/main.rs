@@ -1,6 +1,7 @@
 //! What needs a kernel: loading, pinning, attaching, and the maps themselves.
 
 mod agent;
+mod audit;
 mod cgroup;
 mod cli;
 mod killed;
@@ -45,6 +46,10 @@ fn main() -> ExitCode {
         an_api_server_that_is_away_keeps_health_at_503_and_devices_served,
         an_agent_whose_configuration_file_changes_ends_and_the_next_one_follows_it,
         bad_configuration_is_exit_code_64_and_names_the_flag,
+    ));
+    tests.extend(sandboxed!(
+        audit: what_others_write_to_pinned_maps_is_put_right_within_a_minute_and_counted,
+        a_look_at_ten_thousand_services_costs_little_and_never_much_at_once,
     ));
     tests.extend(sandboxed!(cli::documented: every_command_and_every_field_is_in_the_document));
     tests.extend(sandboxed!(

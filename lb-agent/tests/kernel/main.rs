@@ -7,6 +7,7 @@ mod cli;
 mod killed;
 mod loading;
 mod maps;
+mod monitoring;
 mod network;
 // Of lb-tests, which depends on this crate.
 #[path = "../../../tests/src/lab/owner.rs"]
@@ -24,6 +25,16 @@ fn main() -> ExitCode {
         Test {
             name: "cli::documented::completions_and_manual_pages_know_every_command",
             body: Body::Unprivileged(cli::documented::completions_and_manual_pages_know_every_command),
+        },
+        Test {
+            name: "monitoring::the_reader_of_queries_finds_what_is_not_there",
+            body: Body::Unprivileged(monitoring::the_reader_of_queries_finds_what_is_not_there),
+        },
+        Test {
+            name: "monitoring::the_dashboard_has_a_place_for_each_panel_and_asks_the_source_that_is_chosen",
+            body: Body::Unprivileged(
+                monitoring::the_dashboard_has_a_place_for_each_panel_and_asks_the_source_that_is_chosen,
+            ),
         },
         Test {
             name: "killed::a_killed_harness_leaves_nothing_when_the_next_one_has_run",
@@ -87,6 +98,7 @@ fn main() -> ExitCode {
         a_full_table_and_an_index_beyond_its_end_are_told_apart,
         tables_of_the_default_size_are_read_in_well_under_a_second,
     ));
+    tests.extend(sandboxed!(monitoring: every_query_of_alerts_and_dashboard_asks_for_what_an_agent_shows));
     tests.extend(sandboxed!(
         network: pods_addresses_and_routes_are_followed_as_they_come_and_go,
         named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then,

@@ -41,7 +41,7 @@ pub(super) struct Auditor {
 impl Auditor {
     /// Begins, if it has not yet.
     pub(super) fn begin(&mut self, now: Instant) {
-        self.due.get_or_insert(now + PERIOD);
+        self.due.get_or_insert(now);
     }
 
     /// Takes note of a step, and of whether it has ended a pass.

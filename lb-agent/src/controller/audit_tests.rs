@@ -350,7 +350,7 @@ fn ten_thousand_services_of_ten_endpoints_are_looked_at_within_a_minute_and_a_li
     assert_eq!(world.controller.next_audit(), None, "nothing was written yet");
     let (services, slices) = many(10_000);
     world.list(services, slices);
-    let start = world.now + Duration::from_secs(30);
+    let start = world.now;
     assert_eq!(world.controller.next_audit(), Some(start));
     let lost = FrontendKey::new([10, 0, 0x27, 0x10], 80, 6);
     assert!(world.maps.frontend(&lost).expect("a fake").is_some());

@@ -17,9 +17,15 @@
 //!
 //! Nothing is lost if a synchronization fails: what failed is kept, and [`Controller::next_deadline`] says when to call
 //! again. The same instant serves what was freed and may be reused.
+//!
+//! What others wrote to the maps is found by [`Controller::audit`], a step at a time, at the instants that
+//! [`Controller::next_audit`] names.
 
+mod audit;
 mod reach;
 
+#[cfg(test)]
+mod audit_tests;
 #[cfg(test)]
 mod random_tests;
 mod remember;
@@ -34,10 +40,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use audit::Auditor;
 use lb_common::{
     abi::{ABI_VERSION, Config},
     ports,
 };
+use reach::Reach;
 use remember::Objects;
 
 use crate::{
@@ -47,7 +55,6 @@ use crate::{
         ObjectKey, ObjectKind, Policy, SourceEvent, TableNames, detect_pods,
     },
 };
-use reach::Reach;
 
 /// Pause after the first failure; doubled after each further one in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -86,6 +93,7 @@ pub struct Controller {
     retry: BTreeSet<ObjectKey>,
     /// When to try again, and the pause that led there.
     next_attempt: Option<(Instant, Duration)>,
+    auditor: Auditor,
 }
 
 impl Controller {
@@ -112,6 +120,7 @@ impl Controller {
             no_locals: NoLocals::default(),
             retry: BTreeSet::new(),
             next_attempt: None,
+            auditor: Auditor::default(),
         })
     }
 
@@ -207,6 +216,7 @@ impl Controller {
             }
         };
         report.writes += self.writes() - writes_before;
+        self.auditor.begin(now);
         report
     }
 

@@ -321,6 +321,10 @@ impl World {
         if rate == 0 && self.roomy {
             assert!(report.failures.is_empty(), "{:?}", report.failures);
         }
+        // What failed, what is on its way out and what was left by others is no drift; a few elements at a time, so that
+        // changes come in the midst of a pass.
+        let report = self.controller.audit_some(&mut self.maps, 100, self.now);
+        assert!(report.repairs.is_empty() && report.failures.is_empty(), "{:?} {:?}", report.repairs, report.failures);
     }
 
     /// A new agent on the same maps, given the same objects.

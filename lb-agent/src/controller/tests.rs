@@ -109,7 +109,7 @@ impl World {
 }
 
 /// Services `s0`, `s1`, … of ten endpoints each, in the form of two lists.
-fn many(services: u32) -> (Vec<Change>, Vec<Change>) {
+pub(super) fn many(services: u32) -> (Vec<Change>, Vec<Change>) {
     let address = |net: u8, number: u32| {
         let [_, a, b, c] = number.to_be_bytes();
         format!("{net}.{a}.{b}.{c}")

@@ -51,6 +51,11 @@ impl<A: Family> Backends<A> {
         (address, port)
     }
 
+    /// What the map holds at an index; generation 0 where it is not in use.
+    pub(super) fn written(&self, index: u32) -> Backend<A> {
+        self.records.get(index as usize).map(|record| record.written).unwrap_or_default()
+    }
+
     /// Flags of an element that is in use.
     pub(super) fn flags(&self, index: u32) -> u16 {
         self.records[index as usize].written.flags

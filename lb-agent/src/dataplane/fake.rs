@@ -4,13 +4,16 @@ use std::{
     net::SocketAddr,
 };
 
-use lb_common::abi::{
-    Backend, BackendFlags, Config, ConfigFlags, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags, Prefix,
-    ProtocolNumber, Service, ServiceFlags, ServiceName, SlotRange, maps,
+use lb_common::{
+    abi::{
+        Backend, BackendFlags, Config, ConfigFlags, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags, Prefix,
+        ProtocolNumber, Service, ServiceFlags, ServiceName, SlotRange, maps,
+    },
+    hash,
 };
 use nix::libc::E2BIG;
 
-use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
+use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
 use crate::model::{Cidr, Family};
 
 /// Called after every single write, with the maps as a reader would find them.
@@ -40,6 +43,17 @@ pub struct Tables<A> {
     local_addresses: BTreeMap<A, u32>,
     source_ranges: BTreeSet<(u32, Cidr<A>)>,
     service_cidrs: BTreeSet<Cidr<A>>,
+}
+
+/// What comes next in a table of which a page is read whose elements are these, by bucket.
+fn page<K, V>(mut elements: Vec<(u32, K, V)>, about: usize) -> Page<K, V> {
+    elements.sort_by_key(|(bucket, ..)| *bucket);
+    // Whole buckets, as the kernel's tables.
+    let end = elements.get(about.max(1)).map(|(bucket, ..)| *bucket);
+    let first = elements.first().map(|(bucket, ..)| *bucket);
+    let end = if end == first { end.map(|bucket| bucket + 1) } else { end };
+    let whole = elements.into_iter().take_while(|(bucket, ..)| end.is_none_or(|end| *bucket < end));
+    (whole.map(|(_, key, value)| (key, value)).collect(), end)
 }
 
 impl<A> Default for Tables<A> {
@@ -160,11 +174,62 @@ where
             services,
             slots: slots.into_iter().collect(),
             backends: tables.backends.iter().filter(|(_, b)| b.generation != 0).map(|(k, v)| (*k, *v)).collect(),
-            node_addresses: tables.node_addresses.iter().map(|(key, value)| (*key, *value)).collect(),
-            local_addresses: tables.local_addresses.iter().map(|(key, value)| (*key, *value)).collect(),
+            node_addresses: self.node_addresses()?,
+            local_addresses: self.local_addresses()?,
             source_ranges: tables.source_ranges.iter().copied().collect(),
-            service_cidrs: tables.service_cidrs.iter().copied().collect(),
+            service_cidrs: self.service_cidrs()?,
         })
+    }
+
+    fn frontend(&self, key: &FrontendKey<A>) -> Result<Option<Frontend>, MapError> {
+        Ok(self.tables().frontends.get(key).copied())
+    }
+
+    fn some_frontends(&self, from: Option<u32>, about: usize) -> Result<Page<FrontendKey<A>, Frontend>, MapError> {
+        let elements =
+            self.tables().frontends.iter().map(|(key, value)| (hash::frontend_owner(key).into(), *key, *value));
+        Ok(page(elements.filter(|(bucket, ..)| *bucket >= from.unwrap_or(0)).collect(), about))
+    }
+
+    fn service(&self, index: u32) -> Result<Service, MapError> {
+        Ok(HasTables::<A>::tables(self).services.get(&index).copied().unwrap_or_default())
+    }
+
+    fn service_name(&self, index: u32) -> Result<Option<ServiceName>, MapError> {
+        Ok(HasTables::<A>::tables(self).names.get(&index).copied())
+    }
+
+    fn some_service_names(&self, from: Option<u32>, about: usize) -> Result<Page<u32, ServiceName>, MapError> {
+        let elements = HasTables::<A>::tables(self).names.range(from.unwrap_or(0)..);
+        Ok(page(elements.map(|(index, name)| (*index, *index, *name)).collect(), about))
+    }
+
+    fn slots(&self, range: SlotRange) -> Result<Vec<u32>, MapError> {
+        let slots = &HasTables::<A>::tables(self).slots;
+        let slot = |slot| slots.get(&slot).copied().unwrap_or_default();
+        Ok((range.first..range.first.saturating_add(range.count)).map(slot).collect())
+    }
+
+    fn backends(&self, first: u32, count: u32) -> Result<Vec<Backend<A>>, MapError> {
+        let Tables { backends, capacities, .. } = self.tables();
+        let end = first.saturating_add(count).min(capacities.backends);
+        Ok((first..end).map(|index| backends.get(&index).copied().unwrap_or_default()).collect())
+    }
+
+    fn node_addresses(&self) -> Result<Vec<(u32, A)>, MapError> {
+        Ok(self.tables().node_addresses.iter().map(|(key, value)| (*key, *value)).collect())
+    }
+
+    fn local_addresses(&self) -> Result<Vec<(A, u32)>, MapError> {
+        Ok(self.tables().local_addresses.iter().map(|(key, value)| (*key, *value)).collect())
+    }
+
+    fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError> {
+        Ok(self.tables().source_ranges.iter().map(|(service, clients)| SourcePrefix::new(*service, *clients)).collect())
+    }
+
+    fn service_cidrs(&self) -> Result<Vec<Cidr<A>>, MapError> {
+        Ok(self.tables().service_cidrs.iter().copied().collect())
     }
 
     fn set_frontend(&mut self, key: &FrontendKey<A>, value: Frontend) -> Result<(), MapError> {
@@ -242,6 +307,11 @@ where
     fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
         let write = |tables: &mut Tables<A>| tables.source_ranges.remove(&(service, clients));
         self.write(A::TABLES.source_ranges, true, write)
+    }
+
+    fn remove_source_prefix(&mut self, prefix: SourcePrefix<A>) -> Result<(), MapError> {
+        // Shorter prefixes cannot be entered here.
+        prefix.network().map_or(Ok(()), |(service, clients)| self.remove_source_range(service, clients))
     }
 
     fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {

@@ -1,7 +1,7 @@
-use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, maps};
+use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, SlotRange, maps};
 use nix::libc::EAGAIN;
 
-use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
+use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
 use crate::model::{Cidr, Family};
 
 /// Maps whose writes fail at random, as a kernel short of memory lets them fail: without effect, except that a failed
@@ -53,6 +53,50 @@ impl<A: Family, M: FamilyMaps<A>> FamilyMaps<A> for Faulty<M> {
 
     fn existing(&self) -> Result<Existing<A>, MapError> {
         self.inner.existing()
+    }
+
+    fn frontend(&self, key: &FrontendKey<A>) -> Result<Option<Frontend>, MapError> {
+        self.inner.frontend(key)
+    }
+
+    fn some_frontends(&self, from: Option<u32>, about: usize) -> Result<Page<FrontendKey<A>, Frontend>, MapError> {
+        self.inner.some_frontends(from, about)
+    }
+
+    fn service(&self, index: u32) -> Result<Service, MapError> {
+        FamilyMaps::<A>::service(&self.inner, index)
+    }
+
+    fn service_name(&self, index: u32) -> Result<Option<ServiceName>, MapError> {
+        FamilyMaps::<A>::service_name(&self.inner, index)
+    }
+
+    fn some_service_names(&self, from: Option<u32>, about: usize) -> Result<Page<u32, ServiceName>, MapError> {
+        FamilyMaps::<A>::some_service_names(&self.inner, from, about)
+    }
+
+    fn slots(&self, range: SlotRange) -> Result<Vec<u32>, MapError> {
+        FamilyMaps::<A>::slots(&self.inner, range)
+    }
+
+    fn backends(&self, first: u32, count: u32) -> Result<Vec<Backend<A>>, MapError> {
+        self.inner.backends(first, count)
+    }
+
+    fn node_addresses(&self) -> Result<Vec<(u32, A)>, MapError> {
+        self.inner.node_addresses()
+    }
+
+    fn local_addresses(&self) -> Result<Vec<(A, u32)>, MapError> {
+        self.inner.local_addresses()
+    }
+
+    fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError> {
+        self.inner.source_prefixes()
+    }
+
+    fn service_cidrs(&self) -> Result<Vec<Cidr<A>>, MapError> {
+        self.inner.service_cidrs()
     }
 
     fn set_frontend(&mut self, key: &FrontendKey<A>, value: Frontend) -> Result<(), MapError> {
@@ -112,6 +156,10 @@ impl<A: Family, M: FamilyMaps<A>> FamilyMaps<A> for Faulty<M> {
 
     fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
         self.attempt(A::TABLES.source_ranges, Operation::Remove)?.remove_source_range(service, clients)
+    }
+
+    fn remove_source_prefix(&mut self, prefix: SourcePrefix<A>) -> Result<(), MapError> {
+        self.attempt(A::TABLES.source_ranges, Operation::Remove)?.remove_source_prefix(prefix)
     }
 
     fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {

@@ -2,12 +2,12 @@
 
 use aya::{Pod, maps::Map};
 use lb_common::abi::{
-    Allowed, Backend, Config, Frontend, FrontendKey, Interface, LocalAddress, LocalAddressKey, NodeAddress,
-    SERVICE_BITS, Service, ServiceCidr, ServiceIndex, ServiceName, Slot, SourceRange, maps,
+    Allowed, Backend, Config, Frontend, FrontendKey, Interface, LocalAddress, LocalAddressKey, NodeAddress, Service,
+    ServiceCidr, ServiceIndex, ServiceName, Slot, SlotRange, SourceRange, maps,
 };
 
 use super::{
-    Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, ServiceCounters,
+    Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Page, ServiceCounters, SourcePrefix,
     table::{ArrayMap, HashTable, PrefixTable},
 };
 use crate::{
@@ -163,27 +163,71 @@ where
 
         // All of them: those that are terminating, or wait out their quarantine, are in no slot.
         let backends = tables.backends.read(tables.backends.map.len(), |backend| backend.generation != 0)?;
-        let service_cidrs = tables.service_cidrs.read_all()?;
         Ok(Existing {
             frontends: tables.frontends.read_all()?,
             services,
             slots,
             backends,
-            node_addresses: tables
-                .node_addresses
-                .read_all()?
-                .into_iter()
-                .map(|(k, v)| (k.interface, v.address))
-                .collect(),
-            local_addresses: tables
-                .local_addresses
-                .read_all()?
-                .into_iter()
-                .map(|(k, v)| (k.address, v.flags))
-                .collect(),
-            source_ranges: tables.source_ranges.read_all()?.into_iter().map(source_range).collect(),
-            service_cidrs: service_cidrs.into_iter().map(|(bits, address)| Cidr { address, bits }).collect(),
+            node_addresses: self.node_addresses()?,
+            local_addresses: self.local_addresses()?,
+            // Without those that are of no one service: nobody's. The audit removes them.
+            source_ranges: self.source_prefixes()?.into_iter().filter_map(SourcePrefix::network).collect(),
+            service_cidrs: self.service_cidrs()?,
         })
+    }
+
+    fn frontend(&self, key: &FrontendKey<A>) -> Result<Option<Frontend>, MapError> {
+        A::tables(self).frontends.get(key)
+    }
+
+    fn some_frontends(&self, from: Option<u32>, about: usize) -> Result<Page<FrontendKey<A>, Frontend>, MapError> {
+        A::tables(self).frontends.read_some(from, about)
+    }
+
+    fn service(&self, index: u32) -> Result<Service, MapError> {
+        A::tables(self).services.get(index)
+    }
+
+    fn service_name(&self, index: u32) -> Result<Option<ServiceName>, MapError> {
+        A::tables(self).service_names.get(&ServiceIndex { service: index })
+    }
+
+    fn some_service_names(&self, from: Option<u32>, about: usize) -> Result<Page<u32, ServiceName>, MapError> {
+        let (names, next) = A::tables(self).service_names.read_some(from, about)?;
+        Ok((names.into_iter().map(|(ServiceIndex { service }, name)| (service, name)).collect(), next))
+    }
+
+    fn slots(&self, range: SlotRange) -> Result<Vec<u32>, MapError> {
+        let slots = A::tables(self).slots.read_range(range.first, range.count)?;
+        Ok(slots.into_iter().map(|slot| slot.backend).collect())
+    }
+
+    fn backends(&self, first: u32, count: u32) -> Result<Vec<Backend<A>>, MapError> {
+        A::tables(self).backends.read_range(first, count)
+    }
+
+    fn node_addresses(&self) -> Result<Vec<(u32, A)>, MapError> {
+        let addresses = A::tables(self).node_addresses.read_all()?;
+        Ok(addresses.into_iter().map(|(key, value)| (key.interface, value.address)).collect())
+    }
+
+    fn local_addresses(&self) -> Result<Vec<(A, u32)>, MapError> {
+        let addresses = A::tables(self).local_addresses.read_all()?;
+        Ok(addresses.into_iter().map(|(key, value)| (key.address, value.flags)).collect())
+    }
+
+    fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError> {
+        let prefixes = A::tables(self).source_ranges.read_all()?;
+        let prefix =
+            |(bits, SourceRange { service, client }): (u32, SourceRange<A>)| SourcePrefix { bits, service, client };
+        Ok(prefixes.into_iter().map(prefix).collect())
+    }
+
+    fn service_cidrs(&self) -> Result<Vec<Cidr<A>>, MapError> {
+        let cidrs = A::tables(self).service_cidrs.read_all()?;
+        // The table finds a prefix whatever the bits are that do not count.
+        let cidr = |(bits, address): (u32, A)| Cidr { address: address.masked(A::mask(bits)), bits };
+        Ok(cidrs.into_iter().map(cidr).collect())
     }
 
     fn set_frontend(&mut self, key: &FrontendKey<A>, value: Frontend) -> Result<(), MapError> {
@@ -238,13 +282,17 @@ where
     }
 
     fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
-        let range = SourceRange { service, client: clients.address };
-        A::tables_mut(self).0.source_ranges.set(SERVICE_BITS + clients.bits, range, &Allowed { allowed: 1 })
+        let SourcePrefix { bits, service, client } = SourcePrefix::new(service, clients);
+        A::tables_mut(self).0.source_ranges.set(bits, SourceRange { service, client }, &Allowed { allowed: 1 })
     }
 
     fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
-        let range = SourceRange { service, client: clients.address };
-        A::tables_mut(self).0.source_ranges.remove(SERVICE_BITS + clients.bits, range)
+        self.remove_source_prefix(SourcePrefix::new(service, clients))
+    }
+
+    fn remove_source_prefix(&mut self, prefix: SourcePrefix<A>) -> Result<(), MapError> {
+        let SourcePrefix { bits, service, client } = prefix;
+        A::tables_mut(self).0.source_ranges.remove(bits, SourceRange { service, client })
     }
 
     fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {
@@ -254,12 +302,6 @@ where
     fn remove_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {
         A::tables_mut(self).0.service_cidrs.remove(cidr.bits, cidr.address)
     }
-}
-
-/// A prefix of `SOURCE_RANGES*` as service and network. One of fewer bits than the service has is none of ours: it
-/// shows as everything.
-fn source_range<A: Family>((bits, range): (u32, SourceRange<A>)) -> (u32, Cidr<A>) {
-    (range.service, Cidr { address: range.client, bits: bits.saturating_sub(SERVICE_BITS) })
 }
 
 impl DataplaneMaps for KernelMaps {

@@ -1,8 +1,8 @@
 //! The maps as the reconciler sees them. Three implementations: the kernel's, an in-memory fake, and a faulty one
 //! that fails with a given probability.
 
-use crate::model::Cidr;
-use lb_common::abi::{Address, Backend, Config, Frontend, FrontendKey, Service, ServiceName};
+use crate::model::{Cidr, Family};
+use lb_common::abi::{Address, Backend, Config, Frontend, FrontendKey, SERVICE_BITS, Service, ServiceName, SlotRange};
 
 /// How many elements each table of one family holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,34 @@ pub struct Existing<A> {
     pub service_cidrs: Vec<Cidr<A>>,
 }
 
+/// A prefix of `SOURCE_RANGES*` as the table has it, whoever wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourcePrefix<A> {
+    /// How many bits count, of the index and then of the address.
+    pub bits: u32,
+    /// Index in `SERVICES*`.
+    pub service: u32,
+    /// Address of clients.
+    pub client: A,
+}
+
+impl<A: Family> SourcePrefix<A> {
+    /// The prefix of a network of clients of a service.
+    pub fn new(service: u32, clients: Cidr<A>) -> Self {
+        Self { bits: SERVICE_BITS + clients.bits, service, client: clients.address }
+    }
+
+    /// Index in `SERVICES*` and clients; `None` for a prefix that is of more services than one, as no agent writes them.
+    /// Bits of the address that do not count are 0, for the table finds the prefix whatever they are.
+    pub fn network(self) -> Option<(u32, Cidr<A>)> {
+        let bits = self.bits.checked_sub(SERVICE_BITS)?;
+        Some((self.service, Cidr { address: self.client.masked(A::mask(bits)), bits }))
+    }
+}
+
+/// Some elements of a hash table, and where the next ones are: `None` at the end.
+pub type Page<K, V> = (Vec<(K, V)>, Option<u32>);
+
 /// The maps of one IP family. Every operation is idempotent: writing what is there, and removing what is not, succeed.
 /// An operation that fails had no effect; only [`Self::set_slots`] may have written some of its slots.
 pub trait FamilyMaps<A: Address> {
@@ -79,6 +107,29 @@ pub trait FamilyMaps<A: Address> {
 
     /// Reads everything.
     fn existing(&self) -> Result<Existing<A>, MapError>;
+
+    /// Reads an element of `FRONTENDS*`.
+    fn frontend(&self, key: &FrontendKey<A>) -> Result<Option<Frontend>, MapError>;
+    /// Reads about this many elements of `FRONTENDS*`, from a place on that an earlier page named, else the first.
+    fn some_frontends(&self, from: Option<u32>, about: usize) -> Result<Page<FrontendKey<A>, Frontend>, MapError>;
+    /// Reads an element of `SERVICES*`.
+    fn service(&self, index: u32) -> Result<Service, MapError>;
+    /// Reads an element of `SERVICE_NAMES*`.
+    fn service_name(&self, index: u32) -> Result<Option<ServiceName>, MapError>;
+    /// As [`Self::some_frontends`], of `SERVICE_NAMES*`.
+    fn some_service_names(&self, from: Option<u32>, about: usize) -> Result<Page<u32, ServiceName>, MapError>;
+    /// Reads consecutive elements of `SLOTS*`.
+    fn slots(&self, range: SlotRange) -> Result<Vec<u32>, MapError>;
+    /// Reads consecutive elements of `BACKENDS*`, in use or not: fewer where the table ends.
+    fn backends(&self, first: u32, count: u32) -> Result<Vec<Backend<A>>, MapError>;
+    /// Reads `NODE_ADDRESSES*`.
+    fn node_addresses(&self) -> Result<Vec<(u32, A)>, MapError>;
+    /// Reads `LOCAL_ADDRS*`.
+    fn local_addresses(&self) -> Result<Vec<(A, u32)>, MapError>;
+    /// Reads `SOURCE_RANGES*`.
+    fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError>;
+    /// Reads `SERVICE_CIDRS*`.
+    fn service_cidrs(&self) -> Result<Vec<Cidr<A>>, MapError>;
 
     /// Writes an element of `FRONTENDS*`.
     fn set_frontend(&mut self, key: &FrontendKey<A>, value: Frontend) -> Result<(), MapError>;
@@ -115,6 +166,8 @@ pub trait FamilyMaps<A: Address> {
     fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError>;
     /// Removes one.
     fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError>;
+    /// Removes a prefix of `SOURCE_RANGES*`, whatever it is.
+    fn remove_source_prefix(&mut self, prefix: SourcePrefix<A>) -> Result<(), MapError>;
 
     /// Enters a network in `SERVICE_CIDRS*`.
     fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError>;

@@ -1,5 +1,6 @@
 //! From desired state to map entries: allocation of indices, difference, and the maps themselves.
 
+mod audit;
 mod backends;
 mod check;
 mod fake;
@@ -14,11 +15,12 @@ mod seen;
 mod table;
 mod tracker;
 
+pub use audit::{AuditFailure, AuditReport, Drift, Pass, Repair, audited_maps};
 pub use check::{Violation, check};
 pub use fake::{Fake, HasTables, Observer, Tables};
 pub use faulty::Faulty;
 pub use kernel::KernelMaps;
-pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation};
+pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
 pub use reconciler::{AdoptedEndpoint, AdoptedPort, Reconciler, Tuning};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
 pub use scrape::{Scrape, Scraper, ServiceTraffic, TableFill};

@@ -30,6 +30,11 @@ impl Ranges {
         self.free
     }
 
+    /// Whether a number is free.
+    pub(super) fn is_free(&self, number: u32) -> bool {
+        self.holes.range(..=number).next_back().is_some_and(|(&hole, &size)| number - hole < size)
+    }
+
     /// Takes `count` consecutive numbers. The empty range is always there.
     pub(super) fn allocate(&mut self, count: u32) -> Option<SlotRange> {
         if count == 0 {
@@ -148,6 +153,8 @@ mod tests {
         ranges.release(range(0, 3));
         assert_eq!(ranges.allocate(2), Some(range(8, 2)), "the hole of two, not that of three");
         assert_eq!(ranges.allocate(4), None);
+        let free: Vec<u32> = (0..12).filter(|number| ranges.is_free(*number)).collect();
+        assert_eq!(free, [0, 1, 2], "ten is beyond the end");
         ranges.release(range(5, 3));
         ranges.release(range(3, 2));
         assert_eq!(ranges.allocate(8), Some(range(0, 8)));

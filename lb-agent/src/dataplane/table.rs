@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData, MapError as AyaError, lpm_trie::Key},
 };
 
-use super::{MapError, Operation};
+use super::{MapError, Operation, Page};
 use crate::loader::{LoaderError, syscall};
 
 /// A hash map with its name.
@@ -38,6 +38,14 @@ impl<K: Pod, V: Pod> HashTable<K, V> {
             operation: Operation::Read,
             source,
         })
+    }
+
+    /// Reads about this many elements, from a place on that an earlier page named, else the first.
+    pub(super) fn read_some(&self, from: Option<u32>, about: usize) -> Result<Page<K, V>, MapError> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let next = syscall::read_some(self.map.map().fd().as_fd(), from, about, &mut keys, &mut values);
+        let next = next.map_err(|source| MapError { map: self.name, operation: Operation::Read, source })?;
+        Ok((keys.into_iter().zip(values).collect(), next))
     }
 
     /// Shows every element, thousands at once, until `see` fails.
@@ -107,6 +115,20 @@ impl<V: Pod> ArrayMap<V> {
             operation: Operation::Read,
             source,
         })
+    }
+
+    /// Reads consecutive elements: fewer where the table ends.
+    pub(super) fn read_range(&self, first: u32, count: u32) -> Result<Vec<V>, MapError> {
+        let count = count.min(self.map.len().saturating_sub(first));
+        let (mut indices, mut values) = (Vec::<u32>::new(), Vec::new());
+        if count == 0 {
+            return Ok(values);
+        }
+        // An array names its place by the element before.
+        let from = first.checked_sub(1);
+        syscall::read_some(self.map.map().fd().as_fd(), from, count as usize, &mut indices, &mut values)
+            .map_err(|source| MapError { map: self.name, operation: Operation::Read, source })?;
+        Ok(values)
     }
 
     /// Writes consecutive elements. `indices` is room to work in, kept between calls.

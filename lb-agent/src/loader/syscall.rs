@@ -249,31 +249,55 @@ pub(crate) fn visit<K: Pod, V: Pod, B>(
     limit: usize,
     mut see: impl FnMut(&[K], &[V]) -> ControlFlow<B>,
 ) -> io::Result<ControlFlow<B>> {
-    // A position in the map: `u32` for hash maps, a key for arrays, which is a `u32` as well.
-    let mut position: Option<u32> = None;
+    let mut position = None;
     let mut read = 0;
-    let mut batch = BATCH;
-    let mut keys: Vec<K> = Vec::with_capacity(batch);
-    let mut values: Vec<V> = Vec::with_capacity(batch);
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
     while read < limit {
-        let mut next = 0_u32;
+        let next = read_some(map, position, BATCH.min(limit - read), &mut keys, &mut values)?;
+        read += keys.len();
+        if let ControlFlow::Break(result) = see(&keys, &values) {
+            return Ok(ControlFlow::Break(result));
+        }
+        position = next;
+        if position.is_none() {
+            break;
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Reads the elements of a hash map or an array after `position`, the first ones where there is none: `about` that many, and
+/// more where a bucket of a hash map holds more. They replace what `keys` and `values` hold. Returns the position after
+/// them, `None` at the end.
+pub(crate) fn read_some<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    position: Option<u32>,
+    about: usize,
+    keys: &mut Vec<K>,
+    values: &mut Vec<V>,
+) -> io::Result<Option<u32>> {
+    // A position in the map: `u32` for hash maps, a key for arrays, which is a `u32` as well.
+    let mut next = 0_u32;
+    let mut batch = about;
+    loop {
+        keys.clear();
+        values.clear();
+        keys.reserve(batch);
+        values.reserve(batch);
         let mut query = Batch {
             input: position.as_ref().map_or(0, |position| ptr::from_ref(position) as u64),
             output: ptr::from_mut(&mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
-            count: u32::try_from(batch.min(limit - read)).map_err(io::Error::other)?,
+            count: u32::try_from(batch).map_err(io::Error::other)?,
             map_fd: descriptor(map.as_raw_fd()),
             ..Batch::default()
         };
-        let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut query);
-        let last = match result {
+        let last = match bpf(BPF_MAP_LOOKUP_BATCH, &mut query) {
             Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && batch < 1 << 20 => {
                 batch *= 2;
-                keys.reserve(batch);
-                values.reserve(batch);
                 continue;
             }
             Err(error) => return Err(error),
@@ -285,18 +309,8 @@ pub(crate) fn visit<K: Pod, V: Pod, B>(
             keys.set_len(count);
             values.set_len(count);
         }
-        read += count;
-        if let ControlFlow::Break(result) = see(&keys, &values) {
-            return Ok(ControlFlow::Break(result));
-        }
-        keys.clear();
-        values.clear();
-        if last {
-            break;
-        }
-        position = Some(next);
+        return Ok((!last).then_some(next));
     }
-    Ok(ControlFlow::Continue(()))
 }
 
 /// Shows all values of a hash map, or the first `limit` of an array, in the map's order and many at once. Keys and values

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError, atomic::AtomicU64};
 
 use k8s_openapi::jiff::Timestamp;
 use lb_agent::{
-    dataplane::TableFill,
+    dataplane::{AuditReport, Pass, Repair, TableFill, audited_maps},
     model::{ChangeTrigger, NoLocal, ObjectKind},
     source::{Watch, WatchState, kubernetes::Requested},
 };
@@ -34,6 +34,11 @@ const V6: OfFamily = OfFamily { ip_family: "IPv6" };
 struct OfPolicy {
     traffic_policy: &'static str,
     ip_family: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfMap {
+    map: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,6 +98,8 @@ pub(crate) struct Metrics {
     service_changes_pending: Gauge,
     no_local_endpoints: Family<OfPolicy, Gauge>,
     writes: Counter,
+    drift_repaired: Family<OfMap, Counter>,
+    audited: Seconds,
     services_behind: Gauge,
     conflicts: Counter,
     rejected: Family<OfKind, Counter>,
@@ -140,6 +147,8 @@ impl Metrics {
             service_changes_pending: Gauge::default(),
             no_local_endpoints: Family::default(),
             writes: Counter::default(),
+            drift_repaired: Family::default(),
+            audited: Seconds::default(),
             services_behind: Gauge::default(),
             conflicts: Counter::default(),
             rejected: Family::default(),
@@ -163,6 +172,9 @@ impl Metrics {
         }
         for kind in [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node] {
             drop(metrics.rejected.get_or_create(&OfKind { kind: kind.name() }));
+        }
+        for map in audited_maps() {
+            drop(metrics.drift_repaired.get_or_create(&OfMap { map }));
         }
         metrics.no_local_endpoints([NoLocal::default(); 2]);
         metrics.devices(0, 0, 0);
@@ -195,6 +207,10 @@ impl Metrics {
         let help = "Service ports that have endpoints, but none on this node as their policy demands";
         registry.register(name, help, self.no_local_endpoints.clone());
         registry.register("lb_map_writes", "Map elements written and removed", self.writes.clone());
+        let help = "Map elements that others had written to, and that were put right";
+        registry.register("lb_map_drift_repaired", help, self.drift_repaired.clone());
+        let help = "When a pass through all maps last ended with each element as it was written";
+        registry.register("lb_map_audit_last_timestamp_seconds", help, self.audited.clone());
         let help = "Services of which a part is not in the maps: no room, or a write that failed";
         registry.register("lb_services_behind", help, self.services_behind.clone());
         let help = "Addresses and ports that a Service wanted and another one has";
@@ -265,6 +281,18 @@ impl Metrics {
         *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables;
     }
 
+    /// Takes note of what a look at the maps came to.
+    pub(crate) fn audited(&self, report: &AuditReport, now: Timestamp) {
+        for Repair { map, elements, .. } in &report.repairs {
+            let elements = *elements as u64;
+            self.drift_repaired.get_or_create(&OfMap { map }).inc_by(elements);
+            self.writes.inc_by(elements);
+        }
+        if report.pass == Pass::Completed {
+            self.audited.set(now.as_duration().as_secs_f64());
+        }
+    }
+
     /// How full the tables are that the agent writes.
     pub(crate) fn tables(&self) -> Vec<TableFill> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -326,6 +354,7 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use lb_agent::dataplane::Drift;
     use prometheus_client::encoding::text::encode;
 
     use super::*;
@@ -399,6 +428,35 @@ mod tests {
                 r#"kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family="IPv6"} 1"#,
             ],
         );
+    }
+
+    #[test]
+    fn drift_is_counted_by_map_and_a_pass_that_left_something_wrong_is_none() {
+        let (metrics, registry) = metrics();
+        assert_shows(
+            &registry,
+            &[
+                r#"lb_map_drift_repaired_total{map="CONFIG"} 0"#,
+                r#"lb_map_drift_repaired_total{map="SERVICE_CIDRS6"} 0"#,
+            ],
+        );
+        let repair = |map, elements| Repair { map, object: "a".into(), drift: Drift::Changed, elements };
+        let mut report =
+            AuditReport { repairs: vec![repair("SLOTS4", 3), repair("CONFIG", 1)], ..AuditReport::default() };
+        metrics.audited(&report, Timestamp::from_second(1010).expect("in range"));
+        assert_shows(
+            &registry,
+            &[
+                r#"lb_map_drift_repaired_total{map="SLOTS4"} 3"#,
+                r#"lb_map_drift_repaired_total{map="CONFIG"} 1"#,
+                r#"lb_map_drift_repaired_total{map="SLOTS6"} 0"#,
+                "lb_map_writes_total 4",
+                "lb_map_audit_last_timestamp_seconds 0.0",
+            ],
+        );
+        report.pass = Pass::Completed;
+        metrics.audited(&report, Timestamp::from_second(1020).expect("in range"));
+        assert_shows(&registry, &["lb_map_audit_last_timestamp_seconds 1020.0"]);
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Dataplane {
 
     async fn run(&mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
         loop {
-            let deadlines = [self.controller.next_deadline(), self.attach_again];
+            let deadlines = [self.controller.next_deadline(), self.attach_again, self.controller.next_audit()];
             let deadline = deadlines.into_iter().flatten().min();
             let due = async {
                 match deadline {
@@ -142,23 +142,46 @@ impl Dataplane {
                 message = self.channels.messages.recv() => first = Some(message.context("the source ended")?),
                 () = due => {}
             }
-            self.channels.health.begun(Instant::now());
-            if network_changed {
-                self.take_network();
+            // An audit alone is not work that health waits for, and finds nothing to synchronize.
+            if network_changed || first.is_some() || self.is_due(Instant::now()) {
+                self.work(network_changed, first);
             }
-            // Not in the branch above, whose turn comes last: messages must not put it off.
-            if self.attach_again.is_some_and(|at| at <= Instant::now()) {
-                self.attach();
+            if self.controller.next_audit().is_some_and(|at| at <= Instant::now()) {
+                self.audit();
             }
-            if let Some(message) = first {
-                self.take_in(message);
-            }
-            for _ in 0..MESSAGES_AT_ONCE {
-                let Ok(message) = self.channels.messages.try_recv() else { break };
-                self.take_in(message);
-            }
-            self.synchronize();
         }
+    }
+
+    /// Whether something other than an audit is to be done, though nothing was heard.
+    fn is_due(&self, now: Instant) -> bool {
+        [self.controller.next_deadline(), self.attach_again].into_iter().flatten().any(|at| at <= now)
+    }
+
+    /// Takes in what was heard and what else is there already, and brings the maps up to date.
+    fn work(&mut self, network_changed: bool, first: Option<SourceMessage>) {
+        self.channels.health.begun(Instant::now());
+        if network_changed {
+            self.take_network();
+        }
+        // Not in the branch of the loop, whose turn comes last: messages must not put it off.
+        if self.attach_again.is_some_and(|at| at <= Instant::now()) {
+            self.attach();
+        }
+        if let Some(message) = first {
+            self.take_in(message);
+        }
+        for _ in 0..MESSAGES_AT_ONCE {
+            let Ok(message) = self.channels.messages.try_recv() else { break };
+            self.take_in(message);
+        }
+        self.synchronize();
+    }
+
+    /// Looks at the next elements of the maps.
+    fn audit(&mut self) {
+        let report = self.controller.audit(&mut self.maps, Instant::now());
+        self.log.audited(&report);
+        self.channels.metrics.audited(&report, Timestamp::now());
     }
 
     fn take_in(&mut self, message: SourceMessage) {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_agent::dataplane::{ChangeKind, PortChange, SyncReport};
+use lb_agent::dataplane::{AuditReport, ChangeKind, PortChange, SyncReport};
 
 /// How often it is said again that something fails, and for how long a failure must not be seen to be new again. Longer
 /// than the pause before what failed is tried again.
@@ -32,6 +32,17 @@ impl Log {
         }
         for conflict in conflicts {
             tracing::warn!("{conflict}");
+        }
+        for failure in failures {
+            self.failed(&failure.to_string());
+        }
+    }
+
+    /// One line for each element that others had written to, and for a failure that is new.
+    pub(super) fn audited(&mut self, report: &AuditReport) {
+        let AuditReport { repairs, failures, read: _, pass: _ } = report;
+        for repair in repairs {
+            tracing::warn!("drift: {repair}");
         }
         for failure in failures {
             self.failed(&failure.to_string());

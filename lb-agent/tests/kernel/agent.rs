@@ -31,6 +31,21 @@ impl Agent {
         Self::spawn(sandbox, wrapper, flags(sandbox).into_iter().chain(more))
     }
 
+    /// An agent of a cluster whose API server is away.
+    pub(crate) fn start_without_api_server(sandbox: &Sandbox) -> Self {
+        let kubeconfig = sandbox.dir.join("kubeconfig");
+        fs::write(
+            &kubeconfig,
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+             users: [{name: u, user: {token: t}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n",
+        )
+        .expect("written");
+        let mut arguments = vec!["--kubeconfig".to_owned(), kubeconfig.display().to_string()];
+        arguments.extend(flags(sandbox).into_iter().filter(|flag| !flag.contains("manifests")));
+        Self::spawn(sandbox, &[], arguments)
+    }
+
     fn spawn(sandbox: &Sandbox, wrapper: &[&str], flags: impl IntoIterator<Item = String>) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(sandbox.dir.join("log")).expect("a log");
         let mut line: Vec<_> = wrapper.iter().map(ToString::to_string).collect();
@@ -99,7 +114,7 @@ fn answer() -> String {
 }
 
 /// What a server answers; empty where nobody listens.
-fn get(address: &str, path: &str) -> String {
+pub(crate) fn get(address: &str, path: &str) -> String {
     let mut answer = String::new();
     let asked = TcpStream::connect(address).and_then(|mut stream| {
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
@@ -130,7 +145,7 @@ pub(crate) fn write_manifest(sandbox: &Sandbox, endpoints: &[&str]) {
 }
 
 /// The node's NIC and the network beyond.
-fn make_uplink_to(outside: &Elsewhere) {
+pub(crate) fn make_uplink_to(outside: &Elsewhere) {
     outside.pair("eth0");
     ip("link set eth0 up");
     ip("addr add 10.0.0.1/24 dev eth0");
@@ -471,17 +486,7 @@ pub(crate) fn an_api_server_that_is_away_keeps_health_at_503_and_devices_served(
     sandbox::run(|sandbox| {
         let outside = Elsewhere::new();
         make_uplink_to(&outside);
-        let kubeconfig = sandbox.dir.join("kubeconfig");
-        fs::write(
-            &kubeconfig,
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-             clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
-             users: [{name: u, user: {token: t}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n",
-        )
-        .expect("written");
-        let mut arguments = vec!["--kubeconfig".to_owned(), kubeconfig.display().to_string()];
-        arguments.extend(flags(sandbox).into_iter().filter(|flag| !flag.contains("manifests")));
-        let _agent = Agent::spawn(sandbox, &[], arguments);
+        let _agent = Agent::start_without_api_server(sandbox);
         until(sandbox, "attached", || log(sandbox).contains("attached device=\"eth0\""));
         until(sandbox, "unhealthy", || answer().starts_with("HTTP/1.1 503"));
         assert!(!log(sandbox).contains("first synchronization"), "{}", log(sandbox));

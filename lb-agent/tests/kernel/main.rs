@@ -1,11 +1,13 @@
 //! What needs a kernel: loading, pinning, attaching, and the maps themselves.
 
 mod agent;
+mod audit;
 mod cgroup;
 mod cli;
 mod killed;
 mod loading;
 mod maps;
+mod monitoring;
 mod network;
 // Of lb-tests, which depends on this crate.
 #[path = "../../../tests/src/lab/owner.rs"]
@@ -23,6 +25,16 @@ fn main() -> ExitCode {
         Test {
             name: "cli::documented::completions_and_manual_pages_know_every_command",
             body: Body::Unprivileged(cli::documented::completions_and_manual_pages_know_every_command),
+        },
+        Test {
+            name: "monitoring::the_reader_of_queries_finds_what_is_not_there",
+            body: Body::Unprivileged(monitoring::the_reader_of_queries_finds_what_is_not_there),
+        },
+        Test {
+            name: "monitoring::the_dashboard_has_a_place_for_each_panel_and_asks_the_source_that_is_chosen",
+            body: Body::Unprivileged(
+                monitoring::the_dashboard_has_a_place_for_each_panel_and_asks_the_source_that_is_chosen,
+            ),
         },
         Test {
             name: "killed::a_killed_harness_leaves_nothing_when_the_next_one_has_run",
@@ -45,6 +57,10 @@ fn main() -> ExitCode {
         an_api_server_that_is_away_keeps_health_at_503_and_devices_served,
         an_agent_whose_configuration_file_changes_ends_and_the_next_one_follows_it,
         bad_configuration_is_exit_code_64_and_names_the_flag,
+    ));
+    tests.extend(sandboxed!(
+        audit: what_others_write_to_pinned_maps_is_put_right_within_a_minute_and_counted,
+        a_look_at_ten_thousand_services_costs_little_and_never_much_at_once,
     ));
     tests.extend(sandboxed!(cli::documented: every_command_and_every_field_is_in_the_document));
     tests.extend(sandboxed!(
@@ -82,6 +98,7 @@ fn main() -> ExitCode {
         a_full_table_and_an_index_beyond_its_end_are_told_apart,
         tables_of_the_default_size_are_read_in_well_under_a_second,
     ));
+    tests.extend(sandboxed!(monitoring: every_query_of_alerts_and_dashboard_asks_for_what_an_agent_shows));
     tests.extend(sandboxed!(
         network: pods_addresses_and_routes_are_followed_as_they_come_and_go,
         named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then,

@@ -125,6 +125,6 @@ pub(crate) fn tables_of_the_default_size_are_read_in_well_under_a_second() {
 }
 
 /// What this thread was given of the machine so far, system calls included: others that want it, too, do not count.
-fn time_on_cpu() -> TimeSpec {
+pub(crate) fn time_on_cpu() -> TimeSpec {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every kernel has this clock")
 }

@@ -1,6 +1,7 @@
 //! End-to-end tests, each in a lab of its own. Every test states what clients must see.
 
 mod bridge;
+mod audit;
 mod change;
 mod cli;
 mod cluster_ip;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         what_xdp_has_translated_is_not_translated_again,
         agents_that_are_killed_and_started_again_are_not_noticed,
     ));
+    tests.extend(sandboxed!(audit: maps_that_others_broke_are_mended_and_flows_stay_where_they_are));
     tests.extend(sandboxed!(
         change: connections_are_spread_over_all_backends,
         endpoints_come_and_go_under_traffic_and_nobody_notices,

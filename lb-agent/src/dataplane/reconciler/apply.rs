@@ -272,7 +272,7 @@ impl<A: Family> Reconciler<A> {
 }
 
 /// The service port's name as the map holds it.
-fn label(name: &ServicePortName) -> Result<ServiceName, ApplyError> {
+pub(super) fn label(name: &ServicePortName) -> Result<ServiceName, ApplyError> {
     let ServicePortName { service, port, protocol } = name;
     ServiceName::new(&service.namespace, &service.name, port, *protocol as u8).ok_or(ApplyError::NameTooLong)
 }

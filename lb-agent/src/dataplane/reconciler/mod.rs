@@ -3,6 +3,7 @@
 mod adopt;
 mod adopted;
 mod apply;
+mod audit;
 mod clients;
 mod remove;
 
@@ -88,6 +89,8 @@ pub struct Reconciler<A> {
     node_addresses: Tracker<u32, A>,
     local_addresses: Tracker<A, u32>,
     service_cidrs: Tracker<Cidr<A>, ()>,
+    /// Where the audit goes on.
+    audit_place: audit::Place,
     writes: u64,
 }
 
@@ -169,6 +172,7 @@ impl<A: Family> Reconciler<A> {
             node_addresses: Tracker::new([]),
             local_addresses: Tracker::new([]),
             service_cidrs: Tracker::new([]),
+            audit_place: audit::Place::default(),
             writes: 0,
         }
     }

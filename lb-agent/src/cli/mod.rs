@@ -8,6 +8,7 @@ mod completion;
 mod drops;
 mod filter;
 mod flow;
+mod hooks;
 mod kube_proxy_flags;
 mod manual;
 mod node;

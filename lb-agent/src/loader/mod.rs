@@ -14,6 +14,7 @@
 
 mod attach;
 mod cleanup;
+mod constants;
 mod error;
 mod filters;
 mod hooks;
@@ -48,7 +49,8 @@ use aya::{
 };
 use lb_common::abi::maps::{COUNTERS, XDP_DEVICES};
 
-use crate::{dataplane::KernelMaps, jiffies::Jiffies, object::EBPF_OBJECT};
+use crate::{dataplane::KernelMaps, object::EBPF_OBJECT};
+use constants::Constants;
 use pins::pin_error;
 
 /// How the programs are loaded.
@@ -103,29 +105,10 @@ pub const PROGRAMS: [&str; 13] = [
 impl Loaded {
     /// Creates or adopts the maps, and loads every program. Attaches nothing.
     pub fn load(options: &LoadOptions) -> Result<Self, LoaderError> {
-        let LoadOptions { pins, sizes, trace, netns_cookie, hash_seed, takeover, xdp } = options;
-        let cookie = match netns_cookie {
-            Some(cookie) => *cookie,
-            None => syscall::netns_cookie()
-                .map_err(|source| LoaderError::Kernel { path: "SO_NETNS_COOKIE".to_owned(), source })?,
-        };
-        // At 0 the verifier removes all logging.
-        let log_level = if *trace { u8::MAX } else { 0 };
-
-        let takeover = u32::from(*takeover);
-        let with_xdp = u32::from(*xdp);
-
-        let ticks = Jiffies::now()
-            .and_then(|jiffies| u32::try_from(jiffies.per_second).map_err(io::Error::other))
-            .map_err(|source| LoaderError::Kernel { path: "CLOCK_MONOTONIC_COARSE".to_owned(), source })?;
+        let LoadOptions { pins, sizes, xdp, .. } = options;
+        let constants = Constants::of(options)?;
         let mut loader = EbpfLoader::new();
-        loader
-            .override_global("TICKS_PER_SECOND", &ticks, true)
-            .override_global("NODE_NETNS_COOKIE", &cookie, true)
-            .override_global(aya_log::LEVEL, &log_level, true)
-            .override_global("HASH_SEED", hash_seed, true)
-            .override_global("TAKEOVER", &takeover, true)
-            .override_global("XDP", &with_xdp, true);
+        constants.set(&mut loader);
         for name in PINNED {
             let adopted = pins.as_ref().map(|pins| adopted_size(pins, name)).transpose()?.flatten();
             let wanted = sizes.of(name);

@@ -124,6 +124,20 @@ impl Frontend {
             None => format!("*:{}", self.port),
         }
     }
+
+    /// For people.
+    fn kind(&self) -> &'static str {
+        match (self.address, self.external) {
+            (None, _) => "node port",
+            (_, true) => "external",
+            (_, false) => "internal",
+        }
+    }
+
+    /// For people.
+    fn policy(&self) -> &'static str {
+        if self.local { "local" } else { "cluster" }
+    }
 }
 
 /// The frontends of every service, each with its service: by address, node ports, whose address is unspecified, last.

@@ -97,6 +97,9 @@ fn main() -> ExitCode {
         affinity_and_source_ranges_are_explained_as_they_are_applied,
         a_service_is_explained_by_its_name_with_no_more_privileges_than_the_agent_has,
         xdp_is_what_answers_where_it_is_attached,
+        what_no_service_answers_is_explained_as_well,
+        a_port_that_is_lent_already_is_not_promised,
+        shares_of_a_maglev_table_are_those_of_its_slots,
     ));
     tests.extend(sandboxed!(
         fragment: datagrams_in_fragments_reach_services_and_so_do_answers,

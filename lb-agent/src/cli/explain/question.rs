@@ -102,11 +102,12 @@ impl FromStr for Source {
         if text == "node" {
             return Ok(Self::Node);
         }
-        if let Ok(ip) = text.parse() {
-            return Ok(Self::Address(ip, None));
+        // An IPv4 address is one as well in the form that `AF_INET6` sockets name it by.
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self::Address(ip.to_canonical(), None));
         }
         match text.parse::<SocketAddr>() {
-            Ok(end) if end.port() != 0 => Ok(Self::Address(end.ip(), Some(end.port()))),
+            Ok(end) if end.port() != 0 => Ok(Self::Address(end.ip().to_canonical(), Some(end.port()))),
             _ => Err("expected `node`, ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT".to_owned()),
         }
     }
@@ -116,8 +117,8 @@ impl FromStr for Destination {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
+        if let Ok(end) = text.parse::<SocketAddr>() {
+            return Ok(Self::Address(SocketAddr::new(end.ip().to_canonical(), end.port())));
         }
         if text.parse::<IpAddr>().is_ok() {
             return Err("an address needs a port: ADDRESS:PORT or [ADDRESS]:PORT".to_owned());
@@ -230,6 +231,7 @@ mod tests {
         assert_eq!(source("10.0.0.1"), Ok(Source::Address([10, 0, 0, 1].into(), None)));
         assert_eq!(source("10.0.0.1:7"), Ok(Source::Address([10, 0, 0, 1].into(), Some(7))));
         assert_eq!(source("[::1]:7"), Ok(Source::Address(std::net::Ipv6Addr::LOCALHOST.into(), Some(7))));
+        assert_eq!(source("::ffff:10.0.0.1"), source("10.0.0.1"));
         for wrong in ["", "pod", "10.0.0.1:0", "[::1]", "shop/web"] {
             assert!(source(wrong).is_err(), "{wrong}");
         }

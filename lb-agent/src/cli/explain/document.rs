@@ -110,7 +110,8 @@ impl Explanation {
             ("Service:", or_none(self.service.clone())),
             ("Frontend:", or_none(self.frontend.as_ref().map(|frontend| self.describe(frontend)))),
         ];
-        if self.balance.is_some() {
+        let has_port = self.frontend.as_ref().is_some_and(|frontend| frontend.port != 0);
+        if self.balance.is_some() && has_port {
             let affinity = match self.affinity_seconds {
                 0 => "no affinity".to_owned(),
                 seconds => format!("affinity for {seconds}s"),
@@ -151,6 +152,9 @@ impl Explanation {
     }
 
     fn describe(&self, frontend: &Frontend) -> String {
+        if let (0, Some(address)) = (frontend.port, frontend.address) {
+            return format!("{address}, a cluster IP without this port");
+        }
         let clients = match (frontend.restricted, &self.source_ranges[..]) {
             (false, _) => "any".to_owned(),
             (true, []) => "none".to_owned(),

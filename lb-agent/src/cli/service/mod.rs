@@ -90,8 +90,8 @@ impl Port {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Frontend {
     /// `null` for a node port: any of the node's addresses.
-    address: Option<IpAddr>,
-    port: u16,
+    pub(super) address: Option<IpAddr>,
+    pub(super) port: u16,
     protocol: String,
     /// Traffic goes to the endpoints on this node.
     local: bool,

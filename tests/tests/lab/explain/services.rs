@@ -159,6 +159,13 @@ pub(crate) fn a_service_is_explained_by_its_name_with_no_more_privileges_than_th
     assert!(rows.iter().any(|row| *row == endpoint), "{text}");
     assert!(rows.iter().any(|row| row.starts_with(&["packet", "uplinkIngress"]) && row.contains(&"yes")), "{text}");
 
+    let printed = command(&["10.1.1.1", "10.96.0.1:9"]);
+    let text = String::from_utf8(printed.stdout).expect("UTF-8");
+    assert!(
+        text.contains("Frontend: 10.96.0.1, a cluster IP without this port\n") && !text.contains("Picking:"),
+        "{text}"
+    );
+
     for (arguments, code, message) in [
         (&["198.51.100.2", "lab/other"][..], 1, "no such Service"),
         (&["198.51.100.2", "10.96.0.1"], 64, "an address needs a port"),

@@ -139,6 +139,18 @@ impl ServicePattern {
     }
 }
 
+impl ServicePattern {
+    /// Whether it is of this Service and protocol, whatever it says of the port.
+    pub(super) fn matches_with_any_port(&self, service: &ServiceName) -> bool {
+        Self { port: None, ..self.clone() }.matches(service)
+    }
+
+    /// The port as a number, if it is one. (It may be a name all the same.)
+    pub(super) fn port_number(&self) -> Option<u16> {
+        self.port.as_ref()?.parse().ok()
+    }
+}
+
 impl FromStr for ServicePattern {
     type Err = String;
 

@@ -6,8 +6,10 @@ mod cleanup;
 mod cleanup_kube_proxy;
 mod completion;
 mod drops;
+mod explain;
 mod filter;
 mod flow;
+mod hooks;
 mod kube_proxy_flags;
 mod manual;
 mod node;
@@ -79,6 +81,14 @@ enum Command {
         show: ShowArguments,
         #[command(flatten)]
         top: top::TopArguments,
+    },
+    /// Tell what becomes of a packet or a connection, and why: Service, policy, endpoints, source address, verdict. Asked of
+    /// the live tables and, for packets, of the programs themselves; leaves no trace in either.
+    Explain {
+        #[command(flatten)]
+        question: explain::Question,
+        #[command(flatten)]
+        show: ShowArguments,
     },
     /// Tell whether this node can run the agent, and what would be in its way, with what to do about it. Changes nothing;
     /// exit code 1 if it cannot.
@@ -229,6 +239,9 @@ fn dispatch(command: Command) -> Result<()> {
         }
         Command::Drops { show: ShowArguments { pins, output }, drops } => drops::drops(&pins.pins(), &drops, &output),
         Command::Top { show: ShowArguments { pins, output }, top } => top::top(&pins.pins(), &top, &output),
+        Command::Explain { show: ShowArguments { pins, output }, question } => {
+            explain::explain(&pins.pins(), &question, &output)
+        }
         Command::Preflight(arguments) => preflight::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments.pins()),
         Command::CleanupKubeProxy(arguments) => cleanup_kube_proxy::run(&arguments),

@@ -1,10 +1,9 @@
-use std::{collections::HashMap, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use aya::programs::ProgramInfo;
 use lb_agent::{
     dataplane::{Capacities, FamilyMaps, KernelMaps, Scraper},
-    loader::{self, Attached, LoaderError, PROGRAMS, Pins, XdpDevices, XdpPlace},
+    loader::{self, Attached, LoaderError, Pins, XdpDevices, XdpPlace},
     model::Family,
 };
 use lb_common::abi::{ABI_VERSION, XdpFlags, XdpState};
@@ -12,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     drops::ReasonCount,
+    hooks::{self, Hook, device},
     output::{OutputArguments, table},
     view::View,
 };
@@ -115,15 +115,7 @@ where
 }
 
 fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
-    let programs: HashMap<u32, &str> = PROGRAMS
-        .iter()
-        .filter_map(|name| Some((ProgramInfo::from_pin(pins.program(name)).ok()?.id(), *name)))
-        .collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let filters = runtime.block_on(loader::clsact_filters())?;
-    let filters = filters.into_iter().map(|(direction, index, program)| (Attached::Device(direction, index), program));
-    let links = loader::attached(pins)?.into_iter().map(|(_, attached, program)| (attached, program));
-    let hooks = links.chain(filters).map(|(attached, program)| {
+    let hooks = hooks::attached(pins)?.into_iter().map(|Hook { attached, program, program_id }| {
         let (target, hook) = match attached {
             Attached::Cgroup(hook, 0) => ("<cgroup?>".to_owned(), hook.program),
             Attached::Cgroup(hook, _) => ("cgroup".to_owned(), hook.program),
@@ -131,16 +123,10 @@ fn hooks(pins: &Pins) -> Result<Vec<AttachedHook>> {
             Attached::Xdp(XdpPlace::Native, index) => (device(index), "xdp native"),
             Attached::Xdp(XdpPlace::Generic, index) => (device(index), "xdp generic"),
         };
-        let name = programs.get(&program).map_or_else(|| format!("<program {program}?>"), ToString::to_string);
-        AttachedHook { target, hook, program: name, program_id: program }
+        let program = program.map_or_else(|| format!("<program {program_id}?>"), ToOwned::to_owned);
+        AttachedHook { target, hook, program, program_id }
     });
     Ok(hooks.collect())
-}
-
-/// The name of a device.
-fn device(index: u32) -> String {
-    let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
-    name.unwrap_or_else(|| format!("<device {index}?>"))
 }
 
 fn xdp(pins: &Pins) -> Result<Vec<XdpUplink>> {

@@ -63,6 +63,16 @@ impl<A: Family> View<A> {
         let mut seen = HashSet::new();
         slots.filter_map(|slot| self.slots.get(&slot).copied()).filter(move |index| seen.insert(*index))
     }
+
+    /// The backends in a range of slots, each with how many of the slots it has.
+    pub(super) fn shares_in(&self, range: SlotRange) -> BTreeMap<u32, u32> {
+        let slots = range.first..range.first.saturating_add(range.count);
+        let mut shares = BTreeMap::new();
+        for index in slots.filter_map(|slot| self.slots.get(&slot)) {
+            *shares.entry(*index).or_default() += 1;
+        }
+        shares
+    }
 }
 
 #[cfg(test)]

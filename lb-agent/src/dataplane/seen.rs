@@ -102,6 +102,12 @@ where
         self.0.get(tuple)
     }
 
+    /// Enters what becomes of packets of this tuple. The flow table of the data plane is the programs' to write: this is for
+    /// one of a [rehearsal](crate::loader::Rehearsal).
+    pub fn set(&mut self, tuple: &Tuple<A>, flow: &Flow<A>) -> Result<(), MapError> {
+        self.0.set(tuple, flow)
+    }
+
     /// Removes the entry of this tuple, if there is one.
     pub fn remove(&mut self, tuple: &Tuple<A>) -> Result<(), MapError> {
         self.0.remove(tuple)
@@ -118,6 +124,21 @@ where
     /// Takes the map from where `open` finds it.
     pub fn open(mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
         HashTable::open(&mut open, A::TABLES.affinity).map(Self)
+    }
+
+    /// The backend of a client's last new flow.
+    pub fn get(&self, client: &AffinityKey<A>) -> Result<Option<Affinity>, MapError> {
+        self.0.get(client)
+    }
+
+    /// As [`Flows::set`].
+    pub fn set(&mut self, client: &AffinityKey<A>, affinity: &Affinity) -> Result<(), MapError> {
+        self.0.set(client, affinity)
+    }
+
+    /// Removes a client's entry, if there is one.
+    pub fn remove(&mut self, client: &AffinityKey<A>) -> Result<(), MapError> {
+        self.0.remove(client)
     }
 
     /// As [`Flows::visit`].

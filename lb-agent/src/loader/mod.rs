@@ -14,11 +14,13 @@
 
 mod attach;
 mod cleanup;
+mod constants;
 mod error;
 mod filters;
 mod hooks;
 mod netdev;
 mod pins;
+mod rehearsal;
 mod requirements;
 pub(crate) mod syscall;
 mod tables;
@@ -33,8 +35,10 @@ pub(crate) use filters::{Filter, bpf_filters};
 pub use hooks::{Attached, Device, Direction, LinkLayer, Role, SocketHook, XdpPlace, attached};
 pub(crate) use netdev::features as xdp_features;
 pub use pins::{Lock, Pins};
+pub use rehearsal::{Rehearsal, RehearsalOutcome};
 pub use requirements::check as check_requirements;
 pub(crate) use requirements::{check_btf, check_kernel, check_own_capabilities, has_sys_admin};
+pub use syscall::netns_cookie;
 pub use tables::{PINNED, TableSizes};
 pub(crate) use xdp::program_at as xdp_program_at;
 pub use xdp::{Obstacle, XdpDevices, XdpMode, describe as describe_xdp};
@@ -48,7 +52,8 @@ use aya::{
 };
 use lb_common::abi::maps::{COUNTERS, XDP_DEVICES};
 
-use crate::{dataplane::KernelMaps, jiffies::Jiffies, object::EBPF_OBJECT};
+use crate::{dataplane::KernelMaps, object::EBPF_OBJECT};
+use constants::Constants;
 use pins::pin_error;
 
 /// How the programs are loaded.
@@ -105,29 +110,10 @@ pub const PROGRAMS: [&str; 15] = [
 impl Loaded {
     /// Creates or adopts the maps, and loads every program. Attaches nothing.
     pub fn load(options: &LoadOptions) -> Result<Self, LoaderError> {
-        let LoadOptions { pins, sizes, trace, netns_cookie, hash_seed, takeover, xdp } = options;
-        let cookie = match netns_cookie {
-            Some(cookie) => *cookie,
-            None => syscall::netns_cookie()
-                .map_err(|source| LoaderError::Kernel { path: "SO_NETNS_COOKIE".to_owned(), source })?,
-        };
-        // At 0 the verifier removes all logging.
-        let log_level = if *trace { u8::MAX } else { 0 };
-
-        let takeover = u32::from(*takeover);
-        let with_xdp = u32::from(*xdp);
-
-        let ticks = Jiffies::now()
-            .and_then(|jiffies| u32::try_from(jiffies.per_second).map_err(io::Error::other))
-            .map_err(|source| LoaderError::Kernel { path: "CLOCK_MONOTONIC_COARSE".to_owned(), source })?;
+        let LoadOptions { pins, sizes, xdp, .. } = options;
+        let constants = Constants::of(options)?;
         let mut loader = EbpfLoader::new();
-        loader
-            .override_global("TICKS_PER_SECOND", &ticks, true)
-            .override_global("NODE_NETNS_COOKIE", &cookie, true)
-            .override_global(aya_log::LEVEL, &log_level, true)
-            .override_global("HASH_SEED", hash_seed, true)
-            .override_global("TAKEOVER", &takeover, true)
-            .override_global("XDP", &with_xdp, true);
+        constants.set(&mut loader);
         for name in PINNED {
             let adopted = pins.as_ref().map(|pins| adopted_size(pins, name)).transpose()?.flatten();
             let wanted = sizes.of(name);

@@ -379,7 +379,7 @@ pub(crate) fn write_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values:
 }
 
 /// The cookie of the network namespace that this thread is in, as `bpf_get_netns_cookie` of its sockets shows it.
-pub(crate) fn netns_cookie() -> io::Result<u64> {
+pub fn netns_cookie() -> io::Result<u64> {
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
     let mut cookie = 0_u64;
     let mut len = size(&cookie);

@@ -10,12 +10,14 @@
 mod follow;
 mod messages;
 mod tables;
+mod way;
 
 #[cfg(test)]
 mod tables_tests;
 
 pub(crate) use follow::local_ports;
 pub use follow::{NetworkError, Options, Watcher};
+pub use way::{device_towards, link_layer_address};
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -5,6 +5,7 @@ mod audit;
 mod change;
 mod cli;
 mod cluster_ip;
+mod explain;
 mod fragment;
 mod icmp;
 mod inspection;
@@ -107,6 +108,15 @@ fn main() -> ExitCode {
         who_sends_what_does_not_fit_beyond_the_node_is_told_with_xdp,
     ));
     tests.extend(sandboxed!(cli: a_flow_is_shown_as_client_and_backend_saw_it_and_ends_when_it_is_flushed));
+    tests.extend(sandboxed!(
+        explain: what_is_explained_is_what_clients_meet,
+        affinity_and_source_ranges_are_explained_as_they_are_applied,
+        a_service_is_explained_by_its_name_with_no_more_privileges_than_the_agent_has,
+        xdp_is_what_answers_where_it_is_attached,
+        what_no_service_answers_is_explained_as_well,
+        a_port_that_is_lent_already_is_not_promised,
+        shares_of_a_maglev_table_are_those_of_its_slots,
+    ));
     tests.extend(sandboxed!(
         fragment: datagrams_in_fragments_reach_services_and_so_do_answers,
         xdp_leaves_fragments_to_those_who_can,

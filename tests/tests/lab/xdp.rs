@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use crate::node_port;
 
-fn start(sandbox: Sandbox) -> (Cluster, [Service; 2]) {
+/// The cluster of [`node_port::start_on`], with XDP.
+pub(crate) fn start(sandbox: Sandbox) -> (Cluster, [Service; 2]) {
     let (cluster, services) = node_port::start_on(Lab::with_xdp(sandbox, ReversePathFilter::Strict));
     assert_native(&cluster);
     (cluster, services)

@@ -209,12 +209,6 @@ fn address<A: Family>((address, port): (A, u16)) -> SocketAddr {
 
 impl Direction {
     fn new<A>(flow: &abi::Flow<A>, clock: Jiffies) -> Self {
-        let hooks = [
-            (Hook::PodIngress as u8, "podIngress"),
-            (Hook::PodEgress as u8, "podEgress"),
-            (Hook::UplinkIngress as u8, "uplinkIngress"),
-            (Hook::UplinkEgress as u8, "uplinkEgress"),
-        ];
         let states = [
             (TcpState::SYN, "syn"),
             (TcpState::ESTABLISHED, "established"),
@@ -222,11 +216,24 @@ impl Direction {
             (TcpState::RST, "rst"),
         ];
         Self {
-            hooks: named(flow.hooks, hooks),
+            hooks: hook_names(flow.hooks),
             tcp: named(flow.tcp_state, states),
             idle_seconds: clock.seconds_since(flow.last_seen),
         }
     }
+}
+
+/// The hooks of an entry.
+pub(super) fn hook_names(bits: u8) -> Vec<&'static str> {
+    named(
+        bits,
+        [
+            (Hook::PodIngress as u8, "podIngress"),
+            (Hook::PodEgress as u8, "podEgress"),
+            (Hook::UplinkIngress as u8, "uplinkIngress"),
+            (Hook::UplinkEgress as u8, "uplinkEgress"),
+        ],
+    )
 }
 
 fn named(bits: u8, names: [(u8, &'static str); 4]) -> Vec<&'static str> {

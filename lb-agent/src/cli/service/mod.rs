@@ -88,21 +88,21 @@ impl Port {
 /// What clients ask.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Frontend {
+pub(super) struct Frontend {
     /// `null` for a node port: any of the node's addresses.
-    address: Option<IpAddr>,
-    port: u16,
+    pub(super) address: Option<IpAddr>,
+    pub(super) port: u16,
     protocol: String,
     /// Traffic goes to the endpoints on this node.
     local: bool,
     /// Reachable from outside the cluster.
     external: bool,
     /// Only clients in the Service's source ranges may use it.
-    restricted: bool,
+    pub(super) restricted: bool,
 }
 
 impl Frontend {
-    fn new<A: Family>(key: &FrontendKey<A>, flags: u16) -> Self {
+    pub(super) fn new<A: Family>(key: &FrontendKey<A>, flags: u16) -> Self {
         Self {
             address: (key.address != A::UNSPECIFIED).then(|| key.address.to_ip()),
             port: key.port,
@@ -118,11 +118,25 @@ impl Frontend {
         frontends.iter().map(Self::text).collect::<Vec<_>>().join(",")
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self.address {
             Some(address) => SocketAddr::new(address, self.port).to_string(),
             None => format!("*:{}", self.port),
         }
+    }
+
+    /// For people.
+    pub(super) fn kind(&self) -> &'static str {
+        match (self.address, self.external) {
+            (None, _) => "node port",
+            (_, true) => "external",
+            (_, false) => "internal",
+        }
+    }
+
+    /// For people.
+    pub(super) fn policy(&self) -> &'static str {
+        if self.local { "local" } else { "cluster" }
     }
 }
 

@@ -128,14 +128,8 @@ impl ServiceDetail {
         ];
         let fields = fields.map(|(name, value)| format!("{name:<10}{value}")).join("\n");
         let frontends = frontends.iter().map(|frontend| {
-            let kind = match (frontend.address, frontend.external) {
-                (None, _) => "node port",
-                (_, true) => "external",
-                (_, false) => "internal",
-            };
-            let policy = if frontend.local { "local" } else { "cluster" };
             let clients = if frontend.restricted { &ranges } else { "any" };
-            vec![frontend.text(), kind.to_owned(), policy.to_owned(), clients.to_owned()]
+            vec![frontend.text(), frontend.kind().to_owned(), frontend.policy().to_owned(), clients.to_owned()]
         });
         let frontends = table(&["FRONTEND", "KIND", "POLICY", "CLIENTS"], frontends);
         if endpoints.is_empty() {

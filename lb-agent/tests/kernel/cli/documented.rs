@@ -28,11 +28,12 @@ pub(crate) fn every_command_and_every_field_is_in_the_document() {
             "flow flush --dry-run --all",
             "drops --all",
             "status",
+            "explain node web",
             "preflight",
         ] {
             let name =
                 command.split_whitespace().take_while(|word| !word.starts_with('-')).collect::<Vec<_>>().join(" ");
-            let name = name.replace(" web", "");
+            let name = name.replace(" web", "").replace(" node", "");
             assert!(DOCUMENT.contains(&format!("`lb-agent {name}")), "lb-agent {name} is not in docs/cli.md");
             let output = lb_agent(sandbox, &format!("{command} -o json"));
             let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");

@@ -14,9 +14,12 @@ use lb_agent::{
     loader::{LoadOptions, Loaded, Pins, TableSizes},
     model::Family,
 };
-use lb_common::abi::{
-    Backend, BackendFlags, Flow, FlowAction, FlowDirection, Frontend, FrontendFlags, FrontendKey, Hook, Service,
-    ServiceFlags, ServiceName, SlotRange, TcpState, Tuple, maps,
+use lb_common::{
+    abi::{
+        Backend, BackendFlags, Flow, FlowAction, FlowDirection, Frontend, FrontendFlags, FrontendKey, Hook, Service,
+        ServiceFlags, ServiceName, SlotRange, TcpState, Tuple, maps,
+    },
+    hash,
 };
 use serde_json::Value;
 
@@ -61,7 +64,8 @@ where
         (FrontendKey::new(A::UNSPECIFIED, 30080, 6), 3, FrontendFlags::EXTERNAL | FrontendFlags::NODE_PORT),
         (FrontendKey::new(cluster_ip, 53, 17), 4, 0),
     ] {
-        maps.set_frontend(&key, Frontend { service, owner: 0, flags }).expect("written");
+        let owner = hash::frontend_owner(&key);
+        maps.set_frontend(&key, Frontend { service, owner, flags }).expect("written");
     }
 }
 

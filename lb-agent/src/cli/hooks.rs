@@ -1,0 +1,39 @@
+//! What is attached where.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use aya::programs::ProgramInfo;
+use lb_agent::loader::{self, Attached, PROGRAMS, Pins};
+
+/// A place where one of our programs is attached.
+pub(super) struct Hook {
+    pub(super) attached: Attached,
+    /// Name of the program; `None` where it is of an agent that did not come to its end.
+    pub(super) program: Option<&'static str>,
+    pub(super) program_id: u32,
+}
+
+/// Every such place: links, and before Linux 6.6 filters of clsact.
+pub(super) fn attached(pins: &Pins) -> Result<Vec<Hook>> {
+    let programs: HashMap<u32, &'static str> = PROGRAMS
+        .iter()
+        .filter_map(|name| Some((ProgramInfo::from_pin(pins.program(name)).ok()?.id(), *name)))
+        .collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let filters = runtime.block_on(loader::clsact_filters())?;
+    let filters = filters.into_iter().map(|(direction, index, program)| (Attached::Device(direction, index), program));
+    let links = loader::attached(pins)?.into_iter().map(|(_, attached, program)| (attached, program));
+    let hook = |(attached, program_id): (Attached, u32)| Hook {
+        attached,
+        program: programs.get(&program_id).copied(),
+        program_id,
+    };
+    Ok(links.chain(filters).map(hook).collect())
+}
+
+/// The name of a device.
+pub(super) fn device(index: u32) -> String {
+    let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| format!("<device {index}?>"))
+}

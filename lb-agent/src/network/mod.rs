@@ -17,7 +17,10 @@ mod tables_tests;
 pub(crate) use follow::local_ports;
 pub use follow::{NetworkError, Options, Watcher};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use crate::{
     loader::{Device, Obstacle},
@@ -37,4 +40,6 @@ pub struct Network {
     pub missing: BTreeSet<String>,
     /// Addresses and ports.
     pub node: NodeNetwork,
+    /// The node's `InternalIP`s that all this follows from; `None` while they were not known.
+    pub internal: Option<Vec<IpAddr>>,
 }

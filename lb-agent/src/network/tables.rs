@@ -9,7 +9,7 @@ use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
 use super::Network;
 use crate::{
-    loader::{Device, Obstacle},
+    loader::{Device, Obstacle, Role},
     model::NodeNetwork,
 };
 
@@ -67,6 +67,9 @@ pub(super) struct Tables {
     /// Devices that were found to be uplinks. They stay uplinks until they are gone: a link that flaps loses its
     /// routes for a moment, and a node whose NIC is one end of a pair would take it for a pod's.
     pub(super) once_uplinks: BTreeSet<u32>,
+    /// Uplinks of a former agent. They stay uplinks while the node's own addresses are not known, for those may be all
+    /// that makes them such: a restart takes the programs off no device that will get them again.
+    pub(super) inherited: BTreeSet<u32>,
 }
 
 impl Tables {
@@ -85,26 +88,52 @@ impl Tables {
     pub(super) fn remove_link(&mut self, index: u32) {
         self.links.remove(&index);
         self.once_uplinks.remove(&index);
+        self.inherited.remove(&index);
         self.addresses.retain(|address| address.device != index);
     }
 
-    /// The outcome. `uplinks` overrides the choice of uplinks by name; `internal` are the node's `InternalIP`s.
+    /// Takes over what devices were to a former agent, where that is known. Where it is not, the kind of the device
+    /// tells: only pods' interfaces and uplinks get programs.
+    pub(super) fn inherit(&mut self, devices: &BTreeMap<u32, Option<Role>>) {
+        let was_uplink = |index: &u32, role: Option<Role>| {
+            let link = self.links.get(index).filter(|link| !link.is_port);
+            link.is_some_and(|link| role.map_or(link.kind != Kind::Pod, |role| role == Role::Uplink))
+        };
+        self.inherited =
+            devices.iter().filter(|(index, role)| was_uplink(index, **role)).map(|(index, _)| *index).collect();
+    }
+
+    /// The outcome. `uplinks` overrides the choice of uplinks by name; `internal` are the node's `InternalIP`s, `None`
+    /// while they are not known.
     pub(super) fn network(
         &mut self,
         uplinks: Option<&[String]>,
-        internal: &[IpAddr],
+        known_internal: Option<&[IpAddr]>,
         [local_ports, node_ports]: [Reserved; 2],
     ) -> Network {
+        let internal = known_internal.unwrap_or_default();
+        if known_internal.is_some() {
+            self.inherited.clear();
+        }
         let wanted = uplinks.unwrap_or_default();
         let is_uplink = |index: u32, link: &Link| match uplinks {
             Some(names) => names.contains(&link.name),
-            None => self.once_uplinks.contains(&index) || self.has_way_out(index, link, internal),
+            None => {
+                self.once_uplinks.contains(&index)
+                    || self.inherited.contains(&index)
+                    || self.has_way_out(index, link, internal)
+            }
         };
         let device = |(index, link): (&u32, &Link)| Device { index: *index, name: link.name.clone() };
         let (uplinks, others): (Vec<_>, Vec<_>) = self.links.iter().partition(|(index, link)| is_uplink(**index, link));
         let pods = others.into_iter().filter(|(_, link)| link.kind == Kind::Pod).map(device).collect();
         let uplinks: BTreeSet<Device> = uplinks.into_iter().map(device).collect();
-        self.once_uplinks = uplinks.iter().map(|uplink| uplink.index).collect();
+        // Those that are inherited are not found yet.
+        let found = uplinks.iter().map(|uplink| uplink.index).filter(|index| {
+            let has_way_out = |link| self.has_way_out(*index, link, internal);
+            !self.inherited.contains(index) || self.links.get(index).is_some_and(has_way_out)
+        });
+        self.once_uplinks = found.collect();
         let obstacles =
             uplinks.iter().filter_map(|uplink| Some((uplink.index, self.obstacle(uplink.index)?))).collect();
         let is_there = |name: &&String| self.links.values().any(|link| link.name == **name);
@@ -122,7 +151,7 @@ impl Tables {
             local_ports,
             node_ports,
         };
-        Network { uplinks, obstacles, pods, missing, node }
+        Network { uplinks, obstacles, pods, missing, node, internal: known_internal.map(<[IpAddr]>::to_vec) }
     }
 
     /// What keeps XDP off a device.

@@ -176,6 +176,9 @@ impl Tables {
 
     /// The source address for each uplink, the node's own where it holds it and its first one otherwise; under 0 the
     /// one for all other devices, that of the default route.
+    ///
+    /// An uplink without an address of the family (BGP unnumbered) has the node's own, wherever that is. Global addresses
+    /// of the loopback device come last, for where there is nothing else: they may be a load balancer's, on many nodes.
     fn masquerade<A: Copy>(
         &self,
         ipv6: bool,
@@ -183,15 +186,23 @@ impl Tables {
         internal: &[IpAddr],
         octets: impl Fn(IpAddr) -> Option<A>,
     ) -> BTreeMap<u32, A> {
-        let source = |device: u32| {
-            let of_device = self.addresses.iter().filter(|address| address.device == device && address.global);
-            of_device
+        let best_of = |is_candidate: &dyn Fn(&Address) -> bool| {
+            let candidates = self.addresses.iter().filter(|address| address.global && is_candidate(address));
+            candidates
                 .filter_map(|address| Some((!internal.contains(&address.ip), !address.preferred, octets(address.ip)?)))
                 .min_by_key(|(foreign, unfit, _)| (*unfit, *foreign))
                 .map(|(_, _, address)| address)
         };
+        let of_device = |device| best_of(&|address| address.device == device);
         let mut sources: BTreeMap<_, _> =
-            uplinks.iter().filter_map(|uplink| Some((uplink.index, source(uplink.index)?))).collect();
+            uplinks.iter().filter_map(|uplink| Some((uplink.index, of_device(uplink.index)?))).collect();
+        if let Some(own) = best_of(&|address| internal.contains(&address.ip)) {
+            for uplink in uplinks {
+                sources.entry(uplink.index).or_insert(own);
+            }
+        }
+        let is_loopback = |device| self.links.get(&device).is_some_and(|link| link.kind == Kind::Loopback);
+        let last = || best_of(&|address| is_loopback(address.device) && !address.ip.is_loopback());
         // The other family's default route will do where this one has none.
         let defaults = self.routes.iter().filter(|route| route.default);
         let primary = defaults
@@ -200,7 +211,8 @@ impl Tables {
             .into_iter()
             .find_map(|(_, _, device)| sources.get(&device))
             .or_else(|| sources.values().next())
-            .copied();
+            .copied()
+            .or_else(last);
         if let Some(primary) = primary {
             sources.insert(0, primary);
         }

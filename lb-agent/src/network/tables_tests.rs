@@ -110,6 +110,30 @@ fn the_nodes_own_address_masquerades_where_it_is() {
 }
 
 #[test]
+fn an_uplink_without_an_address_masquerades_with_the_nodes_own_wherever_it_is() {
+    let own = [192, 0, 2, 9];
+    let mut tables = node();
+    tables.remove_address(4, ip("172.16.0.1"));
+    let node = tables.network(None, Some(&[ip("192.0.2.9")]), PORTS).node;
+    // By bond0 is the default route.
+    assert_eq!(node.masquerade4, [(0, own), (2, [10, 0, 0, 1]), (4, own), (5, own)].into());
+    assert_eq!(node.masquerade6.len(), 2, "the node's own is IPv4");
+    // A pod's device, a bridge and one that is nothing to us may hold it as well.
+    for address in ["10.244.0.1", "198.51.100.1"] {
+        let octets = address.parse::<std::net::Ipv4Addr>().expect("an address").octets();
+        let node = tables.network(Some(&["bond0".to_owned()]), Some(&[ip(address)]), PORTS).node;
+        assert_eq!(node.masquerade4, [(0, octets), (4, octets)].into());
+    }
+    // One that is not the node's own is in nobody's place where an uplink has one, and the last resort.
+    let node = tables.network(None, Some(&[]), PORTS).node;
+    assert_eq!(node.masquerade4, [(0, [10, 0, 0, 1]), (2, [10, 0, 0, 1])].into());
+    tables.addresses.push(address(1, "127.0.0.53"));
+    tables.addresses.retain(|address| address.device != 2);
+    let node = tables.network(None, None, PORTS).node;
+    assert_eq!((node.masquerade4, node.masquerade6.len()), ([(0, own)].into(), 0));
+}
+
+#[test]
 fn the_nodes_own_addresses_are_the_global_ones_and_loopback() {
     let node = node().network(None, Some(&[]), PORTS).node;
     let expected =

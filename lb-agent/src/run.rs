@@ -92,7 +92,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         set_oom_score_adj(score);
     }
     loader::check_requirements()?;
-    let watcher = Watcher::start(network).await?;
+    let mut watcher = Watcher::start(network).await?;
     let (sender, messages) = mpsc::channel(source::CHANNEL_CAPACITY);
     let client = start_source(source, &node_name, sender, Arc::clone(&counted)).await?;
     // Manifests need not have a Node.
@@ -103,6 +103,8 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let _lock = pins.lock()?;
     let cgroup = cgroup.map_or_else(loader::cgroup2_root, Ok)?;
     let start = Instant::now();
+    // Before the programs are loaded: these take the pins of the former ones, which tell what devices were.
+    watcher.inherit(&loader::former_devices(&pins).await?);
     let takeover = is_takeover();
     let mut loaded = Loaded::load(&LoadOptions {
         pins: Some(pins.clone()),
@@ -129,7 +131,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         log_packets(&mut loaded)?;
     }
 
-    let (internal, internal_ips) = watch::channel(Vec::new());
+    let (internal, internal_ips) = watch::channel(None);
     let (changes, network) = watch::channel(Network::default());
     tokio::spawn(watcher.run(internal_ips, changes));
     let proxy_health = Arc::new(ProxyHealth::new(in_cluster));

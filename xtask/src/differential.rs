@@ -19,7 +19,7 @@ pub(crate) fn main(options: &Options) -> Result<()> {
     setup::for_testing()?;
     exec::run(workspace::cargo("build").args(["--package", "lb-agent"]))?;
     let mut cargo = workspace::cargo("test");
-    setup::run_tests_as_root(&mut cargo);
+    setup::run_tests_as_root(&mut cargo)?;
     cargo.args(["--package", "lb-tests", "--test", "differential", "--", "generated::"]);
     cargo.env("LB_AGENT", workspace::built("lb-agent"));
     k8s::name_to(&mut cargo)?;

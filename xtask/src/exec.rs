@@ -16,7 +16,7 @@ pub(crate) fn announce(command: &Command) {
 /// Announces the command, runs it, and fails when it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     announce(command);
-    let status = command.status().with_context(|| format!("cannot start {}", program(command)))?;
+    let status = command.status().with_context(|| cannot_start(command))?;
     if !status.success() {
         bail!("{} failed ({status})", program(command));
     }
@@ -25,8 +25,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// What the command prints on standard output; not announced, for questions to the machine.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
-    let output =
-        command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start {}", program(command)))?;
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| cannot_start(command))?;
     if !output.status.success() {
         bail!("{} failed ({})", program(command), output.status);
     }
@@ -61,6 +60,19 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
     command.arg("--preserve-env").arg("--").arg(program);
     command
 }
+
+/// Says that a command could not be started, and of sudo how to do without it.
+pub(crate) fn cannot_start(command: &Command) -> String {
+    not_started(&program(command), find("sudo").is_some())
+}
+
+fn not_started(program: &str, has_sudo: bool) -> String {
+    if program == "sudo" && !has_sudo { NO_SUDO.to_owned() } else { format!("cannot start {program}") }
+}
+
+/// That this needs root, which we are not, and sudo is not there.
+pub(crate) const NO_SUDO: &str =
+    "this needs root, and sudo is missing: do it as root, or install sudo; Debian has it in the package `sudo`";
 
 fn program(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
@@ -100,5 +112,14 @@ mod tests {
         let mut command = Command::new("go");
         command.env("CGO_ENABLED", "0").args(["build", "-ldflags", "-s -w", "it's", ""]);
         assert_eq!(shell_line(&command), r"CGO_ENABLED=0 go build -ldflags '-s -w' 'it'\''s' ''");
+    }
+
+    #[test]
+    fn who_has_neither_root_nor_sudo_is_told_how_to_get_it() {
+        assert!(
+            not_started("sudo", false).contains("do it as root, or install sudo; Debian has it in the package `sudo`")
+        );
+        assert_eq!(not_started("sudo", true), "cannot start sudo");
+        assert_eq!(not_started("go", false), "cannot start go");
     }
 }

@@ -62,7 +62,7 @@ fn is_agent_asked_for(arguments: impl IntoIterator<Item = String>) -> bool {
 /// The program gets the terminal and its signals as if it had been started from the shell.
 fn replace_ourselves(command: &mut Command) -> Result<()> {
     exec::announce(command);
-    Err(command.exec()).with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))
+    Err(command.exec()).with_context(|| exec::cannot_start(command))
 }
 
 #[cfg(test)]

@@ -71,11 +71,14 @@ pub(crate) fn program(program: debian::Program) -> Result<()> {
 }
 
 /// Has cargo start what it runs through sudo, when we are not root: eBPF and namespaces need root, compiling does not.
-pub(crate) fn run_tests_as_root(cargo: &mut Command) {
+pub(crate) fn run_tests_as_root(cargo: &mut Command) -> Result<()> {
     if !exec::is_root() {
+        // Not after everything was compiled.
+        anyhow::ensure!(exec::find("sudo").is_some(), exec::NO_SUDO);
         let arch = std::env::consts::ARCH.to_uppercase();
         cargo.env(format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER"), "sudo --preserve-env --");
     }
+    Ok(())
 }
 
 /// Installs what is missing.

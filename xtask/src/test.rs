@@ -48,7 +48,7 @@ fn prepare(cargo: &mut Command, arguments: &[String]) -> Result<()> {
         build::programs()?;
     }
     cargo.env("LB_AGENT", workspace::built("lb-agent"));
-    setup::run_tests_as_root(cargo);
+    setup::run_tests_as_root(cargo)?;
     k8s::name_to(cargo)?;
     k8s::name_renderers_to(cargo)
 }

@@ -16,6 +16,7 @@ use lb_common::abi::ABI_VERSION;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    libc::{major, minor},
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
@@ -172,14 +173,49 @@ fn ensure_bpffs(dir: &Path) -> Result<(), LoaderError> {
     Ok(())
 }
 
-/// The process that holds the lock, as `/proc/locks` names it: `1: FLOCK  ADVISORY  WRITE 4242 00:2b:17 0 EOF`.
+/// The process that holds the lock, where it can be seen from here.
 fn holder(locked: &File) -> Option<u32> {
-    let inode = format!(":{}", locked.metadata().ok()?.ino());
-    fs::read_to_string("/proc/locks").ok()?.lines().find_map(|line| {
+    let metadata = locked.metadata().ok()?;
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, metadata.dev(), metadata.ino())
+}
+
+/// The process that `/proc/locks` names for a file: `1: FLOCK  ADVISORY  WRITE 4242 00:2b:17 0 EOF`, where the device's
+/// numbers are hexadecimal and the inode's is decimal (`lock_get_status` in `fs/locks.c`). Every bpffs numbers its inodes
+/// by itself, so the device counts.
+fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
+    let wanted = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    locks.lines().find_map(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
         match fields[..] {
-            [_, "FLOCK", _, _, pid, file, ..] if file.ends_with(&inode) => pid.parse().ok(),
+            [_, "FLOCK", _, _, pid, file, ..] if file == wanted => pid.parse().ok(),
             _ => None,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc::makedev;
+
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_that_of_this_file_on_this_device() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 00:2b:17 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 00:2c:17 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 13 00:2b:17 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 14 00:2b:117 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 15 00:2b:17 0 EOF\n\
+                     5: FLOCK  ADVISORY  WRITE 16 103:00:17 0 EOF\n";
+        for (device, inode, expected) in [
+            (makedev(0, 0x2b), 17, Some(15)),
+            (makedev(0, 0x2c), 17, Some(12)),
+            (makedev(0, 0x2b), 117, Some(14)),
+            (makedev(0x103, 0), 17, Some(16)),
+            (makedev(0, 0x2d), 17, None),
+            (makedev(0, 0x2b), 7, None),
+        ] {
+            assert_eq!(holder_in(locks, device, inode), expected, "{device:#x} {inode}");
+        }
+    }
 }

@@ -100,7 +100,8 @@ impl Rehearsal {
         let mut is_attached_build = true;
         for program in programs.iter().copied() {
             let failed = |source| LoaderError::Program { program, source };
-            load_program(&mut ebpf, program).map_err(failed)?;
+            let found = ebpf.program_mut(program).ok_or(ProgramError::UnexpectedProgramType);
+            found.and_then(load_program).map_err(failed)?;
             let path = pins.program(program);
             let pinned = ProgramInfo::from_pin(&path)
                 .map_err(|error| pin_error("opening", &path, std::io::Error::other(error)))?;

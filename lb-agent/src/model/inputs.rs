@@ -67,6 +67,11 @@ impl Inputs {
         self.awaited.is_empty()
     }
 
+    /// Whether a source could not read something, and nobody knows what it holds.
+    pub fn has_unread(&self) -> bool {
+        self.remembered.unread
+    }
+
     /// Kinds that have not been listed yet, for messages.
     pub fn awaited(&self) -> impl Iterator<Item = ObjectKind> {
         self.awaited.iter().copied()

@@ -1,6 +1,13 @@
 //! Reads and follows the kernel's tables.
 
-use std::{collections::BTreeSet, fs, future::Future, io, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    future::Future,
+    io,
+    net::IpAddr,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver};
 use lb_common::ports::Reserved;
@@ -17,6 +24,7 @@ use super::{
     messages::{address, link, ways_out},
     tables::{Route, Tables},
 };
+use crate::loader::Role;
 
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
@@ -74,17 +82,22 @@ impl Watcher {
         Ok(Self { options, tables, local_ports: local_ports()?, handle, events })
     }
 
-    /// The network as it is known now. `internal` are the addresses of type `InternalIP` of this node.
-    pub fn network(&mut self, internal: &[IpAddr]) -> Network {
+    /// Takes over what devices were to a former agent: its uplinks stay uplinks until the node's addresses are known.
+    pub fn inherit(&mut self, devices: &BTreeMap<u32, Option<Role>>) {
+        self.tables.inherit(devices);
+    }
+
+    /// The network as it is known now. `internal` are the addresses of type `InternalIP` of this node, if they are known.
+    pub fn network(&mut self, internal: Option<&[IpAddr]>) -> Network {
         self.tables.network(self.options.devices.as_deref(), internal, [self.local_ports, self.options.node_ports])
     }
 
     /// Keeps `changes` up to date until nobody listens. A problem is logged and mended; the last good state stays.
-    pub async fn run(mut self, mut internal: watch::Receiver<Vec<IpAddr>>, changes: watch::Sender<Network>) {
+    pub async fn run(mut self, mut internal: watch::Receiver<Option<Vec<IpAddr>>>, changes: watch::Sender<Network>) {
         let mut routes_due: Option<Instant> = None;
         let mut anew_due = Instant::now() + READ_ANEW;
         loop {
-            let network = self.network(&internal.borrow_and_update());
+            let network = self.network(internal.borrow_and_update().as_deref());
             changes.send_if_modified(|current| {
                 let differs = *current != network;
                 *current = network;
@@ -176,9 +189,10 @@ impl Watcher {
     }
 
     async fn read_anew(&mut self) -> Result<(), NetworkError> {
-        let once_uplinks = std::mem::take(&mut self.tables.once_uplinks);
-        self.tables = read(&self.handle).await?;
-        self.tables.once_uplinks = once_uplinks;
+        let read = read(&self.handle).await?;
+        let former = std::mem::replace(&mut self.tables, read);
+        self.tables.once_uplinks = former.once_uplinks;
+        self.tables.inherited = former.inherited;
         self.local_ports = local_ports()?;
         Ok(())
     }

@@ -19,7 +19,10 @@ pub(crate) use follow::local_ports;
 pub use follow::{NetworkError, Options, Watcher};
 pub use way::{device_towards, link_layer_address};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use crate::{
     loader::{Device, Obstacle},
@@ -39,4 +42,6 @@ pub struct Network {
     pub missing: BTreeSet<String>,
     /// Addresses and ports.
     pub node: NodeNetwork,
+    /// The node's `InternalIP`s that all this follows from; `None` while they were not known.
+    pub internal: Option<Vec<IpAddr>>,
 }

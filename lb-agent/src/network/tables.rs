@@ -9,7 +9,7 @@ use lb_common::{abi::LocalAddressFlags, ports::Reserved};
 
 use super::Network;
 use crate::{
-    loader::{Device, LinkLayer, Obstacle},
+    loader::{Device, LinkLayer, Obstacle, Role},
     model::NodeNetwork,
 };
 
@@ -84,6 +84,9 @@ pub(super) struct Tables {
     /// Devices that were found to be uplinks. They stay uplinks until they are gone: a link that flaps loses its
     /// routes for a moment, and a node whose NIC is one end of a pair would take it for a pod's.
     pub(super) once_uplinks: BTreeSet<u32>,
+    /// Uplinks of a former agent. They stay uplinks while the node's own addresses are not known, for those may be all
+    /// that makes them such: a restart takes the programs off no device that will get them again.
+    pub(super) inherited: BTreeSet<u32>,
 }
 
 impl Tables {
@@ -102,27 +105,53 @@ impl Tables {
     pub(super) fn remove_link(&mut self, index: u32) {
         self.links.remove(&index);
         self.once_uplinks.remove(&index);
+        self.inherited.remove(&index);
         self.addresses.retain(|address| address.device != index);
     }
 
-    /// The outcome. `uplinks` overrides the choice of uplinks by name; `internal` are the node's `InternalIP`s.
+    /// Takes over what devices were to a former agent, where that is known. Where it is not, the kind of the device
+    /// tells: only pods' interfaces and uplinks get programs.
+    pub(super) fn inherit(&mut self, devices: &BTreeMap<u32, Option<Role>>) {
+        let was_uplink = |index: &u32, role: Option<Role>| {
+            let link = self.links.get(index).filter(|link| !link.is_port);
+            link.is_some_and(|link| role.map_or(link.kind != Kind::Pod, |role| role == Role::Uplink))
+        };
+        self.inherited =
+            devices.iter().filter(|(index, role)| was_uplink(index, **role)).map(|(index, _)| *index).collect();
+    }
+
+    /// The outcome. `uplinks` overrides the choice of uplinks by name; `internal` are the node's `InternalIP`s, `None`
+    /// while they are not known.
     pub(super) fn network(
         &mut self,
         uplinks: Option<&[String]>,
-        internal: &[IpAddr],
+        known_internal: Option<&[IpAddr]>,
         [local_ports, node_ports]: [Reserved; 2],
     ) -> Network {
+        let internal = known_internal.unwrap_or_default();
+        if known_internal.is_some() {
+            self.inherited.clear();
+        }
         let wanted = uplinks.unwrap_or_default();
         let is_uplink = |index: u32, link: &Link| match uplinks {
             Some(names) => names.contains(&link.name) && link.kind != Kind::Foreign,
-            None => self.once_uplinks.contains(&index) || self.has_way_out(index, link, internal),
+            None => {
+                self.once_uplinks.contains(&index)
+                    || self.inherited.contains(&index)
+                    || self.has_way_out(index, link, internal)
+            }
         };
         let device =
             |(index, link): (&u32, &Link)| Device { index: *index, name: link.name.clone(), link: link.kind.link() };
         let (uplinks, others): (Vec<_>, Vec<_>) = self.links.iter().partition(|(index, link)| is_uplink(**index, link));
         let pods = others.into_iter().filter(|(_, link)| link.kind == Kind::Pod).map(device).collect();
         let uplinks: BTreeSet<Device> = uplinks.into_iter().map(device).collect();
-        self.once_uplinks = uplinks.iter().map(|uplink| uplink.index).collect();
+        // Those that are inherited are not found yet.
+        let found = uplinks.iter().map(|uplink| uplink.index).filter(|index| {
+            let has_way_out = |link| self.has_way_out(*index, link, internal);
+            !self.inherited.contains(index) || self.links.get(index).is_some_and(has_way_out)
+        });
+        self.once_uplinks = found.collect();
         let obstacles =
             uplinks.iter().filter_map(|uplink| Some((uplink.index, self.obstacle(uplink.index)?))).collect();
         let is_there =
@@ -141,7 +170,7 @@ impl Tables {
             local_ports,
             node_ports,
         };
-        Network { uplinks, obstacles, pods, missing, node }
+        Network { uplinks, obstacles, pods, missing, node, internal: known_internal.map(<[IpAddr]>::to_vec) }
     }
 
     /// What keeps XDP off a device.
@@ -175,6 +204,9 @@ impl Tables {
 
     /// The source address for each uplink, the node's own where it holds it and its first one otherwise; under 0 the
     /// one for all other devices, that of the default route.
+    ///
+    /// An uplink without an address of the family (BGP unnumbered) has the node's own, wherever that is. Global addresses
+    /// of the loopback device come last, for where there is nothing else: they may be a load balancer's, on many nodes.
     fn masquerade<A: Copy>(
         &self,
         ipv6: bool,
@@ -182,15 +214,23 @@ impl Tables {
         internal: &[IpAddr],
         octets: impl Fn(IpAddr) -> Option<A>,
     ) -> BTreeMap<u32, A> {
-        let source = |device: u32| {
-            let of_device = self.addresses.iter().filter(|address| address.device == device && address.global);
-            of_device
+        let best_of = |is_candidate: &dyn Fn(&Address) -> bool| {
+            let candidates = self.addresses.iter().filter(|address| address.global && is_candidate(address));
+            candidates
                 .filter_map(|address| Some((!internal.contains(&address.ip), !address.preferred, octets(address.ip)?)))
                 .min_by_key(|(foreign, unfit, _)| (*unfit, *foreign))
                 .map(|(_, _, address)| address)
         };
+        let of_device = |device| best_of(&|address| address.device == device);
         let mut sources: BTreeMap<_, _> =
-            uplinks.iter().filter_map(|uplink| Some((uplink.index, source(uplink.index)?))).collect();
+            uplinks.iter().filter_map(|uplink| Some((uplink.index, of_device(uplink.index)?))).collect();
+        if let Some(own) = best_of(&|address| internal.contains(&address.ip)) {
+            for uplink in uplinks {
+                sources.entry(uplink.index).or_insert(own);
+            }
+        }
+        let is_loopback = |device| self.links.get(&device).is_some_and(|link| link.kind == Kind::Loopback);
+        let last = || best_of(&|address| is_loopback(address.device) && !address.ip.is_loopback());
         // The other family's default route will do where this one has none.
         let defaults = self.routes.iter().filter(|route| route.default);
         let primary = defaults
@@ -199,7 +239,8 @@ impl Tables {
             .into_iter()
             .find_map(|(_, _, device)| sources.get(&device))
             .or_else(|| sources.values().next())
-            .copied();
+            .copied()
+            .or_else(last);
         if let Some(primary) = primary {
             sources.insert(0, primary);
         }

@@ -111,7 +111,7 @@ pub async fn run(options: &Options) -> Vec<Check> {
     checks.push(found);
     checks.push(filesystems::pins(&pins));
     let network = match Watcher::start(network_options.clone()).await {
-        Ok(mut watcher) => watcher.network(&[]),
+        Ok(mut watcher) => watcher.network(None),
         Err(error) => {
             checks.push(Check::unknown(
                 "devices",

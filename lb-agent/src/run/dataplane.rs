@@ -38,8 +38,8 @@ const MESSAGES_AT_ONCE: usize = 4 * source::CHANNEL_CAPACITY;
 pub(super) struct Channels {
     pub(super) messages: mpsc::Receiver<SourceMessage>,
     pub(super) network: watch::Receiver<Network>,
-    /// Addresses of the Node.
-    pub(super) internal: watch::Sender<Vec<IpAddr>>,
+    /// Addresses of the Node, once it is known which it has.
+    pub(super) internal: watch::Sender<Option<Vec<IpAddr>>>,
     /// The servers of `healthCheckNodePort` that are to be there.
     pub(super) service_checks: watch::Sender<Wanted>,
     pub(super) events: Events,
@@ -56,6 +56,8 @@ pub(super) struct Dataplane {
     /// Whether all maps have been what they should be.
     synchronized: bool,
     policy: Policy,
+    /// What of the Node's addresses the controller's network follows from.
+    network_internal: Option<Vec<IpAddr>>,
     /// Devices that hold our programs, by index.
     pub(super) attached: BTreeMap<u32, Attached>,
     /// Where XDP is to be used.
@@ -88,6 +90,7 @@ impl Dataplane {
             channels,
             synchronized: false,
             policy,
+            network_internal: None,
             attached: BTreeMap::new(),
             xdp: XdpMode::Off,
             xdp_devices: BTreeMap::new(),
@@ -208,13 +211,17 @@ impl Dataplane {
 
     fn take_event(&mut self, event: SourceEvent) {
         let (kind, changed) = match &event {
-            SourceEvent::Unread(_) => return self.controller.apply(event),
+            SourceEvent::Unread(_) => {
+                self.controller.apply(event);
+                return self.tell_internal();
+            }
             SourceEvent::Changed(Change::Service(..)) => (ObjectKind::Service, 1),
             SourceEvent::Changed(Change::EndpointSlice(..)) => (ObjectKind::EndpointSlice, 1),
             SourceEvent::Changed(Change::Node(_)) => (ObjectKind::Node, 1),
             SourceEvent::Changed(Change::ServiceCidr(..)) => (ObjectKind::ServiceCidr, 1),
             SourceEvent::Replaced { kind, objects, .. } => (*kind, objects.len() as u64),
         };
+        let rejected = matches!(&event, SourceEvent::Replaced { rejected, .. } if !rejected.is_empty());
         self.controller.apply(event);
         let inputs = self.controller.inputs();
         self.channels.metrics.objects(kind, inputs.count(kind));
@@ -224,29 +231,43 @@ impl Dataplane {
             ObjectKind::EndpointSlice => self.channels.metrics.queued(Pending { services: 0, slices: changed }, now),
             ObjectKind::ServiceCidr => {}
             ObjectKind::Node => {
-                let internal = inputs.node().map(|node| node.internal_ips.as_slice()).unwrap_or_default();
-                self.channels.internal.send_if_modified(|known| {
-                    let changed = known.as_slice() != internal;
-                    if changed {
-                        *known = internal.to_vec();
-                    }
-                    changed
-                });
                 self.channels.health.set_node(inputs.node());
+                if !rejected {
+                    self.tell_internal();
+                }
                 self.want_service_checks();
             }
         }
     }
 
+    /// Tells the network which addresses the Node has, unless something that may be the Node could not be read.
+    fn tell_internal(&self) {
+        let inputs = self.controller.inputs();
+        let internal = match inputs.node() {
+            Some(node) => node.internal_ips.clone(),
+            None if inputs.has_unread() => return,
+            None => Vec::new(),
+        };
+        self.channels.internal.send_if_modified(|known| {
+            let internal = Some(internal);
+            let changed = *known != internal;
+            *known = internal;
+            changed
+        });
+    }
+
     fn take_network(&mut self) {
         self.attach();
-        let node = self.channels.network.borrow_and_update().node.clone();
+        let Network { node, internal, .. } = self.channels.network.borrow_and_update().clone();
+        self.network_internal = internal;
         self.controller.set_network(node);
         self.want_service_checks();
     }
 
     fn synchronize(&mut self) {
-        if !self.controller.is_complete() {
+        // Source addresses that a former agent wrote must not change for the moment until the network has heard of the Node.
+        let knows_node = self.synchronized || self.network_internal == *self.channels.internal.borrow();
+        if !self.controller.is_complete() || !knows_node {
             self.channels.health.waiting();
             return;
         }

@@ -493,6 +493,68 @@ pub(crate) fn an_api_server_that_is_away_keeps_health_at_503_and_devices_served(
     });
 }
 
+pub(crate) fn a_restart_takes_the_programs_off_no_uplink_that_is_one_by_the_nodes_address_alone() {
+    sandbox::run(|sandbox| {
+        let outside = Elsewhere::new();
+        outside.pair("eth0");
+        ip("link set eth0 up");
+        ip("addr add 10.0.0.1/24 dev eth0");
+        for arguments in ["link set peth0 up", "addr add 10.0.0.254/24 dev peth0"] {
+            assert!(outside.run("ip", arguments).status.success());
+        }
+        write_manifest(sandbox, &[]);
+        let node = sandbox.dir.join("manifests/node.yaml");
+        let address = "status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}";
+        fs::write(&node, format!("apiVersion: v1\nkind: Node\nmetadata: {{name: node-a}}\n{address}\n"))
+            .expect("written");
+
+        let held = || {
+            let hooks = show(sandbox, &["status"])["hooks"].as_array().expect("hooks").clone();
+            let mut of_device = hooks.into_iter().filter(|hook| hook["target"] == "eth0");
+            of_device.find(|hook| hook["hook"] == "ingress").map(|hook| hook["program"].clone())
+        };
+        // A link that was removed and made again has another number, and there were no programs between.
+        let link = || {
+            let index = nix::net::if_::if_nametoindex("eth0").expect("an index");
+            let pin = lb_agent::loader::Pins::new(&sandbox.bpffs).link(&format!("tcx-{index}-ingress"));
+            let shown = sandbox::command("bpftool", &format!("link show pinned {}", pin.display()));
+            shown.split(':').next().expect("a number").to_owned()
+        };
+        let refused = || {
+            let client = outside.run("bash", "-c :</dev/tcp/10.0.0.1/30080");
+            assert!(String::from_utf8_lossy(&client.stderr).contains("refused"), "{client:?}");
+            let counters = show(sandbox, &["status"])["counters"].as_array().expect("counters").clone();
+            let counter = counters.iter().find(|counter| counter["reason"] == "no_endpoints").expect("counted");
+            counter["count"].as_u64().expect("a number")
+        };
+
+        let mut agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "an uplink by its address", || healthy() && held() == Some("uplink_ingress".into()));
+        assert_eq!(refused(), 1);
+        let first = link();
+        agent.signal(libc::SIGKILL);
+
+        let mut agent = Agent::start_without_api_server(sandbox);
+        let attached = || log(sandbox).matches("attached device=\"eth0\"").count();
+        until(sandbox, "attached again", || attached() == 2 && answer().starts_with("HTTP/1.1 503"));
+        assert_eq!((link(), held()), (first.clone(), Some("uplink_ingress".into())), "{}", log(sandbox));
+        assert_eq!(refused(), 2);
+        agent.signal(libc::SIGKILL);
+
+        let mut agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "healthy", healthy);
+        assert_eq!((link(), held()), (first, Some("uplink_ingress".into())), "{}", log(sandbox));
+        assert_eq!(refused(), 3);
+        assert!(!log(sandbox).contains(" detached: "), "{}", log(sandbox));
+        agent.signal(libc::SIGKILL);
+
+        // Without the Node's address it is one end of a pair, as a pod's.
+        fs::remove_file(&node).expect("removed");
+        let _agent = Agent::start(sandbox, &[], &[]);
+        until(sandbox, "no uplink", || healthy() && held() == Some("pod_ingress".into()));
+    });
+}
+
 pub(crate) fn an_agent_whose_configuration_file_changes_ends_and_the_next_one_follows_it() {
     sandbox::run(|sandbox| {
         write_manifest(sandbox, &["10.244.0.5"]);

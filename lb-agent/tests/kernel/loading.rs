@@ -241,3 +241,29 @@ pub(crate) fn a_second_agent_is_refused_and_the_first_is_named() {
         drop(pins.lock().expect("free again"));
     });
 }
+
+pub(crate) fn what_devices_were_to_a_former_agent_is_known_from_its_links_and_filters() {
+    sandbox::run(|sandbox| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        for clsact in [false, true] {
+            let pins = pins(sandbox);
+            let former = || runtime.block_on(loader::former_devices(&pins)).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(former(), [].into());
+            ip("link add pod0 type veth peer name eth0");
+            let [pod, uplink] = ["pod0", "eth0"].map(device);
+            let mut loaded = load(&pins);
+            if clsact {
+                loaded.use_clsact();
+            }
+            loaded.attach_device(&pod, Role::Pod).unwrap_or_else(|error| panic!("{error}"));
+            loaded.attach_device(&uplink, Role::Uplink).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(former(), [(pod.index, Some(Role::Pod)), (uplink.index, Some(Role::Uplink))].into());
+            // One that ended before it attached its programs: those of the first are nobody's that is known.
+            drop(load(&pins));
+            assert_eq!(former(), [(pod.index, None), (uplink.index, None)].into());
+            ip("link del pod0");
+            assert_eq!(former(), [].into(), "what is gone");
+            cleanup(&pins).expect("clean");
+        }
+    });
+}

@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         a_bpffs_that_is_not_mounted_is_mounted,
         an_address_for_healthz_that_is_taken_does_not_keep_the_data_plane_down,
         an_api_server_that_is_away_keeps_health_at_503_and_devices_served,
+        a_restart_takes_the_programs_off_no_uplink_that_is_one_by_the_nodes_address_alone,
         an_agent_whose_configuration_file_changes_ends_and_the_next_one_follows_it,
         bad_configuration_is_exit_code_64_and_names_the_flag,
     ));
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         a_new_agent_replaces_programs_in_the_links_of_the_old_one,
         links_of_devices_and_cgroups_that_are_gone_are_replaced,
         clsact_filters_are_replaced_in_place_and_cleaned_up,
+        what_devices_were_to_a_former_agent_is_known_from_its_links_and_filters,
         a_second_agent_is_refused_and_the_first_is_named,
     ));
     tests.extend(sandboxed!(

@@ -27,7 +27,7 @@ fn names(network: &Network) -> (Vec<&str>, Vec<&str>) {
 
 /// Follows the network from what it was first. What comes out waits until something holds.
 fn follow(watcher: Watcher, first: Network) -> impl AsyncFnMut(&str, fn(&Network) -> bool) {
-    let (internal_sender, internal) = watch::channel(Vec::new());
+    let (internal_sender, internal) = watch::channel(Some(Vec::new()));
     let (sender, mut changes) = watch::channel(first);
     tokio::spawn(watcher.run(internal, sender));
     async move |what, holds| {
@@ -48,7 +48,7 @@ pub(crate) fn pods_addresses_and_routes_are_followed_as_they_come_and_go() {
         ip("route add default via 10.0.0.254");
         block_on(async {
             let mut watcher = Watcher::start(options(None)).await.unwrap_or_else(|error| panic!("{error}"));
-            let first = watcher.network(&[]);
+            let first = watcher.network(Some(&[]));
             assert_eq!(names(&first), (vec!["eth0"], vec![]));
             let eth0 = nix::net::if_::if_nametoindex("eth0").expect("an index");
             assert_eq!(first.node.masquerade4, [(0, [10, 0, 0, 1]), (eth0, [10, 0, 0, 1])].into());
@@ -88,7 +88,7 @@ pub(crate) fn named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_un
         block_on(async {
             let mut watcher =
                 Watcher::start(options(Some("eth0,eth7"))).await.unwrap_or_else(|error| panic!("{error}"));
-            let first = watcher.network(&[]);
+            let first = watcher.network(Some(&[]));
             assert_eq!((names(&first), &first.missing), ((vec!["eth0"], vec![]), &["eth7".to_owned()].into()));
 
             let mut until = follow(watcher, first);
@@ -105,7 +105,7 @@ pub(crate) fn the_range_of_local_ports_is_that_of_the_namespace() {
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 41000").expect("the namespace is the test's own");
         block_on(async {
             let mut watcher = Watcher::start(options(None)).await.unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(watcher.network(&[]).node.local_ports, Reserved { first: 40000, last: 41000 });
+            assert_eq!(watcher.network(Some(&[])).node.local_ports, Reserved { first: 40000, last: 41000 });
         });
     });
 }

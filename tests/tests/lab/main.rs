@@ -1,7 +1,7 @@
 //! End-to-end tests, each in a lab of its own. Every test states what clients must see.
 
-mod bridge;
 mod audit;
+mod bridge;
 mod change;
 mod cli;
 mod cluster_ip;

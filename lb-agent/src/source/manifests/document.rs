@@ -1,7 +1,7 @@
 //! A file of manifests to reduced objects.
 //!
 //! Documents are separated before anything is parsed, by the lines that only a separator can be, so that a document
-//! that is not YAML costs only itself. Kubernetes objects are JSON in YAML's clothes: each document becomes a JSON
+//! that is not YAML costs only itself. JSON objects need nothing between them, as with kubectl. Kubernetes objects are JSON in YAML's clothes: each document becomes a JSON
 //! value first, gets the defaults that an API server would have given it, and is then reduced as one that came from an
 //! API server.
 
@@ -10,7 +10,8 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::ServiceCIDR,
 };
-use serde_json::Value;
+use serde::de::IgnoredAny;
+use serde_json::{Deserializer, Value};
 use tracing::info;
 
 use super::{
@@ -58,31 +59,68 @@ struct Document<'a> {
     text: &'a str,
 }
 
-/// The documents that hold more than comments and directives. A line that begins with `---` separates documents
-/// wherever it stands, even in a block scalar (YAML 1.2.2, 9.1.2), if a space or the line's end follows.
+/// The documents that hold more than comments and directives. A line that begins with `---` begins a document, and one
+/// that begins with `...` ends one, wherever it stands, even in a block scalar (YAML 1.2.2, 9.1.2), if a space or the
+/// line's end follows.
 fn split(text: &str) -> Vec<Document<'_>> {
-    let separates = |line: &str| {
-        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
-    };
     // Where each part begins: offset and line.
     let mut starts = vec![(0, 1)];
     let mut offset = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        if separates(line) && offset != 0 {
+        if is_marker(line, BEGIN) && offset != 0 {
             starts.push((offset, index + 1));
         }
         offset += line.len();
+        if is_marker(line, END) {
+            starts.push((offset, index + 2));
+        }
     }
     let ends = starts.iter().skip(1).map(|(offset, _)| *offset).chain([text.len()]);
     let parts = starts.iter().zip(ends).filter_map(|(&(from, start), to)| Some((start, text.get(from..to)?)));
-    let with_content = parts.filter_map(|(start, text)| {
-        let has_content = |line: &str| !matches!(line.trim_start().bytes().next(), None | Some(b'#' | b'%'));
-        // Content may stand behind the separator.
-        let content = if separates(text) { text.get(3..)? } else { text };
-        Some((start, start + content.lines().position(has_content)?, text))
+    let with_content = parts.flat_map(|(start, part)| objects(start, part)).filter_map(|(start, text)| {
+        let has_content =
+            |line: &str| !is_marker(line, END) && !matches!(line.trim_start().bytes().next(), None | Some(b'#' | b'%'));
+        Some((start, start + content(text).lines().position(has_content)?, text))
     });
     let numbered = with_content.enumerate();
     numbered.map(|(index, (start, line, text))| Document { number: index + 1, start, line, text }).collect()
+}
+
+/// What a document begins with.
+const BEGIN: &str = "---";
+/// What it ends with, if anything.
+const END: &str = "...";
+
+fn is_marker(line: &str, marker: &str) -> bool {
+    line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+/// What stands behind the marker, which may be on its line.
+fn content(part: &str) -> &str {
+    part.strip_prefix(BEGIN).filter(|_| is_marker(part, BEGIN)).unwrap_or(part)
+}
+
+/// The objects of a part that is JSON, with their lines, each with what stands before it. A part that does not begin with
+/// a JSON object is one by itself.
+fn objects(start: usize, part: &str) -> Vec<(usize, &str)> {
+    let content = content(part);
+    if !content.trim_start().starts_with('{') {
+        return vec![(start, part)];
+    }
+    let mut objects = Deserializer::from_str(content).into_iter::<IgnoredAny>();
+    let (mut found, mut from, mut line) = (Vec::new(), 0, start);
+    let mut take = |to: usize| {
+        let text = part.get(from..to).unwrap_or_default();
+        found.push((line, text));
+        line += text.matches('\n').count();
+        from = to;
+    };
+    while let Some(Ok(_)) = objects.next() {
+        take(part.len() - content.len() + objects.byte_offset());
+    }
+    // What is no JSON, or nothing.
+    take(part.len());
+    found
 }
 
 struct Reader<'a> {
@@ -204,14 +242,54 @@ mod tests {
             ("a: 1", vec![(1, 1)]),
             ("\n# first\na: 1\n---\n\nb: 1\n", vec![(1, 3), (4, 6)]),
             ("a: 1\n--- {b: 1}\n---\r\nc: 1\r\n", vec![(1, 1), (2, 2), (3, 4)]),
+            ("a: 1\n...\nb: 1\n... # end\n\n---\n...\n%YAML 1.2\n---\nc: 1\n...", vec![(1, 1), (3, 3), (9, 10)]),
+            ("{}{\n}\n\n {}\n# nothing\n", vec![(1, 1), (1, 1), (2, 4)]),
+            ("--- {a: 1}\n--- {}\n{}\n...\n{}", vec![(1, 1), (2, 2), (2, 3), (5, 5)]),
+            ("{\"a\": 1}\n{a: 1}\n{}\n", vec![(1, 1), (1, 2)]),
             // Not separators.
             ("a: |\n  ---\n  b\n---x: 1\n ---\n", vec![(1, 1)]),
+            ("a: |\n  ...\n....\n...x: 1\n ...\n", vec![(1, 1)]),
         ] {
             let documents = split(text);
             let found: Vec<_> = documents.iter().map(|document| (document.start, document.line)).collect();
             assert_eq!(found, expected, "{text:?}");
             assert!(documents.iter().map(|document| document.number).eq(1..=expected.len()), "{text:?}");
         }
+    }
+
+    #[test]
+    fn objects_one_after_the_other_are_read_each_by_itself() {
+        let object = |name: &str, spec: &str| {
+            let head = format!("\"apiVersion\": \"v1\", \"kind\": \"Service\", \"metadata\": {{\"name\": \"{name}\"}}");
+            format!("{{\n  {head},\n  \"spec\": {spec}\n}}\n")
+        };
+        let good = r#"{"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}"#;
+        let marked =
+            |name: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {good}\n...\n");
+        for (text, problems) in [
+            (object("a", good) + &object("b", r#"{"ports": 1}"#) + &object("c", good), vec![]),
+            (marked("a") + &marked("b").replace("80", "70000") + &marked("c"), vec![]),
+            (
+                object("a", good)
+                    + &object("b", &good.replace("80", "70000"))
+                    + &object("c", good)
+                    + "{\"kind\": 1, \"kind\": 2}",
+                vec!["line 13 (document 4): "],
+            ),
+        ] {
+            let Contents { objects, problems: found } = read("a.json", &text, "node-a");
+            let names: Vec<_> = objects.iter().map(|(_, reduced)| reduced.key.name.as_ref()).collect();
+            assert_eq!(names, ["a", "b", "c"], "{text}");
+            assert!(objects[0].1.change.is_some() && objects[2].1.change.is_some(), "{text}");
+            assert_eq!(objects[1].1.change, None, "{text}");
+            let origin = objects[1].1.rejections[0].origin.clone().expect("from a file");
+            assert!(origin.ends_with(" (document 2)"), "{origin}");
+            assert_eq!(found.len(), problems.len(), "{found:?}");
+            assert!(found.iter().zip(problems).all(|(found, begin)| found.starts_with(begin)), "{found:?}");
+        }
+        let text = "a: 1\n... b: 1\n";
+        let problems = read("a.yaml", text, "node-a").problems;
+        assert!(problems.len() == 1 && !problems[0].contains("kind is missing"), "{problems:?}");
     }
 
     #[test]
@@ -251,6 +329,9 @@ mod tests {
     fn pieces() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
             "---\n",
+            "...\n",
+            "{}",
+            "{\"kind\": \"Service\"}",
             "apiVersion: v1\n",
             "apiVersion: discovery.k8s.io/v1\n",
             "kind: Service\n",

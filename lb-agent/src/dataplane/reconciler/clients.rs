@@ -41,7 +41,20 @@ impl<A: Family> Reconciler<A> {
                 applied.clients.insert(*range);
             }
         }
+        if applied.has_excess() && self.gains_restricted(desired, applied.index) {
+            // Those that held for other frontends must never have held for these. (One that leaves for another Service at
+            // the same moment may turn a client of both away until it is written.)
+            self.expel(maps, applied, &desired.source_ranges)?;
+        }
         Ok(())
+    }
+
+    /// Whether a frontend that asks for networks comes to this index from elsewhere.
+    fn gains_restricted(&self, desired: &DesiredPort<A>, index: u32) -> bool {
+        desired.frontends.iter().any(|(key, flags)| {
+            flags & FrontendFlags::SOURCE_RANGES != 0
+                && self.frontends.get(key).is_none_or(|frontend| frontend.service != index)
+        })
     }
 
     /// Removes networks that are no longer wanted, once all changed frontends have been written and removed.

@@ -58,6 +58,7 @@ impl Cell {
             let (scenario, history) = (place.scenario, history.as_ref());
             let finding = |aspect| Finding {
                 scenario,
+                step: place.number,
                 client: *client,
                 host,
                 target,
@@ -117,6 +118,7 @@ impl AnswerCell {
             let (scenario, target) = (place.scenario, &self.target);
             let finding = |aspect| Finding {
                 scenario,
+                step: place.number,
                 client: ClientKind::Node,
                 host: "node1",
                 target,

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{
     history::History,
     kept_rules::{node_udp_connected, udp_anew, udp_stale},
+    node_source::node_source,
     observation::{Aspect, Kind, Observation, Source},
     probe::ClientKind,
     scenario::Scenario,
@@ -17,6 +18,8 @@ use crate::lab::client::Transport;
 pub struct Finding<'a> {
     /// What the proxies were started with, among others.
     pub scenario: &'a Scenario,
+    /// The number of the last step that was taken, from 0.
+    pub step: usize,
     /// Who asked.
     pub client: ClientKind,
     /// The client's host.
@@ -117,6 +120,11 @@ impl Finding<'_> {
         self.scenario.header.proxy.get(field).unwrap_or(&Value::Null)
     }
 
+    /// The Services that there are, as they were written last.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Value> {
+        self.scenario.objects_after(self.step).filter(|object| object["kind"] == "Service")
+    }
+
     /// Whether the other one's clients were all served, by hosts that may see such an address of theirs.
     fn is_served(&self, may_see: impl Fn(&str, &Source) -> bool) -> bool {
         let Observation { reached, others } = self.other;
@@ -182,18 +190,6 @@ fn no_wait(finding: &Finding<'_>) -> bool {
     matches!(finding.client, ClientKind::Pod | ClientKind::Node)
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
             if theirs.iter().eq([&Kind::Dropped]) && ours.iter().eq([&Kind::Unreachable]))
-}
-
-fn node_source(finding: &Finding<'_>) -> bool {
-    let Target { service, kind, address, .. } = finding.target;
-    let mut restricted =
-        finding.scenario.services().filter(|service| !service["spec"]["loadBalancerSourceRanges"].is_null());
-    finding.client == ClientKind::Node
-        && *kind == FrontendKind::LoadBalancer
-        && address.is_ipv6()
-        && (is_verdict(finding, Kind::Reached, Kind::Unreachable) || is_verdict(finding, Kind::Dropped, Kind::Reached))
-        && restricted
-            .any(|of| service.starts_with(&format!("default/{}:", of["metadata"]["name"].as_str().unwrap_or_default())))
 }
 
 /// Such a client sees what it sees where kube-proxy knows that the endpoint is on the node.

@@ -28,6 +28,7 @@ pub mod kept;
 mod kept_rules;
 pub mod kube_proxy;
 pub mod modes;
+mod node_source;
 pub mod observation;
 pub mod patience;
 mod plan;

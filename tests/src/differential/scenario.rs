@@ -17,7 +17,7 @@
 //! Objects are written as the API server takes them; a Service's `status` goes to its subresource. They are in the
 //! namespace `default` where they name none. The objects of a step are applied over those that are there.
 
-use std::{fmt, fs, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, fmt, fs, net::IpAddr, path::Path};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -217,6 +217,18 @@ impl Scenario {
     /// The Services of all steps, as they are written.
     pub fn services(&self) -> impl Iterator<Item = &Value> {
         self.steps.iter().flat_map(|step| &step.apply).filter(|object| object["kind"] == "Service")
+    }
+
+    /// The objects that there are after this step, each as it was written last.
+    pub fn objects_after(&self, step: usize) -> impl Iterator<Item = &Value> {
+        let mut objects = BTreeMap::new();
+        for Step { delete, apply, .. } in &self.steps[..=step] {
+            for named in delete {
+                objects.remove(named);
+            }
+            objects.extend(apply.iter().filter_map(|object| Some((Named::of(object).ok()?, object))));
+        }
+        objects.into_values()
     }
 
     /// Who asks.

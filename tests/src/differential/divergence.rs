@@ -3,13 +3,13 @@
 use serde_json::Value;
 
 use super::{
-    history::History,
+    history::{History, is_balanced},
     kept_rules::{node_udp_connected, udp_anew, udp_stale},
     node_source::node_source,
     observation::{Aspect, Kind, Observation, Source},
     probe::ClientKind,
     scenario::Scenario,
-    target::{FrontendKind, Target},
+    target::{FrontendKind, Target, address, list, text},
 };
 use crate::lab::client::Transport;
 
@@ -239,10 +239,19 @@ fn without(answer: &str, names: [&str; 2]) -> String {
     answer.split("\r\n").filter(is_other).collect::<Vec<_>>().join("\r\n")
 }
 
+/// The server of a Service that is there, and is not of the family that it is asked in.
 fn health_check_families(finding: &Finding<'_>) -> bool {
+    let asked = finding.target.address;
+    let is_of_other_family = |service: &Value| {
+        let spec = &service["spec"];
+        let ips = list(&spec["clusterIPs"]).iter().chain([&spec["clusterIP"]]);
+        spec["healthCheckNodePort"] == asked.port()
+            && is_balanced(service)
+            && ips.filter_map(|ip| address(text(ip))).all(|ip| ip.is_ipv4() != asked.is_ipv4())
+    };
     finding.answers("/").is_some_and(|(theirs, ours)| {
         theirs.starts_with("Connection refused") && ours.starts_with("HTTP/1.1 200 OK\r\n")
-    })
+    }) && finding.services().any(is_of_other_family)
 }
 
 fn other_nodes_pod(finding: &Finding<'_>) -> bool {

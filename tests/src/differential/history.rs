@@ -105,7 +105,7 @@ impl History {
 }
 
 /// Whether a proxy serves a Service at all.
-fn is_balanced(service: &Value) -> bool {
+pub(super) fn is_balanced(service: &Value) -> bool {
     let spec = &service["spec"];
     let labels = &service["metadata"]["labels"];
     spec["type"] != "ExternalName"

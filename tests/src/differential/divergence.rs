@@ -307,7 +307,8 @@ fn moved_slice(finding: &Finding<'_>) -> bool {
 fn service_cidr_at_once(finding: &Finding<'_>) -> bool {
     finding.target.kind == FrontendKind::Foreign
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
-            if theirs.iter().eq([&Kind::Unreachable]) && ours.iter().eq([&Kind::Dropped]))
+            if theirs.iter().eq([&Kind::Unrouted])
+                && [Kind::Dropped, Kind::Unreachable].iter().any(|kind| ours.iter().eq([kind])))
 }
 
 /// Whether it is a verdict that is always this in nftables mode, and always that of the other one.

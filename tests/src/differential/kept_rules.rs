@@ -36,7 +36,9 @@ pub(super) fn udp_stale(finding: &Finding<'_>) -> bool {
         && match &finding.aspect {
             Aspect::Verdict(theirs, ours) => {
                 theirs.iter().eq([&Kind::Reached])
-                    && [Kind::Refused, Kind::Dropped, Kind::Unreachable].iter().any(|kind| ours.iter().eq([kind]))
+                    && [Kind::Refused, Kind::Dropped, Kind::Unreachable, Kind::Unrouted]
+                        .iter()
+                        .any(|kind| ours.iter().eq([kind]))
             }
             Aspect::Endpoints(theirs, ours) => {
                 let is_of_former = !theirs.is_empty() && theirs.is_disjoint(&history.serving);

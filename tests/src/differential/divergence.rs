@@ -1,5 +1,6 @@
 //! The table of announced differences: data for the harness, and the rows of `docs/divergence.md`.
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
@@ -111,7 +112,7 @@ pub fn explanations(tables: &[&'static [Difference]], finding: &Finding<'_>) -> 
 }
 
 impl Finding<'_> {
-    fn is_from_outside(&self) -> bool {
+    pub(super) fn is_from_outside(&self) -> bool {
         matches!(self.client, ClientKind::Outside | ClientKind::OtherNode | ClientKind::RemotePod)
     }
 
@@ -295,7 +296,7 @@ fn outside_cluster_ip(finding: &Finding<'_>) -> bool {
 }
 
 /// Whether a host is the node whose proxies are compared, or a pod of it.
-fn is_here(host: &str) -> bool {
+pub(super) fn is_here(host: &str) -> bool {
     host.starts_with("node1")
 }
 
@@ -304,8 +305,13 @@ fn moved_slice(finding: &Finding<'_>) -> bool {
         && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours) if !theirs.is_empty() && ours.is_empty())
 }
 
+/// An address of a range that the scenario has added, and no Service has.
 fn service_cidr_at_once(finding: &Finding<'_>) -> bool {
+    let ip = finding.target.address.ip();
+    let ranges = finding.scenario.objects_after(finding.step).filter(|object| object["kind"] == "ServiceCIDR");
+    let holds_it = |range: &Value| text(range).parse::<IpNet>().is_ok_and(|range| range.contains(&ip));
     finding.target.kind == FrontendKind::Foreign
+        && ranges.flat_map(|object| list(&object["spec"]["cidrs"])).any(holds_it)
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
             if theirs.iter().eq([&Kind::Unrouted])
                 && [Kind::Dropped, Kind::Unreachable].iter().any(|kind| ours.iter().eq([kind])))

@@ -1,7 +1,8 @@
 //! Announced differences of [kept](super::kept) UDP exchanges.
 
 use super::{
-    divergence::Finding,
+    divergence::{Finding, is_here},
+    history::{History, Place},
     observation::{Aspect, Endpoint, Kind},
     probe::ClientKind,
     target::FrontendKind,
@@ -26,6 +27,27 @@ impl Finding<'_> {
     }
 }
 
+/// What may come of a datagram that begins an exchange at the frontend now, if nobody serves it there.
+fn not_served(finding: &Finding<'_>, history: &History) -> &'static [Kind] {
+    use FrontendKind::{ClusterIp, ExternalIp, LoadBalancer};
+    // A call of the node's own fails instead.
+    const DROPPED: &[Kind] = &[Kind::Dropped, Kind::Unreachable];
+    match (history.place, finding.target.kind) {
+        (Place::Frontend { .. }, _) if history.serving.is_empty() => &[Kind::Refused],
+        (Place::Frontend { is_local: true }, kind) => {
+            // At other frontends, what comes from the node and its pods is not kept on the node.
+            let is_kept_here = kind == ClusterIp || finding.is_from_outside();
+            let is_served = history.serving.iter().any(|endpoint| is_here(&endpoint.host)) || !is_kept_here;
+            if is_served { &[] } else { DROPPED }
+        }
+        (Place::Frontend { is_local: false }, _) => &[],
+        (Place::Nothing, ClusterIp) => DROPPED,
+        (_, LoadBalancer | ExternalIp) => &[Kind::Unrouted],
+        // A port that the cluster IP does not have, or one of the node's own that nobody listens on.
+        (Place::OtherPorts | Place::Nothing, _) => &[Kind::Refused],
+    }
+}
+
 /// A datagram that kube-proxy still sends to an endpoint that has left the Service port, or whose Service port has gone
 /// from there, by an entry of its connection tracking. We refuse it, or have the Service serve it that has the frontend now.
 pub(super) fn udp_stale(finding: &Finding<'_>) -> bool {
@@ -36,9 +58,7 @@ pub(super) fn udp_stale(finding: &Finding<'_>) -> bool {
         && match &finding.aspect {
             Aspect::Verdict(theirs, ours) => {
                 theirs.iter().eq([&Kind::Reached])
-                    && [Kind::Refused, Kind::Dropped, Kind::Unreachable, Kind::Unrouted]
-                        .iter()
-                        .any(|kind| ours.iter().eq([kind]))
+                    && not_served(finding, history).iter().any(|kind| ours.iter().eq([kind]))
             }
             Aspect::Endpoints(theirs, ours) => {
                 let is_of_former = !theirs.is_empty() && theirs.is_disjoint(&history.serving);

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
+    detect_rules::{other_nodes_pod, outside_cluster_ip, pod_interfaces},
     history::{History, is_balanced},
     kept_rules::{node_udp_connected, udp_anew, udp_stale},
     node_source::node_source,
@@ -127,14 +128,14 @@ impl Finding<'_> {
     }
 
     /// Whether the other one's clients were all served, by hosts that may see such an address of theirs.
-    fn is_served(&self, may_see: impl Fn(&str, &Source) -> bool) -> bool {
+    pub(super) fn is_served(&self, may_see: impl Fn(&str, &Source) -> bool) -> bool {
         let Observation { reached, others } = self.other;
         others.is_empty()
             && !reached.is_empty()
             && reached.iter().all(|(at, sources)| sources.iter().all(|source| may_see(&at.host, source)))
     }
 
-    fn is_from_pod_here(&self) -> bool {
+    pub(super) fn is_from_pod_here(&self) -> bool {
         matches!(self.client, ClientKind::Pod | ClientKind::Vm)
     }
 
@@ -255,15 +256,6 @@ fn health_check_families(finding: &Finding<'_>) -> bool {
     }) && finding.services().any(is_of_other_family)
 }
 
-fn other_nodes_pod(finding: &Finding<'_>) -> bool {
-    finding.client == ClientKind::RemotePod
-        && finding.target.external_local
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
-        // An endpoint that does not say that it is here is masqueraded, too.
-        && finding.is_served(|host, source| *source == Source::Node || is_here(host) && *source == Source::Own)
-        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
-}
-
 fn localhost_node_port(finding: &Finding<'_>) -> bool {
     finding.target.kind == FrontendKind::LocalhostNodePort && is_verdict(finding, Kind::Refused, Kind::Reached)
 }
@@ -272,27 +264,6 @@ fn node_ports_without_mode(finding: &Finding<'_>) -> bool {
     finding.scenario.header.kubeadm
         && finding.target.kind == FrontendKind::SecondNodePort
         && is_verdict(finding, Kind::Refused, Kind::Reached)
-}
-
-fn pod_interfaces(finding: &Finding<'_>) -> bool {
-    matches!(finding.proxy("detectLocalMode").as_str(), Some("BridgeInterface" | "InterfaceNamePrefix"))
-        && finding.is_from_pod_here()
-        && finding.target.external_local
-        && finding.target.kind != FrontendKind::ClusterIp
-        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours)
-            if theirs.is_empty() && ours.iter().all(|endpoint| !is_here(&endpoint.host)))
-}
-
-fn outside_cluster_ip(finding: &Finding<'_>) -> bool {
-    let detects_nobody = matches!(finding.proxy("detectLocalMode").as_str(), None | Some("" | "ClusterCIDR"))
-        && finding.proxy("clusterCIDR") == "";
-    detects_nobody
-        && finding.is_from_outside()
-        && finding.target.kind == FrontendKind::ClusterIp
-        && !finding.target.internal_local
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
-        && finding.is_served(|host, source| *source == if is_here(host) { Source::Own } else { Source::Node })
-        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
 }
 
 /// Whether a host is the node whose proxies are compared, or a pod of it.

@@ -29,7 +29,8 @@ pub struct History {
     pub serving: BTreeSet<Endpoint>,
     /// Endpoints that had served there, and after some step did not.
     pub left: BTreeSet<Endpoint>,
-    known: BTreeSet<Endpoint>,
+    /// All endpoints that have served there.
+    pub known: BTreeSet<Endpoint>,
     before: Option<(String, Frontends)>,
 }
 

@@ -20,6 +20,7 @@ pub mod affinity;
 pub mod api;
 pub mod arm;
 pub mod cell;
+mod detect_rules;
 pub mod divergence;
 pub mod generate;
 pub mod history;

@@ -268,6 +268,26 @@ mod tests {
     }
 
     #[test]
+    fn a_place_is_a_frontend_with_its_policy_or_other_ports_or_nothing() {
+        let place = |services: &[Value]| {
+            let target = targets(&[service("1", "udp", &[])], &[], &[], NODE).remove(0);
+            Snapshot::new(services, &[], NODE, &BTreeMap::new()).place(&target)
+        };
+        let is_local = |is_local| Place::Frontend { is_local };
+        let changed = |pointer: &str, value: Value| {
+            let mut service = service("1", "udp", &[]);
+            service["spec"][pointer] = value;
+            service
+        };
+        assert_eq!(place(&[service("1", "udp", &[])]), is_local(false));
+        assert_eq!(place(&[changed("internalTrafficPolicy", "Local".into())]), is_local(true));
+        assert_eq!(place(&[changed("externalTrafficPolicy", "Local".into())]), is_local(false));
+        let other_port = json!([{ "name": "udp", "protocol": "UDP", "port": 54 }]);
+        assert_eq!(place(&[changed("ports", other_port)]), Place::OtherPorts);
+        assert_eq!(place(&[]), Place::Nothing);
+    }
+
+    #[test]
     fn a_service_of_another_proxy_is_not_there() {
         let mut foreign = service("1", "udp", &[]);
         foreign["metadata"]["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "another" });

@@ -116,3 +116,33 @@ fn too_slow(lapse: Lapse, timeout: Duration, before: [Instant; 2], now: [Instant
         Lapse::Lasts | Lapse::Expires => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_too_late_or_too_early_says_nothing() {
+        let start = Instant::now();
+        let asked = |from, to| [from, to].map(|seconds| start + Duration::from_secs(seconds));
+        let is_told = |lapse, now| too_slow(lapse, Duration::from_secs(40), asked(0, 5), now).is_none();
+        assert!(is_told(Lapse::Lasts, asked(26, 31)));
+        assert!(!is_told(Lapse::Lasts, asked(26, 40)));
+        assert!(is_told(Lapse::Expires, asked(46, 51)));
+        assert!(!is_told(Lapse::Expires, asked(45, 90)));
+    }
+
+    #[test]
+    fn a_client_is_moved_where_another_endpoint_answers_than_before() {
+        let key = |service: &str| {
+            let service = service.to_owned();
+            (ClientKind::Pod, "TCP".to_owned(), service, FrontendKind::ClusterIp, IpAddr::from([10, 96, 0, 1]))
+        };
+        let at = |hosts: [&str; 3]| hosts.map(|host| Some(Endpoint { host: host.to_owned(), port: 9000 }));
+        let stays = |first, second| Stays { at: [(key("a"), at(first)), (key("b"), at(second))].into(), asked: None };
+        let before = stays(["x", "x", "x"], ["x", "y", "z"]);
+        let now = stays(["x", "y", "x"], ["y", "x", "z"]);
+        let moved: Vec<_> = now.moved(&before).into_values().collect();
+        assert_eq!(moved, [[[1, 2], [2, 2], [0, 2]]]);
+    }
+}

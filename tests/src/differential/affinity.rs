@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use super::{
@@ -60,6 +61,9 @@ impl Scenario {
                 spec.remove("sessionAffinityConfig");
                 is_other = true;
             }
+        }
+        for step in &mut free.steps {
+            (step.wait, step.affinity) = (Duration::ZERO, None);
         }
         free.name += " without affinity";
         (free.header.keep, free.header.requests) = (false, Vec::new());

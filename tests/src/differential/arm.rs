@@ -99,7 +99,8 @@ pub fn build(sandbox: Sandbox) -> [Arm; 3] {
 }
 
 /// Lets the addresses of Services lead to node1, and nowhere from there: what its proxy does not take, the router
-/// answers with "unreachable", so that it is seen at once and told from a drop.
+/// answers with "network unreachable", so that it is seen at once and told from a drop, and from the "host unreachable" that
+/// `lb-agent` has calls fail with.
 fn route_services(lab: &Lab) {
     let [node1, node2] = &lab.nodes;
     for (family, range) in SERVICES {
@@ -113,7 +114,7 @@ fn route_services(lab: &Lab) {
     for (family, range) in SERVICES {
         let version = if family == Family::V4 { "ip" } else { "ip6" };
         let matched = format!("iifname nodes {version} daddr {range}");
-        rules.extend([format!("add rule inet lab forward {matched} reject with icmpx type host-unreachable\n")]);
+        rules.extend([format!("add rule inet lab forward {matched} reject with icmpx type no-route\n")]);
     }
     lab.router.run(move || kube_proxy::nft(&rules));
     for host in [&lab.router, &node1.host, &node2.host] {

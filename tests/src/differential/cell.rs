@@ -12,7 +12,7 @@ use super::{
     probe::ClientKind,
     report::Report,
     scenario::{Scenario, Step},
-    target::Target,
+    target::{FrontendKind, Target},
 };
 use crate::lab::client::Transport;
 
@@ -44,25 +44,29 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// In what we differ from nftables mode, and iptables mode from it.
+    /// In what we differ from nftables mode, and iptables mode from it. Where we serve what only iptables mode serves, node
+    /// ports on loopback, also in what we differ from that.
     fn findings<'a>(&'a self, place: Place<'a>) -> [Vec<Finding<'a>>; 2] {
         let [nftables, iptables, lb] = &self.seen;
         let Self { client, host, target, history, .. } = self;
         let choices = place.choices.filter(|_| target.has_affinity && !target.kept);
         let free = choices.map(|choices| choices.at(place.number, *client, target));
-        let [ours, mut modes] = [(lb, 2), (iptables, 1)].map(|(other, index)| {
+        let compared = [(0, 2), (0, 1), (1, 2)];
+        let [mut ours, mut modes, on_loopback] = compared.map(|(first, second)| {
+            let [reference, other] = [&self.seen[first], &self.seen[second]];
             let aspects = match free {
-                Some(free) => sticky_differences([nftables, other], [&free[0], &free[index]]),
-                None => differences(nftables, other),
+                Some(free) => sticky_differences([reference, other], [&free[first], &free[second]]),
+                None => differences(reference, other),
             };
             let (scenario, history) = (place.scenario, history.as_ref());
             let finding = |aspect| Finding {
                 scenario,
+                step: place.number,
                 client: *client,
                 host,
                 target,
                 aspect,
-                reference: nftables,
+                reference,
                 other,
                 history,
             };
@@ -71,6 +75,10 @@ impl Cell {
         // Where both leave tries unanswered, chance says how many.
         if [nftables, iptables].iter().all(|seen| seen.others.contains(&Verdict::Dropped)) {
             modes.clear();
+        }
+        let serve = [iptables, lb].iter().all(|seen| !seen.reached.is_empty()) && nftables.reached.is_empty();
+        if target.kind == FrontendKind::LocalhostNodePort && serve && !target.kept {
+            ours.extend(on_loopback);
         }
         [ours, modes]
     }
@@ -117,6 +125,7 @@ impl AnswerCell {
             let (scenario, target) = (place.scenario, &self.target);
             let finding = |aspect| Finding {
                 scenario,
+                step: place.number,
                 client: ClientKind::Node,
                 host: "node1",
                 target,

@@ -1,14 +1,17 @@
 //! The table of announced differences: data for the harness, and the rows of `docs/divergence.md`.
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
-    history::History,
+    detect_rules::{other_nodes_pod, outside_cluster_ip, pod_interfaces},
+    history::{History, is_balanced},
     kept_rules::{node_udp_connected, udp_anew, udp_stale},
+    node_source::node_source,
     observation::{Aspect, Kind, Observation, Source},
     probe::ClientKind,
     scenario::Scenario,
-    target::{FrontendKind, Target},
+    target::{FrontendKind, Target, address, list, text},
 };
 use crate::lab::client::Transport;
 
@@ -17,6 +20,8 @@ use crate::lab::client::Transport;
 pub struct Finding<'a> {
     /// What the proxies were started with, among others.
     pub scenario: &'a Scenario,
+    /// The number of the last step that was taken, from 0.
+    pub step: usize,
     /// Who asked.
     pub client: ClientKind,
     /// The client's host.
@@ -109,7 +114,7 @@ pub fn explanations(tables: &[&'static [Difference]], finding: &Finding<'_>) -> 
 }
 
 impl Finding<'_> {
-    fn is_from_outside(&self) -> bool {
+    pub(super) fn is_from_outside(&self) -> bool {
         matches!(self.client, ClientKind::Outside | ClientKind::OtherNode | ClientKind::RemotePod)
     }
 
@@ -118,15 +123,20 @@ impl Finding<'_> {
         self.scenario.header.proxy.get(field).unwrap_or(&Value::Null)
     }
 
+    /// The Services that there are, as they were written last.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Value> {
+        self.scenario.objects_after(self.step).filter(|object| object["kind"] == "Service")
+    }
+
     /// Whether the other one's clients were all served, by hosts that may see such an address of theirs.
-    fn is_served(&self, may_see: impl Fn(&str, &Source) -> bool) -> bool {
+    pub(super) fn is_served(&self, may_see: impl Fn(&str, &Source) -> bool) -> bool {
         let Observation { reached, others } = self.other;
         others.is_empty()
             && !reached.is_empty()
             && reached.iter().all(|(at, sources)| sources.iter().all(|source| may_see(&at.host, source)))
     }
 
-    fn is_from_pod_here(&self) -> bool {
+    pub(super) fn is_from_pod_here(&self) -> bool {
         matches!(self.client, ClientKind::Pod | ClientKind::Vm)
     }
 
@@ -185,18 +195,6 @@ fn no_wait(finding: &Finding<'_>) -> bool {
             if theirs.iter().eq([&Kind::Dropped]) && ours.iter().eq([&Kind::Unreachable]))
 }
 
-fn node_source(finding: &Finding<'_>) -> bool {
-    let Target { service, kind, address, .. } = finding.target;
-    let mut restricted =
-        finding.scenario.services().filter(|service| !service["spec"]["loadBalancerSourceRanges"].is_null());
-    finding.client == ClientKind::Node
-        && *kind == FrontendKind::LoadBalancer
-        && address.is_ipv6()
-        && (is_verdict(finding, Kind::Reached, Kind::Unreachable) || is_verdict(finding, Kind::Dropped, Kind::Reached))
-        && restricted
-            .any(|of| service.starts_with(&format!("default/{}:", of["metadata"]["name"].as_str().unwrap_or_default())))
-}
-
 /// Such a client sees what it sees where kube-proxy knows that the endpoint is on the node.
 fn own_endpoint(finding: &Finding<'_>) -> bool {
     let by_socket = finding.client == ClientKind::Pod && finding.target.transport == Transport::Tcp;
@@ -244,19 +242,19 @@ fn without(answer: &str, names: [&str; 2]) -> String {
     answer.split("\r\n").filter(is_other).collect::<Vec<_>>().join("\r\n")
 }
 
+/// The server of a Service that is there, and is not of the family that it is asked in.
 fn health_check_families(finding: &Finding<'_>) -> bool {
+    let asked = finding.target.address;
+    let is_of_other_family = |service: &Value| {
+        let spec = &service["spec"];
+        let ips = list(&spec["clusterIPs"]).iter().chain([&spec["clusterIP"]]);
+        spec["healthCheckNodePort"] == asked.port()
+            && is_balanced(service)
+            && ips.filter_map(|ip| address(text(ip))).all(|ip| ip.is_ipv4() != asked.is_ipv4())
+    };
     finding.answers("/").is_some_and(|(theirs, ours)| {
         theirs.starts_with("Connection refused") && ours.starts_with("HTTP/1.1 200 OK\r\n")
-    })
-}
-
-fn other_nodes_pod(finding: &Finding<'_>) -> bool {
-    finding.client == ClientKind::RemotePod
-        && finding.target.external_local
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
-        // An endpoint that does not say that it is here is masqueraded, too.
-        && finding.is_served(|host, source| *source == Source::Node || is_here(host) && *source == Source::Own)
-        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
+    }) && finding.services().any(is_of_other_family)
 }
 
 fn localhost_node_port(finding: &Finding<'_>) -> bool {
@@ -269,29 +267,8 @@ fn node_ports_without_mode(finding: &Finding<'_>) -> bool {
         && is_verdict(finding, Kind::Refused, Kind::Reached)
 }
 
-fn pod_interfaces(finding: &Finding<'_>) -> bool {
-    matches!(finding.proxy("detectLocalMode").as_str(), Some("BridgeInterface" | "InterfaceNamePrefix"))
-        && finding.is_from_pod_here()
-        && finding.target.external_local
-        && finding.target.kind != FrontendKind::ClusterIp
-        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours)
-            if theirs.is_empty() && ours.iter().all(|endpoint| !is_here(&endpoint.host)))
-}
-
-fn outside_cluster_ip(finding: &Finding<'_>) -> bool {
-    let detects_nobody = matches!(finding.proxy("detectLocalMode").as_str(), None | Some("" | "ClusterCIDR"))
-        && finding.proxy("clusterCIDR") == "";
-    detects_nobody
-        && finding.is_from_outside()
-        && finding.target.kind == FrontendKind::ClusterIp
-        && !finding.target.internal_local
-        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
-        && finding.is_served(|host, source| *source == if is_here(host) { Source::Own } else { Source::Node })
-        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
-}
-
 /// Whether a host is the node whose proxies are compared, or a pod of it.
-fn is_here(host: &str) -> bool {
+pub(super) fn is_here(host: &str) -> bool {
     host.starts_with("node1")
 }
 
@@ -300,10 +277,16 @@ fn moved_slice(finding: &Finding<'_>) -> bool {
         && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours) if !theirs.is_empty() && ours.is_empty())
 }
 
+/// An address of a range that the scenario has added, and no Service has.
 fn service_cidr_at_once(finding: &Finding<'_>) -> bool {
+    let ip = finding.target.address.ip();
+    let ranges = finding.scenario.objects_after(finding.step).filter(|object| object["kind"] == "ServiceCIDR");
+    let holds_it = |range: &Value| text(range).parse::<IpNet>().is_ok_and(|range| range.contains(&ip));
     finding.target.kind == FrontendKind::Foreign
+        && ranges.flat_map(|object| list(&object["spec"]["cidrs"])).any(holds_it)
         && matches!(&finding.aspect, Aspect::Verdict(theirs, ours)
-            if theirs.iter().eq([&Kind::Unreachable]) && ours.iter().eq([&Kind::Dropped]))
+            if theirs.iter().eq([&Kind::Unrouted])
+                && [Kind::Dropped, Kind::Unreachable].iter().any(|kind| ours.iter().eq([kind])))
 }
 
 /// Whether it is a verdict that is always this in nftables mode, and always that of the other one.

@@ -13,8 +13,8 @@ use proptest::{
 use serde_json::{Value, json};
 
 use super::plan::{
-    CLIENTS, CONFIGURATIONS, Change, Condition, Endpoint, FAMILIES, NodeName, PODS, PORTS, Plan, RANGES, Service,
-    Shape, Slices, Type, ZONES,
+    CLIENTS, CONFIGURATIONS, Change, Condition, Endpoint, FAMILIES, IP_MODES, NodeName, PODS, PORTS, Plan, RANGES,
+    Service, Shape, Slices, Type, ZONES,
 };
 
 /// How long a list of endpoints may be: more make no other cases, and cost tries.
@@ -101,7 +101,8 @@ fn shape() -> impl Strategy<Value = Shape> {
     let ranges = prop_oneof![3 => Just(None), 1 => sample::select(RANGES).prop_map(Some)];
     let flags = (option::weighted(0.3, Just(())), any::<bool>(), option::weighted(0.4, Just(())));
     let rare = (option::weighted(0.25, Just(())), option::weighted(0.1, Just(())));
-    (kind, flags, rare, ranges).prop_map(|(kind, flags, (sticky, foreign), ranges)| {
+    let ip_mode = option::weighted(0.25, sample::select(IP_MODES));
+    (kind, flags, rare, ranges, ip_mode).prop_map(|(kind, flags, (sticky, foreign), ranges, ip_mode)| {
         let (internal_local, external_local, external_ips) = flags;
         Shape {
             kind,
@@ -111,6 +112,7 @@ fn shape() -> impl Strategy<Value = Shape> {
             is_sticky: sticky.is_some(),
             is_foreign: foreign.is_some(),
             ranges,
+            ip_mode,
         }
     })
 }

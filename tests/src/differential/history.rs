@@ -21,14 +21,32 @@ const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "servic
 pub struct History {
     /// Whether the Service port has the frontend now.
     pub is_there: bool,
+    /// What there is at the frontend's place now.
+    pub place: Place,
     /// Whether the Service port was gone after some step, was made again by one, or has lost a frontend.
     pub was_interrupted: bool,
     /// The endpoints that serve at the frontend now, whichever Service port has it.
     pub serving: BTreeSet<Endpoint>,
     /// Endpoints that had served there, and after some step did not.
     pub left: BTreeSet<Endpoint>,
-    known: BTreeSet<Endpoint>,
+    /// All endpoints that have served there.
+    pub known: BTreeSet<Endpoint>,
     before: Option<(String, Frontends)>,
+}
+
+/// What there is where an exchange was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// A frontend, of whichever Service port.
+    Frontend {
+        /// Whether its Service keeps such traffic on the node.
+        is_local: bool,
+    },
+    /// A cluster IP that has other ports.
+    OtherPorts,
+    /// Nothing.
+    #[default]
+    Nothing,
 }
 
 /// Kinds, addresses and ports.
@@ -41,6 +59,9 @@ struct Port {
     uid: String,
     frontends: Frontends,
     serving: BTreeSet<Endpoint>,
+    /// Its policies.
+    external_local: bool,
+    internal_local: bool,
 }
 
 /// What there is after a step.
@@ -69,6 +90,8 @@ impl Snapshot {
                     uid: text(&service["metadata"]["uid"]).to_owned(),
                     frontends: Frontends::new(),
                     serving: serving(service, target, slices, hosts),
+                    external_local: target.external_local,
+                    internal_local: target.internal_local,
                 });
                 port.frontends.insert((target.kind, target.address));
             }
@@ -76,13 +99,27 @@ impl Snapshot {
         Self(ports)
     }
 
-    /// The endpoints that serve at a target, whichever Service port has it.
-    fn serving(&self, target: &Target) -> BTreeSet<Endpoint> {
+    /// The Service ports that have a target as a frontend.
+    fn at(&self, target: &Target) -> impl Iterator<Item = &Port> {
         let (_, is_v4, is_udp) = key(target);
-        let has_it = |(of, port): &(&Key, &Port)| {
-            (of.1, of.2) == (is_v4, is_udp) && port.frontends.contains(&(target.kind, target.address))
+        let frontend = (target.kind, target.address);
+        let has_it =
+            move |(of, port): &(&Key, &Port)| (of.1, of.2) == (is_v4, is_udp) && port.frontends.contains(&frontend);
+        self.0.iter().filter(has_it).map(|(_, port)| port)
+    }
+
+    /// What there is at a target's place.
+    fn place(&self, target: &Target) -> Place {
+        let cluster_ip = (FrontendKind::ClusterIp, target.address.ip());
+        let has_address = |port: &Port| port.frontends.iter().any(|(kind, at)| (*kind, at.ip()) == cluster_ip);
+        let is_local = |port: &Port| {
+            if target.kind == FrontendKind::ClusterIp { port.internal_local } else { port.external_local }
         };
-        self.0.iter().filter(has_it).flat_map(|(_, port)| port.serving.iter().cloned()).collect()
+        match self.at(target).next() {
+            Some(port) => Place::Frontend { is_local: is_local(port) },
+            None if self.0.values().any(has_address) => Place::OtherPorts,
+            None => Place::Nothing,
+        }
     }
 }
 
@@ -98,14 +135,15 @@ impl History {
         };
         // One that was gone has been interrupted once and for all.
         self.before = port.map(|port| (port.uid.clone(), port.frontends.clone())).or(self.before.take());
-        self.serving = now.serving(target);
+        self.place = now.place(target);
+        self.serving = now.at(target).flat_map(|port| port.serving.iter().cloned()).collect();
         self.left.extend(self.known.difference(&self.serving).cloned());
         self.known.extend(self.serving.iter().cloned());
     }
 }
 
 /// Whether a proxy serves a Service at all.
-fn is_balanced(service: &Value) -> bool {
+pub(super) fn is_balanced(service: &Value) -> bool {
     let spec = &service["spec"];
     let labels = &service["metadata"]["labels"];
     spec["type"] != "ExternalName"
@@ -227,6 +265,26 @@ mod tests {
         assert!(was_interrupted(&[with("1", &[]), with("2", &[])]));
         assert!(was_interrupted(&[with("1", &["198.51.100.1"]), with("1", &[])]));
         assert!(!was_interrupted(&[with("1", &[]), with("1", &["198.51.100.1"])]));
+    }
+
+    #[test]
+    fn a_place_is_a_frontend_with_its_policy_or_other_ports_or_nothing() {
+        let place = |services: &[Value]| {
+            let target = targets(&[service("1", "udp", &[])], &[], &[], NODE).remove(0);
+            Snapshot::new(services, &[], NODE, &BTreeMap::new()).place(&target)
+        };
+        let is_local = |is_local| Place::Frontend { is_local };
+        let changed = |pointer: &str, value: Value| {
+            let mut service = service("1", "udp", &[]);
+            service["spec"][pointer] = value;
+            service
+        };
+        assert_eq!(place(&[service("1", "udp", &[])]), is_local(false));
+        assert_eq!(place(&[changed("internalTrafficPolicy", "Local".into())]), is_local(true));
+        assert_eq!(place(&[changed("externalTrafficPolicy", "Local".into())]), is_local(false));
+        let other_port = json!([{ "name": "udp", "protocol": "UDP", "port": 54 }]);
+        assert_eq!(place(&[changed("ports", other_port)]), Place::OtherPorts);
+        assert_eq!(place(&[]), Place::Nothing);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Announced differences of [kept](super::kept) UDP exchanges.
 
 use super::{
-    divergence::Finding,
+    divergence::{Finding, is_here},
+    history::{History, Place},
     observation::{Aspect, Endpoint, Kind},
     probe::ClientKind,
     target::FrontendKind,
@@ -20,9 +21,36 @@ impl Finding<'_> {
         self.target.kept && self.client == ClientKind::Node && self.target.transport == Transport::UdpConnected
     }
 
+    /// Whether kube-proxy's exchange would hang where it is, at such an endpoint that has served there.
+    fn hangs_at(&self, is_such: impl Fn(&Endpoint) -> bool) -> bool {
+        let was_at = |endpoint: &&Endpoint| !is_here(&endpoint.host) && is_such(endpoint);
+        self.hangs_elsewhere() && self.history.is_some_and(|history| history.known.iter().any(|at| was_at(&at)))
+    }
+
     /// Whether all these are endpoints that serve where the exchange was opened, whosever they are.
     fn serve<'a>(&self, mut endpoints: impl Iterator<Item = &'a Endpoint>) -> bool {
         self.history.is_some_and(|history| endpoints.all(|endpoint| history.serving.contains(endpoint)))
+    }
+}
+
+/// What may come of a datagram that begins an exchange at the frontend now, if nobody serves it there.
+fn not_served(finding: &Finding<'_>, history: &History) -> &'static [Kind] {
+    use FrontendKind::{ClusterIp, ExternalIp, LoadBalancer};
+    // A call of the node's own fails instead.
+    const DROPPED: &[Kind] = &[Kind::Dropped, Kind::Unreachable];
+    match (history.place, finding.target.kind) {
+        (Place::Frontend { .. }, _) if history.serving.is_empty() => &[Kind::Refused],
+        (Place::Frontend { is_local: true }, kind) => {
+            // At other frontends, what comes from the node and its pods is not kept on the node.
+            let is_kept_here = kind == ClusterIp || finding.is_from_outside();
+            let is_served = history.serving.iter().any(|endpoint| is_here(&endpoint.host)) || !is_kept_here;
+            if is_served { &[] } else { DROPPED }
+        }
+        (Place::Frontend { is_local: false }, _) => &[],
+        (Place::Nothing, ClusterIp) => DROPPED,
+        (_, LoadBalancer | ExternalIp) => &[Kind::Unrouted],
+        // A port that the cluster IP does not have, or one of the node's own that nobody listens on.
+        (Place::OtherPorts | Place::Nothing, _) => &[Kind::Refused],
     }
 }
 
@@ -35,8 +63,9 @@ pub(super) fn udp_stale(finding: &Finding<'_>) -> bool {
         && finding.reference.reached.keys().all(has_left)
         && match &finding.aspect {
             Aspect::Verdict(theirs, ours) => {
-                theirs.iter().eq([&Kind::Reached])
-                    && [Kind::Refused, Kind::Dropped, Kind::Unreachable].iter().any(|kind| ours.iter().eq([kind]))
+                let is_sent_there = theirs.iter().eq([&Kind::Reached])
+                    || theirs.iter().eq([&Kind::Dropped]) && finding.hangs_at(|endpoint| has_left(endpoint));
+                is_sent_there && not_served(finding, history).iter().any(|kind| ours.iter().eq([kind]))
             }
             Aspect::Endpoints(theirs, ours) => {
                 let is_of_former = !theirs.is_empty() && theirs.is_disjoint(&history.serving);
@@ -51,8 +80,18 @@ pub(super) fn udp_stale(finding: &Finding<'_>) -> bool {
 pub(super) fn udp_anew(finding: &Finding<'_>) -> bool {
     finding.is_translated_udp()
         && finding.history.is_some_and(|history| history.was_interrupted)
-        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours)
-            if !theirs.is_empty() && !ours.is_empty() && finding.serve(theirs.iter()) && finding.serve(ours.iter()))
+        && match &finding.aspect {
+            Aspect::Endpoints(theirs, ours) => {
+                let was_moved = !theirs.is_empty() && !ours.is_empty();
+                was_moved && finding.serve(theirs.iter()) && finding.serve(ours.iter())
+            }
+            Aspect::Verdict(theirs, ours) => {
+                let stayed = theirs.iter().eq([&Kind::Dropped]) && finding.hangs_at(|_| true);
+                let is_here_now = finding.other.reached.keys().all(|endpoint| is_here(&endpoint.host));
+                stayed && ours.iter().eq([&Kind::Reached]) && is_here_now && finding.serve(finding.other.reached.keys())
+            }
+            Aspect::Source(..) | Aspect::Stickiness(..) | Aspect::Stray(_) | Aspect::Answer(..) => false,
+        }
 }
 
 /// A socket that is connected to an endpoint, which has left the Service port at some time, or whose Service port has gone.

@@ -11,7 +11,7 @@
 //! saw ([`observation`]) must be the same with kube-proxy in nftables mode and with `lb-agent`, or be explained by exactly
 //! one entry of the table of announced differences ([`divergence`]). Where kube-proxy's two modes differ, nftables is
 //! followed, and exactly one entry of a second table ([`modes`]) must explain what they differ in. With session affinity
-//! each proxy makes a choice of its own, from what it reaches without ([`affinity`]).
+//! each proxy makes a choice of its own, from what it reaches without ([`affinity`]), for as long as it should ([`lapse`]).
 //!
 //! A scenario may also [keep](kept) exchanges from one step to the next, whose [history] tells what may become of them,
 //! and ask the proxies' own servers ([`http`]).
@@ -20,6 +20,7 @@ pub mod affinity;
 pub mod api;
 pub mod arm;
 pub mod cell;
+mod detect_rules;
 pub mod divergence;
 pub mod generate;
 pub mod history;
@@ -27,7 +28,9 @@ pub mod http;
 pub mod kept;
 mod kept_rules;
 pub mod kube_proxy;
+pub mod lapse;
 pub mod modes;
+mod node_source;
 pub mod observation;
 pub mod patience;
 mod plan;

@@ -39,23 +39,23 @@ fn mode_node_port_addresses(finding: &Finding<'_>) -> bool {
 fn mode_unused_addresses(finding: &Finding<'_>) -> bool {
     use FrontendKind::{ClusterIp, Foreign, Unallocated, Undefined};
     matches!(finding.target.kind, ClusterIp | Foreign | Unallocated | Undefined)
-        && is_verdict(finding, Kind::Dropped, Kind::Unreachable)
+        && is_verdict(finding, Kind::Dropped, Kind::Unrouted)
 }
 
 fn mode_undefined_ports(finding: &Finding<'_>) -> bool {
     matches!(finding.target.kind, FrontendKind::Undefined | FrontendKind::Foreign)
-        && is_verdict(finding, Kind::Refused, Kind::Unreachable)
+        && is_verdict(finding, Kind::Refused, Kind::Unrouted)
 }
 
 fn mode_own_refusals(finding: &Finding<'_>) -> bool {
     finding.client == ClientKind::Node
         && matches!(finding.target.kind, FrontendKind::ExternalIp | FrontendKind::LoadBalancer)
-        && is_verdict(finding, Kind::Refused, Kind::Unreachable)
+        && is_verdict(finding, Kind::Refused, Kind::Unrouted)
 }
 
 fn mode_source_ranges(finding: &Finding<'_>) -> bool {
     finding.target.kind == FrontendKind::LoadBalancer
-        && (is_verdict(finding, Kind::Dropped, Kind::Refused) || is_verdict(finding, Kind::Dropped, Kind::Unreachable))
+        && (is_verdict(finding, Kind::Dropped, Kind::Refused) || is_verdict(finding, Kind::Dropped, Kind::Unrouted))
 }
 
 fn mode_name(finding: &Finding<'_>) -> bool {

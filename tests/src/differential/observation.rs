@@ -17,8 +17,10 @@ pub enum Verdict {
     Refused,
     /// Nothing came.
     Dropped,
-    /// Host or network unreachable: in the lab, the router's answer to packets for Services that no proxy took.
+    /// Host unreachable: `EHOSTUNREACH` from the call itself, which is how `lb-agent` says that it would drop.
     Unreachable,
+    /// Network unreachable: the lab router's answer to packets for Services that no proxy took.
+    Unrouted,
     /// Something else.
     Broken(String),
 }
@@ -83,6 +85,7 @@ impl Observation {
             Verdict::Refused => Kind::Refused,
             Verdict::Dropped => Kind::Dropped,
             Verdict::Unreachable => Kind::Unreachable,
+            Verdict::Unrouted => Kind::Unrouted,
             Verdict::Broken(_) => Kind::Broken,
         });
         others.chain((!self.reached.is_empty()).then_some(Kind::Reached)).collect()
@@ -95,7 +98,8 @@ impl fmt::Display for Observation {
         let others = self.others.iter().map(|verdict| match verdict {
             Verdict::Broken(how) => format!("broken ({how})"),
             Verdict::Refused => "refused".to_owned(),
-            Verdict::Unreachable => "unreachable".to_owned(),
+            Verdict::Unreachable => "host unreachable".to_owned(),
+            Verdict::Unrouted => "not routed".to_owned(),
             Verdict::Dropped | Verdict::Reached(..) => "dropped".to_owned(),
         });
         f.write_str(&reached.chain(others).collect::<Vec<_>>().join(", "))
@@ -113,6 +117,8 @@ pub enum Kind {
     Dropped,
     /// See [`Verdict::Unreachable`].
     Unreachable,
+    /// See [`Verdict::Unrouted`].
+    Unrouted,
     /// See [`Verdict::Broken`].
     Broken,
 }

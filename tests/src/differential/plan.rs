@@ -22,6 +22,9 @@ pub(super) const ZONES: &[&str] = &["zone1", "zone2"];
 pub(super) const RANGES: &[&[&str]] =
     &[&["198.51.100.0/24", "2001:db8::/64"], &["10.1.0.0/16", "fd00:10:1::/48"], &["0.0.0.0/0"]];
 
+/// Whether what goes to a load balancer's address is the proxies' (`VIP`) or goes to the load balancer (`Proxy`).
+pub(super) const IP_MODES: &[&str] = &["VIP", "Proxy"];
+
 /// Fields of the configuration that both proxies are started with: mostly none, as each restart of them takes seconds.
 pub(super) const CONFIGURATIONS: &[&str] = &[
     "{}",
@@ -83,6 +86,8 @@ pub(super) struct Shape {
     /// Whether a label leaves it to another proxy.
     pub is_foreign: bool,
     pub ranges: Option<&'static [&'static str]>,
+    /// One of [`IP_MODES`], if the status says so.
+    pub ip_mode: Option<&'static str>,
 }
 
 /// The type of a Service; a headless one is of type `ClusterIP` and has no address.
@@ -222,7 +227,8 @@ fn name(index: usize) -> String {
 impl Service {
     fn document(&self, index: usize) -> Value {
         let Self { ports, names, families, shape } = self;
-        let Shape { kind, internal_local, external_local, has_external_ips, is_sticky, is_foreign, ranges } = *shape;
+        let Shape { kind, internal_local, external_local, has_external_ips, is_sticky, is_foreign, ranges, ip_mode } =
+            *shape;
         let mut metadata = json!({ "name": name(index) });
         if is_foreign {
             metadata["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "another" });
@@ -269,7 +275,10 @@ impl Service {
             if let Some(ranges) = ranges {
                 spec["loadBalancerSourceRanges"] = json!(ranges);
             }
-            let ingress = addresses("203.0.113", "2001:db8:203").into_iter().map(|ip| json!({ "ip": ip }));
+            let ingress = addresses("203.0.113", "2001:db8:203").into_iter().map(|ip| match ip_mode {
+                Some(mode) => json!({ "ip": ip, "ipMode": mode }),
+                None => json!({ "ip": ip }),
+            });
             service["status"] = json!({ "loadBalancer": { "ingress": ingress.collect::<Vec<_>>() } });
         }
         service["spec"] = spec;

@@ -335,7 +335,8 @@ pub(super) fn parse(line: &str, port: u16) -> io::Result<(Endpoint, IpAddr)> {
 fn verdict(error: &io::Error) -> Verdict {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => Verdict::Refused,
-        Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => Verdict::Unreachable,
+        Some(libc::EHOSTUNREACH) => Verdict::Unreachable,
+        Some(libc::ENETUNREACH) => Verdict::Unrouted,
         Some(libc::ETIMEDOUT) => Verdict::Dropped,
         _ => Verdict::Broken(error.to_string()),
     }

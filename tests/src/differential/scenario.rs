@@ -10,6 +10,8 @@
 //! kind: Step           # a change, after which everything is probed again
 //! about: What happens.
 //! delete: [Service/web]
+//! wait: 5              # seconds, before it is probed
+//! affinity: lasts      # clients that Services keep at an endpoint are where they were; or: expires
 //! ---
 //! apiVersion: v1       # what is applied in this step
 //! ```
@@ -17,12 +19,12 @@
 //! Objects are written as the API server takes them; a Service's `status` goes to its subresource. They are in the
 //! namespace `default` where they name none. The objects of a step are applied over those that are there.
 
-use std::{fmt, fs, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, fmt, fs, net::IpAddr, path::Path, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{http::Request, probe::ClientKind, target::FrontendKind};
+use super::{http::Request, lapse::Lapse, probe::ClientKind, target::FrontendKind};
 use crate::lab::client::Transport;
 
 /// A scenario.
@@ -121,6 +123,10 @@ pub struct Step {
     pub delete: Vec<Named>,
     /// What is then applied.
     pub apply: Vec<Value>,
+    /// How long nobody asks then.
+    pub wait: Duration,
+    /// Whether clients that were kept at an endpoint are there then, if it is about that.
+    pub affinity: Option<Lapse>,
 }
 
 /// The document of kind `Step`.
@@ -132,6 +138,10 @@ struct StepHeader {
     about: String,
     #[serde(default)]
     delete: Vec<String>,
+    /// Seconds.
+    #[serde(default)]
+    wait: u64,
+    affinity: Option<Lapse>,
 }
 
 /// An object of the API.
@@ -203,9 +213,10 @@ impl Scenario {
         // An empty document is what is left between two separators.
         for document in documents.filter(|document| !document.is_null()) {
             if document["kind"] == "Step" {
-                let StepHeader { about, delete, .. } = read(document)?;
+                let StepHeader { about, delete, wait, affinity, .. } = read(document)?;
                 let delete = delete.iter().map(|text| Named::parse(text)).collect::<Result<_, _>>()?;
-                steps.push(Step { about, delete, apply: Vec::new() });
+                let wait = Duration::from_secs(wait);
+                steps.push(Step { about, delete, apply: Vec::new(), wait, affinity });
             } else {
                 Named::of(&document)?;
                 steps.last_mut().expect("it begins with one").apply.push(document);
@@ -217,6 +228,18 @@ impl Scenario {
     /// The Services of all steps, as they are written.
     pub fn services(&self) -> impl Iterator<Item = &Value> {
         self.steps.iter().flat_map(|step| &step.apply).filter(|object| object["kind"] == "Service")
+    }
+
+    /// The objects that there are after this step, each as it was written last.
+    pub fn objects_after(&self, step: usize) -> impl Iterator<Item = &Value> {
+        let mut objects = BTreeMap::new();
+        for Step { delete, apply, .. } in &self.steps[..=step] {
+            for named in delete {
+                objects.remove(named);
+            }
+            objects.extend(apply.iter().filter_map(|object| Some((Named::of(object).ok()?, object))));
+        }
+        objects.into_values()
     }
 
     /// Who asks.

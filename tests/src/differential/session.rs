@@ -28,6 +28,7 @@ use super::{
     arm::{self, Arm},
     cell::{AnswerCell, Cell, Place},
     http::Request,
+    lapse::Stays,
     observation::Observation,
     patience::{MORE_PATIENCE, PATIENCE},
     probe::{ClientKind, ask_all},
@@ -120,16 +121,20 @@ impl Session {
             self.arms.iter_mut().for_each(|arm| arm.start_proxy(&kubeconfig, &proxy.0, proxy.1));
             self.proxy = Some(proxy);
         }
-        let mut kept = None;
+        let (mut kept, mut stays) = (None, Stays::default());
         for (number, step) in scenario.steps.iter().enumerate() {
             self.change(step, applied)?;
             self.await_sentinel()?;
+            thread::sleep(step.wait);
             let place = Place { scenario, step, number, choices };
             if scenario.header.keep {
                 let kept = kept.get_or_insert_with(|| self.keep(scenario));
                 self.compare_kept(kept, place, report);
             }
-            for Cell { client, target, seen: of_cell, .. } in self.compare(place, report) {
+            let start = Instant::now();
+            let cells = self.compare(place, report);
+            report.failures.extend(stays.follow(place, &cells, [start, Instant::now()]));
+            for Cell { client, target, seen: of_cell, .. } in cells {
                 seen.add(number, client, &target, of_cell);
             }
             self.compare_answers(place, report);

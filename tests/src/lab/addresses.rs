@@ -57,7 +57,7 @@ pub(super) const CLIENT_GATEWAY: Addresses =
 pub(super) const NODE_GATEWAY: Addresses = node(254);
 
 /// Of a node, from 1.
-pub(super) const fn node(node: u8) -> Addresses {
+pub(crate) const fn node(node: u8) -> Addresses {
     Addresses {
         v4: Ipv4Addr::new(192, 168, 100, node),
         v6: Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x100, 0, 0, 0, node as u16),

@@ -22,7 +22,7 @@
 //! The threads of a pod are in its node's cgroup, as containers are. Those of `vm0` are not: it stands for pods whose
 //! sockets the node cannot see (a virtual machine's, say), and takes the packet path where others take the socket path.
 
-mod addresses;
+pub(crate) mod addresses;
 pub mod agent;
 pub mod capture;
 mod cgroup;

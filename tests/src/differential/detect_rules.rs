@@ -1,0 +1,65 @@
+//! Announced differences in whom proxies take for pods of their node, and so in whom kube-proxy masquerades.
+
+use super::{
+    divergence::{Finding, is_here},
+    history::Place,
+    observation::{Aspect, Kind, Source},
+    probe::ClientKind,
+    target::{FrontendKind, Target},
+};
+
+impl Finding<'_> {
+    /// Whether the Service keeps such traffic on the node: now, if the exchange is one that is kept.
+    fn is_local(&self) -> bool {
+        let Target { kind, internal_local, external_local, .. } = self.target;
+        let began = if *kind == FrontendKind::ClusterIp { *internal_local } else { *external_local };
+        match self.history.map(|history| history.place) {
+            Some(Place::Frontend { is_local }) => is_local,
+            Some(Place::OtherPorts | Place::Nothing) | None => began,
+        }
+    }
+
+    /// Whether it is about a pod of another node that kube-proxy gives any endpoint, and does not masquerade.
+    fn is_from_other_nodes_pod(&self) -> bool {
+        self.client == ClientKind::RemotePod && self.target.kind != FrontendKind::ClusterIp && self.is_local()
+    }
+
+    /// Whether it is about a client from elsewhere at a cluster IP, where kube-proxy knows nobody's pods, and masquerades
+    /// nobody.
+    fn is_from_nobody_known(&self) -> bool {
+        matches!(self.proxy("detectLocalMode").as_str(), None | Some("" | "ClusterCIDR"))
+            && self.proxy("clusterCIDR") == ""
+            && self.is_from_outside()
+            && self.target.kind == FrontendKind::ClusterIp
+            && !self.is_local()
+    }
+
+    /// Whether kube-proxy's exchange with an endpoint of another node hangs, since that answers the client directly.
+    pub(super) fn hangs_elsewhere(&self) -> bool {
+        self.is_from_other_nodes_pod() || self.is_from_nobody_known()
+    }
+}
+
+pub(super) fn other_nodes_pod(finding: &Finding<'_>) -> bool {
+    finding.is_from_other_nodes_pod()
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
+        // An endpoint that does not say that it is here is masqueraded, too.
+        && finding.is_served(|host, source| *source == Source::Node || is_here(host) && *source == Source::Own)
+        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
+}
+
+pub(super) fn pod_interfaces(finding: &Finding<'_>) -> bool {
+    matches!(finding.proxy("detectLocalMode").as_str(), Some("BridgeInterface" | "InterfaceNamePrefix"))
+        && finding.is_from_pod_here()
+        && finding.target.external_local
+        && finding.target.kind != FrontendKind::ClusterIp
+        && matches!(&finding.aspect, Aspect::Endpoints(theirs, ours)
+            if theirs.is_empty() && ours.iter().all(|endpoint| !is_here(&endpoint.host)))
+}
+
+pub(super) fn outside_cluster_ip(finding: &Finding<'_>) -> bool {
+    finding.is_from_nobody_known()
+        && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
+        && finding.is_served(|host, source| *source == if is_here(host) { Source::Own } else { Source::Node })
+        && finding.other.reached.keys().any(|endpoint| !is_here(&endpoint.host))
+}

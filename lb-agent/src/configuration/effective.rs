@@ -13,6 +13,7 @@ use super::{
     ConfigurationError, Flag, Problem, Treatment,
     defaults::{self, PRIMARY},
     duration::GoDuration,
+    feature_gates::EXTERNAL_IPS,
     fields::FIELDS,
     file::KubeProxyConfiguration,
     read::{self, Read, dashed},
@@ -99,6 +100,10 @@ impl Effective {
         }
 
         let mut warnings = ignored(&kube_proxy, |path| origin.of(path));
+        for name in kube_proxy.feature_gates.keys().filter(|name| *name != EXTERNAL_IPS) {
+            let place = origin.of(&format!("featureGates.{name}"));
+            warnings.push(format!("{place} has no effect: it switches code of kube-proxy"));
+        }
         if kube_proxy.mode == "ipvs" {
             warnings.push(format!("{}: ipvs is taken for iptables: IPVS is not used", origin.of("mode")));
         }
@@ -137,6 +142,7 @@ impl Effective {
                 bind_address: parse_ip_sloppy(&kube_proxy.bind_address).filter(|ip| !ip.is_unspecified()),
                 node_port_addresses: node_port_addresses(&kube_proxy.node_port_addresses),
                 localhost_node_ports: kube_proxy.iptables.localhost_node_ports.unwrap_or(true),
+                external_ips: kube_proxy.feature_gates.get(EXTERNAL_IPS).copied().unwrap_or(true),
                 detect_local,
                 balance: given.balance,
                 service_cidrs: given.service_cidrs.clone(),

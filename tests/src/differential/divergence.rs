@@ -279,8 +279,10 @@ fn pod_interfaces(finding: &Finding<'_>) -> bool {
 }
 
 fn outside_cluster_ip(finding: &Finding<'_>) -> bool {
+    // In each family by itself.
+    let of_family = |network: &str| !network.is_empty() && network.contains(':') == finding.target.address.is_ipv6();
     let detects_nobody = matches!(finding.proxy("detectLocalMode").as_str(), None | Some("" | "ClusterCIDR"))
-        && finding.proxy("clusterCIDR") == "";
+        && finding.proxy("clusterCIDR").as_str().is_some_and(|networks| !networks.split(',').any(of_family));
     detects_nobody
         && finding.is_from_outside()
         && finding.target.kind == FrontendKind::ClusterIp

@@ -75,6 +75,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "primary-only", explains: None },
     Difference { id: "source-range-refused", explains: None },
     Difference { id: "health-before-sync", explains: None },
+    Difference { id: "node-events", explains: None },
     Difference { id: "health-check-families", explains: Some(health_check_families) },
     Difference { id: "health-without-node", explains: None },
     Difference { id: "proxy-mode", explains: Some(proxy_mode) },

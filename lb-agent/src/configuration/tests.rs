@@ -315,6 +315,19 @@ fn the_gate_of_external_ips_is_followed_and_others_are_said_to_have_no_effect() 
 }
 
 #[test]
+fn settings_of_conntrack_have_no_effect_and_their_defaults_are_not_warned_about() {
+    let defaults = "conntrack: {maxPerCore: 32768, min: 131072, tcpEstablishedTimeout: 24h, tcpCloseWaitTimeout: 1h}\n";
+    assert_eq!(with_fields(defaults), with_fields(""));
+    assert!(!with_fields(defaults).warnings.iter().any(|warning| warning.contains("conntrack")));
+    let effective = with_fields("clusterCIDR: 10.0.0.0/8\nconntrack: {maxPerCore: 65536, udpTimeout: 30s}\n");
+    assert_eq!(effective.policy, with_fields("clusterCIDR: 10.0.0.0/8\n").policy);
+    for (warning, field) in effective.warnings.iter().zip(["conntrack.maxPerCore", "conntrack.udpTimeout"]) {
+        assert!(warning.contains(&format!("{field} has no effect: ")), "{warning}");
+    }
+    assert_eq!(effective.warnings.len(), 2, "{:?}", effective.warnings);
+}
+
+#[test]
 fn how_pods_are_told_follows_kube_proxy_where_its_words_are_used() {
     let network = |text: &str| text.parse().expect("a network");
     let modes = |text: &str| with_fields(text).policy.detect_local;

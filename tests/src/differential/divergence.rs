@@ -86,6 +86,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "gate-dependencies", explains: None },
     Difference { id: "flag-over-file", explains: None },
     Difference { id: "same-file", explains: None },
+    Difference { id: "conntrack-settings", explains: None },
     Difference { id: "empty-address", explains: None },
 ];
 

@@ -100,7 +100,10 @@ mod tests {
         let begins = r#"{"kubeproxy.config.k8s.io":{"kind":"KubeProxyConfiguration","apiVersion":"kubeproxy."#;
         assert!(configuration.starts_with(begins), "{configuration}");
         assert_eq!(get(address, "/configz").await, head("application/json", configuration.len()) + &configuration);
-        assert!(get(address, "/flagz").await.starts_with("HTTP/1.1 404 Not Found\r\n"));
+        assert_eq!(get(address, "/healthz?verbose").await, head(plain, 2) + "ok");
+        for path in ["/flagz", "/statusz", "/metrics/slis", "/healthz/ping", "//healthz"] {
+            assert!(get(address, path).await.starts_with("HTTP/1.1 404 Not Found\r\n"), "{path}");
+        }
     }
 
     #[tokio::test]

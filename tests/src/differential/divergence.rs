@@ -79,6 +79,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "health-check-families", explains: Some(health_check_families) },
     Difference { id: "health-without-node", explains: None },
     Difference { id: "proxy-mode", explains: Some(proxy_mode) },
+    Difference { id: "server-paths", explains: None },
     Difference { id: "metrics-headers", explains: Some(metrics_headers) },
     Difference { id: "metrics-absent", explains: None },
     Difference { id: "events", explains: None },

@@ -170,9 +170,10 @@ fn choose<F: Family>(
             return Err(Reason::SourceNotAllowed);
         }
     }
-    // A pod's address is of the pods' network, whatever tells that from others.
+    // A pod's address is of the pods' network, if its family has one.
     let list = List::of(frontend, |config| {
-        own || config.flags & (ConfigFlags::PODS_BY_INTERFACE | ConfigFlags::PODS_BY_ADDRESS) != 0
+        own || config.flags & ConfigFlags::PODS_BY_INTERFACE != 0
+            || config.flags & ConfigFlags::PODS_BY_ADDRESS != 0 && !F::pods(config).is_nothing()
     });
     let client = || AffinityKey {
         namespace: halves(namespace(ctx)),

@@ -13,6 +13,7 @@ use super::{
     ConfigurationError, Flag, Problem, Treatment,
     defaults::{self, PRIMARY},
     duration::GoDuration,
+    feature_gates::EXTERNAL_IPS,
     fields::FIELDS,
     file::KubeProxyConfiguration,
     read::{self, Read, dashed},
@@ -99,6 +100,10 @@ impl Effective {
         }
 
         let mut warnings = ignored(&kube_proxy, |path| origin.of(path));
+        for name in kube_proxy.feature_gates.keys().filter(|name| *name != EXTERNAL_IPS) {
+            let place = origin.of(&format!("featureGates.{name}"));
+            warnings.push(format!("{place} has no effect: it switches code of kube-proxy"));
+        }
         if kube_proxy.mode == "ipvs" {
             warnings.push(format!("{}: ipvs is taken for iptables: IPVS is not used", origin.of("mode")));
         }
@@ -137,6 +142,7 @@ impl Effective {
                 bind_address: parse_ip_sloppy(&kube_proxy.bind_address).filter(|ip| !ip.is_unspecified()),
                 node_port_addresses: node_port_addresses(&kube_proxy.node_port_addresses),
                 localhost_node_ports: kube_proxy.iptables.localhost_node_ports.unwrap_or(true),
+                external_ips: kube_proxy.feature_gates.get(EXTERNAL_IPS).copied().unwrap_or(true),
                 detect_local,
                 balance: given.balance,
                 service_cidrs: given.service_cidrs.clone(),
@@ -160,20 +166,23 @@ impl Effective {
         &self.kube_proxy.mode
     }
 
-    /// What `/configz` of kube-proxy answers.
-    pub fn configz(&self) -> Value {
-        serde_json::json!({ "kubeproxy.config.k8s.io": self.versioned() })
+    /// What `/configz` of kube-proxy answers: JSON, with the names in the order of the Go type.
+    pub fn configz(&self) -> String {
+        // Texts, numbers and lists of them, below names that are texts: nothing that JSON cannot hold.
+        let configuration = serde_json::to_string(&self.versioned()).unwrap_or_default();
+        format!("{{\"kubeproxy.config.k8s.io\":{configuration}}}")
     }
 
     /// The configuration as a file that kube-proxy accepts, and we do.
     pub fn to_yaml(&self) -> String {
-        // Texts, numbers and lists of them: nothing that YAML cannot hold.
-        serde_saphyr::to_string(&self.versioned()).unwrap_or_default()
+        // By JSON, as kube-proxy does it, which puts the names in order. Nothing that YAML cannot hold, as above.
+        let configuration = serde_json::to_value(self.versioned()).unwrap_or_default();
+        serde_saphyr::to_string(&configuration).unwrap_or_default()
     }
 
     /// What kube-proxy's internal configuration comes to in v1alpha1 (`conversion.go` beside its defaults): periods and
-    /// `masqueradeAll` only in the section of the mode, since it keeps one of each. Keys in order.
-    fn versioned(&self) -> Value {
+    /// `masqueradeAll` only in the section of the mode, since it keeps one of each.
+    fn versioned(&self) -> KubeProxyConfiguration {
         let mut file = self.kube_proxy.clone();
         let mode = file.mode.as_str();
         if mode != "ipvs" {
@@ -188,8 +197,7 @@ impl Effective {
         if matches!(mode, "ipvs" | "nftables") {
             (file.iptables.sync_period, file.iptables.min_sync_period) = (GoDuration::ZERO, GoDuration::ZERO);
         }
-        // Only maps whose keys are texts.
-        serde_json::to_value(file).unwrap_or_default()
+        file
     }
 
     /// Writes [`Self::to_yaml`] to a file. What the file cannot say is returned, one line each.

@@ -69,7 +69,13 @@ const POD_INTERFACES: &str = "the interfaces of pods are found by themselves, wh
 
 /// The fields, in the order of the Go type.
 pub const FIELDS: &[Field] = &[
-    field("featureGates", "feature-gates", Gates, Ignored, "they switch code of kube-proxy"),
+    field(
+        "featureGates",
+        "feature-gates",
+        Gates,
+        Honoured,
+        "`AllowServiceExternalIPs: false` lets no external IP be served; the others switch code of kube-proxy, and one that kube-proxy 1.36 does not know is refused",
+    ),
     field(
         "clientConnection.kubeconfig",
         "kubeconfig",

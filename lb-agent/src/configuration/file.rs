@@ -18,8 +18,8 @@ pub(super) const KIND: &str = "KubeProxyConfiguration";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct KubeProxyConfiguration {
-    pub api_version: String,
     pub kind: String,
+    pub api_version: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub feature_gates: BTreeMap<String, bool>,
     pub client_connection: ClientConnection,
@@ -53,8 +53,8 @@ pub struct KubeProxyConfiguration {
 impl Default for KubeProxyConfiguration {
     fn default() -> Self {
         Self {
-            api_version: API_VERSION.to_owned(),
             kind: KIND.to_owned(),
+            api_version: API_VERSION.to_owned(),
             feature_gates: BTreeMap::new(),
             client_connection: ClientConnection::default(),
             logging: Logging::default(),

@@ -12,6 +12,7 @@ mod defaults;
 mod duration;
 mod effective;
 mod error;
+mod feature_gates;
 mod fields;
 mod file;
 mod read;

@@ -127,7 +127,8 @@ fn what_kube_proxy_writes_is_what_we_write() {
     for effective in [of_flags(&[("detect-local-mode", "ClusterCIDR")]), of_file(KUBE_PROXY)] {
         let ours: Value = serde_saphyr::from_str(&effective.to_yaml()).expect("YAML");
         assert_eq!(ours, theirs);
-        assert_eq!(effective.configz()["kubeproxy.config.k8s.io"], theirs);
+        let configz: Value = serde_json::from_str(&effective.configz()).expect("JSON");
+        assert_eq!(configz, serde_json::json!({ "kubeproxy.config.k8s.io": theirs }));
     }
 }
 
@@ -136,7 +137,7 @@ fn what_is_written_is_read_as_the_same() {
     let dir = tempfile::tempdir().expect("a directory");
     for text in [
         "mode: nftables\nnftables: {masqueradeAll: true, syncPeriod: 1m30s}\n",
-        "mode: ipvs\nipvs: {syncPeriod: 2m, excludeCIDRs: [10.0.0.0/8]}\nfeatureGates: {A: true}\n",
+        "mode: ipvs\nipvs: {syncPeriod: 2m, excludeCIDRs: [10.0.0.0/8]}\nfeatureGates: {AllAlpha: true, AllowServiceExternalIPs: false}\n",
         "clusterCIDR: 10.0.0.0/8,fd00::/64\nhostnameOverride: 'on'\nclientConnection: {qps: 5.1, burst: 7}\n",
         "bindAddress: '::'\nlogging: {format: json, flushFrequency: 1000, verbosity: 5}\nnodePortAddresses: [10.0.0.0/8]\n",
         "showHiddenMetricsForVersion: '1.35'\nlogging: {vmodule: [{filePattern: a, verbosity: 1}]}\noomScoreAdj: 5\n",
@@ -231,6 +232,11 @@ fn what_kube_proxy_refuses_is_refused() {
         ("logging: {format: xml}", "logging.format: found \"xml\", expected text or json"),
         ("logging: {flushFrequency: -1}", "logging.flushFrequency: found -1ns, expected more than 0"),
         ("logging: {options: {json: {infoBufferSize: 1Q}}}", "logging.options.json.infoBufferSize: found \"1Q\""),
+        ("featureGates: {Nope: true}", "featureGates.Nope: found true, expected a feature gate of kube-proxy 1.36"),
+        (
+            "featureGates: {AllAlpha: true, MultiCIDRServiceAllocator: false}",
+            "featureGates.MultiCIDRServiceAllocator: found false, expected true, to which it is locked",
+        ),
         ("hostnameOverride: ' '", "hostnameOverride: found nothing but spaces"),
     ] {
         let message = refused(text);
@@ -284,12 +290,42 @@ fn a_wrong_flag_is_named_by_its_name() {
         ("v", "-1", "-v: invalid value: integer `-1`, expected u32"),
         ("conntrack-udp-timeout", "1", "--conntrack-udp-timeout: invalid value: string \"1\", expected a duration"),
         ("feature-gates", "A", "--feature-gates: found \"A\", expected name=true or name=false"),
+        ("feature-gates", "A=true", "--feature-gates: found true, expected a feature gate of kube-proxy 1.36"),
         ("vmodule", "a=b", "--vmodule: found \"a=b\", expected pattern=N"),
         ("healthz-bind-address", "nowhere", "--healthz-bind-address: found \"nowhere\""),
     ] {
         let message = effective(None, &[(flag, value)]).expect_err(flag).to_string();
         assert!(message.starts_with(expected), "{message}");
     }
+}
+
+#[test]
+fn the_gate_of_external_ips_is_followed_and_others_are_said_to_have_no_effect() {
+    assert!(of_flags(&[]).policy.external_ips);
+    for (text, served) in [("false", false), ("true", true)] {
+        let effective = with_fields(&format!("featureGates: {{AllowServiceExternalIPs: {text}}}\n"));
+        assert_eq!(effective.policy.external_ips, served, "{text}");
+        assert!(!effective.warnings.iter().any(|warning| warning.contains("featureGates")), "{:?}", effective.warnings);
+    }
+    let effective = of_flags(&[("feature-gates", "AllAlpha=false,AllowServiceExternalIPs=false")]);
+    assert!(!effective.policy.external_ips);
+    assert_eq!(effective.warnings, ["--feature-gates has no effect: it switches code of kube-proxy"]);
+    // kube-proxy 1.36.3 says that WindowsGracefulNodeShutdown depends on it.
+    let effective = with_fields("featureGates: {GracefulNodeShutdown: false}\nclusterCIDR: 10.0.0.0/8\n");
+    assert!(effective.warnings[0].contains("featureGates.GracefulNodeShutdown has no effect"));
+}
+
+#[test]
+fn settings_of_conntrack_have_no_effect_and_their_defaults_are_not_warned_about() {
+    let defaults = "conntrack: {maxPerCore: 32768, min: 131072, tcpEstablishedTimeout: 24h, tcpCloseWaitTimeout: 1h}\n";
+    assert_eq!(with_fields(defaults), with_fields(""));
+    assert!(!with_fields(defaults).warnings.iter().any(|warning| warning.contains("conntrack")));
+    let effective = with_fields("clusterCIDR: 10.0.0.0/8\nconntrack: {maxPerCore: 65536, udpTimeout: 30s}\n");
+    assert_eq!(effective.policy, with_fields("clusterCIDR: 10.0.0.0/8\n").policy);
+    for (warning, field) in effective.warnings.iter().zip(["conntrack.maxPerCore", "conntrack.udpTimeout"]) {
+        assert!(warning.contains(&format!("{field} has no effect: ")), "{warning}");
+    }
+    assert_eq!(effective.warnings.len(), 2, "{:?}", effective.warnings);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! What kube-proxy refuses: `pkg/proxy/apis/config/validation`. Names of feature gates and metrics' versions are not
-//! checked: they depend on the release of kube-proxy, and mean nothing here.
+//! What kube-proxy refuses: `pkg/proxy/apis/config/validation`. Metrics' versions are not checked: they depend on the
+//! release of kube-proxy, and mean nothing here.
 
 use std::net::SocketAddr;
 
-use super::{Kind, duration::GoDuration, fields::FIELDS, file::KubeProxyConfiguration};
+use super::{Kind, duration::GoDuration, feature_gates, fields::FIELDS, file::KubeProxyConfiguration};
 use crate::source::{parse_cidr_sloppy, parse_ip_sloppy};
 
 /// What is wrong: the path of the field, what was found, what was expected.
@@ -53,6 +53,10 @@ pub(super) fn validate(configuration: &KubeProxyConfiguration) -> Vec<Invalid> {
             cluster_cidr,
             "a network, or one of each IP family with a comma between",
         );
+    }
+    for (name, value) in &configuration.feature_gates {
+        let expected = feature_gates::expected(name, *value);
+        checker.check(expected.is_none(), &format!("featureGates.{name}"), value, expected.unwrap_or_default());
     }
     addresses(configuration, &mut checker);
     logging(configuration, &mut checker);

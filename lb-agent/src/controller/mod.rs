@@ -186,7 +186,7 @@ impl Controller {
         if expired4 || expired6 || self.next_attempt.is_some_and(|(at, _)| at <= now) {
             changed.append(&mut self.retry);
         }
-        report.conflicts = self.desired.claim(&self.inputs, &mut changed);
+        report.conflicts = self.desired.claim(&self.inputs, &self.policy, &mut changed);
 
         let mut succeeded = self.apply_node(maps, &network, &mut report);
         for service in changed {

@@ -294,7 +294,7 @@ impl World {
         let inputs = self.controller.inputs();
         let mut desired = DesiredState::new("here");
         let mut all: BTreeSet<ObjectKey> = inputs.services().cloned().collect();
-        desired.claim(inputs, &mut all);
+        desired.claim(inputs, &Policy::default(), &mut all);
         let v4: Vec<_> = all.iter().flat_map(|service| desired.ports4(inputs, &Policy::default(), service)).collect();
         let v6: Vec<_> = all.iter().flat_map(|service| desired.ports6(inputs, &Policy::default(), service)).collect();
         (View::of_desired(&v4, inputs), View::of_desired(&v6, inputs))

@@ -49,8 +49,10 @@ const KUBE_PROXY: [&str; 23] = [
 ];
 
 /// What its libraries register beside, of `go_*`, `apiserver_*` and `aggregator_*` one each: as a real kube-proxy 1.36.3
-/// showed them.
-const LIBRARIES: [&str; 28] = [
+/// showed them at `/metrics` and `/metrics/slis` when it was idle; and of the client of the API server all that is
+/// registered, shown or not (`metrics/prometheus/restclient/metrics.go` of `k8s.io/component-base` 0.36.3, whose
+/// `resolverLatency` and `execPluginPolicyCalls` are not).
+const LIBRARIES: [&str; 34] = [
     "aggregator_discovery_aggregation_count_total",
     "apiserver_client_certificate_expiration_seconds",
     "cardinality_enforcement_unexpected_categorizations_total",
@@ -59,6 +61,8 @@ const LIBRARIES: [&str; 28] = [
     "hidden_metrics_total",
     "kubernetes_build_info",
     "kubernetes_feature_enabled",
+    "kubernetes_healthcheck",
+    "kubernetes_healthchecks_total",
     "process_cpu_seconds_total",
     "process_max_fds",
     "process_network_receive_bytes_total",
@@ -69,14 +73,18 @@ const LIBRARIES: [&str; 28] = [
     "process_virtual_memory_bytes",
     "process_virtual_memory_max_bytes",
     "registered_metrics_total",
+    "rest_client_exec_plugin_call_total",
     "rest_client_exec_plugin_certificate_rotation_age",
     "rest_client_exec_plugin_ttl_seconds",
     "rest_client_rate_limiter_duration_seconds",
     "rest_client_request_duration_seconds",
+    "rest_client_request_retries_total",
     "rest_client_request_size_bytes",
     "rest_client_requests_total",
     "rest_client_response_size_bytes",
+    "rest_client_transport_ca_reload_total",
     "rest_client_transport_cache_entries",
+    "rest_client_transport_cache_gc_calls_total",
     "rest_client_transport_cert_rotation_gc_calls_total",
     "rest_client_transport_create_calls_total",
 ];

@@ -4,7 +4,6 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use hyper::{StatusCode, header::ACCEPT, http::request::Parts};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use serde_json::{Value, json as value};
 use tokio::{sync::Mutex, task::spawn_blocking};
 
 use super::{
@@ -16,14 +15,12 @@ use crate::serve::{Answer, Handler, answer, json, not_found, text};
 /// What `/proxyMode` answers. Those who ask want to know whether there are rules of iptables or nftables to look at, or
 /// virtual servers of IPVS: of kube-proxy's own answers each would promise some.
 const MODE: &str = "lb";
-/// Under which name kube-proxy shows its configuration.
-const CONFIG_GROUP: &str = "kubeproxy.config.k8s.io";
 
 /// Answers those who watch the agent.
 pub(crate) struct MetricsServer {
     registry: Arc<Registry>,
-    /// The configuration that is in force, as `KubeProxyConfiguration` spells it.
-    configuration: Option<Value>,
+    /// What `/configz` answers, whole.
+    configuration: Option<String>,
     /// One scrape at a time.
     scraping: Mutex<()>,
 }
@@ -35,7 +32,7 @@ impl fmt::Debug for MetricsServer {
 }
 
 impl MetricsServer {
-    pub(crate) fn new(metrics: &Metrics, collected: Option<Collected>, configuration: Option<Value>) -> Self {
+    pub(crate) fn new(metrics: &Metrics, collected: Option<Collected>, configuration: Option<String>) -> Self {
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         if let Some(collected) = collected {
@@ -70,7 +67,7 @@ impl Handler for MetricsServer {
             "/healthz" => text(StatusCode::OK, "ok"),
             "/proxyMode" => text(StatusCode::OK, MODE),
             "/configz" => match &self.configuration {
-                Some(configuration) => json(StatusCode::OK, [], value!({ CONFIG_GROUP: configuration }).to_string()),
+                Some(configuration) => json(StatusCode::OK, [], configuration.clone()),
                 None => not_found(),
             },
             _ => not_found(),
@@ -81,6 +78,7 @@ impl Handler for MetricsServer {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::jiff::Timestamp;
+    use lb_agent::configuration::{Effective, Given};
 
     use super::*;
     use crate::serve::testing::{get, get_whole, start};
@@ -88,8 +86,8 @@ mod tests {
     #[tokio::test]
     async fn each_path_answers_as_that_of_kube_proxy() {
         let metrics = Metrics::new(Timestamp::now());
-        let configuration = Some(value!({ "kind": "KubeProxyConfiguration", "mode": "" }));
-        let address = start(Arc::new(MetricsServer::new(&metrics, None, configuration)));
+        let configuration = Effective::new(&Given::default()).expect("defaults").configz();
+        let address = start(Arc::new(MetricsServer::new(&metrics, None, Some(configuration.clone()))));
         let head = |kind: &str, length: usize| {
             format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nX-Content-Type-Options: nosniff\r\n\
@@ -99,9 +97,13 @@ mod tests {
         let plain = "text/plain; charset=utf-8";
         assert_eq!(get(address, "/healthz").await, head(plain, 2) + "ok");
         assert_eq!(get(address, "/proxyMode").await, head(plain, 2) + "lb");
-        let configuration = r#"{"kubeproxy.config.k8s.io":{"kind":"KubeProxyConfiguration","mode":""}}"#;
-        assert_eq!(get(address, "/configz").await, head("application/json", configuration.len()) + configuration);
-        assert!(get(address, "/flagz").await.starts_with("HTTP/1.1 404 Not Found\r\n"));
+        let begins = r#"{"kubeproxy.config.k8s.io":{"kind":"KubeProxyConfiguration","apiVersion":"kubeproxy."#;
+        assert!(configuration.starts_with(begins), "{configuration}");
+        assert_eq!(get(address, "/configz").await, head("application/json", configuration.len()) + &configuration);
+        assert_eq!(get(address, "/healthz?verbose").await, head(plain, 2) + "ok");
+        for path in ["/flagz", "/statusz", "/metrics/slis", "/healthz/ping", "//healthz"] {
+            assert!(get(address, path).await.starts_with("HTTP/1.1 404 Not Found\r\n"), "{path}");
+        }
     }
 
     #[tokio::test]

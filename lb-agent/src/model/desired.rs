@@ -96,11 +96,11 @@ impl DesiredState {
 
     /// Takes note of what the `changed` Services claim now. Adds to `changed` those that lose or get a frontend by
     /// it, and returns the conflicts that are new.
-    pub fn claim(&mut self, inputs: &Inputs, changed: &mut BTreeSet<ObjectKey>) -> Vec<Conflict> {
+    pub fn claim(&mut self, inputs: &Inputs, policy: &Policy, changed: &mut BTreeSet<ObjectKey>) -> Vec<Conflict> {
         for key in &*changed {
             let service = inputs.service(key);
-            self.claims4.replace(key, service.map(|service| wanted(key, service)).unwrap_or_default());
-            self.claims6.replace(key, service.map(|service| wanted(key, service)).unwrap_or_default());
+            self.claims4.replace(key, service.map(|service| wanted(key, service, policy)).unwrap_or_default());
+            self.claims6.replace(key, service.map(|service| wanted(key, service, policy)).unwrap_or_default());
         }
         let mut conflicts = Vec::new();
         self.claims4.settle(changed, &mut conflicts);
@@ -133,7 +133,7 @@ impl DesiredState {
             .into_iter()
             .enumerate()
             .map(|(position, (name, port))| {
-                let mut frontends = frontends(service, port, position == 0);
+                let mut frontends = frontends(service, policy, port, position == 0);
                 frontends.retain(|(frontend, _)| claims.holds(frontend, &name));
                 let candidates = candidates(inputs, &name, place);
                 let restricted = frontends.iter().any(|(_, flags)| flags & FrontendFlags::SOURCE_RANGES != 0);
@@ -175,7 +175,7 @@ fn is_of<A: Family>(ip: &IpAddr) -> bool {
 }
 
 /// Every frontend that a Service wants.
-fn wanted<A: Family>(key: &ObjectKey, service: &Service) -> Vec<(FrontendKey<A>, Claimant)> {
+fn wanted<A: Family>(key: &ObjectKey, service: &Service, policy: &Policy) -> Vec<(FrontendKey<A>, Claimant)> {
     let created = service.created;
     let ports = served_ports::<A>(key, service);
     ports
@@ -185,7 +185,7 @@ fn wanted<A: Family>(key: &ObjectKey, service: &Service) -> Vec<(FrontendKey<A>,
             let claimant = move |(key, flags)| {
                 (key, Claimant { external: flags & FrontendFlags::EXTERNAL != 0, created, name: name.clone() })
             };
-            frontends::<A>(service, port, position == 0).into_iter().map(claimant)
+            frontends::<A>(service, policy, port, position == 0).into_iter().map(claimant)
         })
         .collect()
 }
@@ -217,7 +217,12 @@ fn is_restricted<A: Family>(service: &Service) -> bool {
 
 /// The frontends of a port with their flags, ascending, each once. The Service's first port has the entry of its cluster
 /// IP as well.
-fn frontends<A: Family>(service: &Service, port: &ServicePort, first: bool) -> Vec<(FrontendKey<A>, u16)> {
+fn frontends<A: Family>(
+    service: &Service,
+    policy: &Policy,
+    port: &ServicePort,
+    first: bool,
+) -> Vec<(FrontendKey<A>, u16)> {
     let local_if = |policy| if policy == TrafficPolicy::Local { FrontendFlags::LOCAL } else { 0 };
     let internal = local_if(service.internal_policy);
     let external = FrontendFlags::EXTERNAL | local_if(service.external_policy);
@@ -239,7 +244,9 @@ fn frontends<A: Family>(service: &Service, port: &ServicePort, first: bool) -> V
         }
     };
     add(&service.cluster_ips, internal);
-    add(&service.external_ips, external);
+    if policy.external_ips {
+        add(&service.external_ips, external);
+    }
     if load_balancer {
         let restricted = if is_restricted::<A>(service) { FrontendFlags::SOURCE_RANGES } else { 0 };
         add(&service.load_balancer_ips, external | restricted);

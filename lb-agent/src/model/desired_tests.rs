@@ -19,7 +19,7 @@ impl World {
     /// Takes in a change; returns the Services to recompute and the conflicts.
     fn change(&mut self, change: Change) -> (BTreeSet<ObjectKey>, Vec<String>) {
         let mut changed = self.inputs.apply(SourceEvent::Changed(change));
-        let conflicts = self.state.claim(&self.inputs, &mut changed);
+        let conflicts = self.state.claim(&self.inputs, &Policy::default(), &mut changed);
         (changed, conflicts.iter().map(ToString::to_string).collect())
     }
 

@@ -181,7 +181,7 @@ impl Inputs {
                 let gone = self.slices.keys().filter(|key| !listed.contains(key));
                 gone.map(|key| Change::EndpointSlice(key.clone(), None)).collect()
             }
-            ObjectKind::Node if objects.is_empty() && rejected.is_empty() => vec![Change::Node(None)],
+            // It stays what it was: see `change_node`.
             ObjectKind::Node => Vec::new(),
             ObjectKind::ServiceCidr => {
                 let gone = self.service_cidrs.keys().filter(|key| !listed.contains(key));
@@ -270,7 +270,23 @@ impl Inputs {
     /// Of a Node only two things count: its zone, for Services whose endpoints have zone hints, and its addresses, for
     /// those that only some clients may use. Both change so seldom that looking through everything is cheaper than
     /// keeping track.
+    ///
+    /// A Node that is deleted stays what it was, as long as this process runs: so does kube-proxy's (`OnNodeDelete` of
+    /// `pkg/proxy/node.go`), and node ports are not to die by it. Of one that is made anew, addresses and networks of pods
+    /// that it does not have yet are those of before: kube-proxy keeps the addresses of its start, and starts again when
+    /// the networks change.
     fn change_node(&mut self, node: Option<Node>, dirty: &mut BTreeSet<ObjectKey>) {
+        let Some(mut node) = node else { return };
+        if let Some(before) = &self.node {
+            if node.internal_ips.is_empty() && node.external_ips.is_empty() {
+                node.internal_ips.clone_from(&before.internal_ips);
+                node.external_ips.clone_from(&before.external_ips);
+            }
+            if node.pod_cidrs.is_empty() {
+                node.pod_cidrs.clone_from(&before.pod_cidrs);
+            }
+        }
+        let node = Some(node);
         let zone = |node: &Option<Node>| node.as_ref().and_then(|node| node.zone.as_ref().map(Arc::clone));
         if zone(&self.node) != zone(&node) {
             let hinted = self.slices.values().filter(|slice| slice.endpoints.iter().any(|e| !e.zone_hints.is_empty()));
@@ -385,5 +401,35 @@ mod tests {
         assert_eq!(change(node("a", Vec::new())), set(&["hinted"]));
         assert_eq!(change(node("a", vec!["tainted".into()])), set(&[]));
         assert_eq!(change(node("b", Vec::new())), set(&["hinted"]));
+    }
+
+    #[test]
+    fn a_node_that_is_deleted_stays_what_it_was_and_what_it_gets_anew_is_taken() {
+        let ips = |text: &str| vec![text.parse().expect("an address")];
+        let known = Node {
+            zone: Some("a".into()),
+            internal_ips: ips("192.0.2.1"),
+            external_ips: ips("198.51.100.1"),
+            pod_cidrs: vec!["10.1.1.0/24".parse().expect("a network")],
+            ..Node::default()
+        };
+        let mut inputs = Inputs::new([ObjectKind::Node]);
+        let mut hinted = endpoint("10.0.0.1");
+        hinted.zone_hints = vec!["a".into()];
+        inputs.apply(slice_change("hinted-1", Some(slice("hinted", &[hinted]))));
+        inputs.apply(SourceEvent::Changed(Change::Node(Some(known.clone()))));
+        for event in [SourceEvent::Changed(Change::Node(None)), replaced(ObjectKind::Node, Vec::new())] {
+            assert_eq!(inputs.apply(event), set(&[]));
+            assert_eq!(inputs.node(), Some(&known));
+        }
+        // As the kubelet makes it: what controllers add comes later.
+        let anew = Node { taints: vec!["new".into()], ..Node::default() };
+        assert_eq!(inputs.apply(SourceEvent::Changed(Change::Node(Some(anew.clone())))), set(&["hinted"]), "the zone");
+        let Node { internal_ips, external_ips, pod_cidrs, .. } = known;
+        assert_eq!(inputs.node(), Some(&Node { internal_ips, external_ips, pod_cidrs, ..anew.clone() }));
+        let complete =
+            Node { internal_ips: ips("192.0.2.9"), pod_cidrs: vec!["10.1.9.0/24".parse().expect("one")], ..anew };
+        inputs.apply(SourceEvent::Changed(Change::Node(Some(complete.clone()))));
+        assert_eq!(inputs.node(), Some(&complete));
     }
 }

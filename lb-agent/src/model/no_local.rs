@@ -72,7 +72,7 @@ mod tests {
         inputs.apply(SourceEvent::Changed(Change::Service(key("web"), Some(service))));
         inputs.apply(SourceEvent::Changed(Change::EndpointSlice(key("web-1"), Some(slice("web", endpoints)))));
         let mut desired = DesiredState::new("here");
-        desired.claim(&inputs, &mut BTreeSet::from([key("web")]));
+        desired.claim(&inputs, &Policy::default(), &mut BTreeSet::from([key("web")]));
         let NoLocal { internal, external } = NoLocal::of(&desired.ports4(&inputs, &Policy::default(), &key("web")));
         [internal, external]
     }

@@ -17,6 +17,8 @@ pub struct Policy {
     pub node_port_addresses: NodePortAddresses,
     /// Whether processes of the node reach node ports on `127.0.0.1` and `::1` (`iptables.localhostNodePorts`).
     pub localhost_node_ports: bool,
+    /// Whether the external IPs of Services are served (`featureGates.AllowServiceExternalIPs`).
+    pub external_ips: bool,
     /// `detectLocalMode` and what belongs to it.
     pub detect_local: DetectLocal,
     /// How backends are selected for Services that do not say.
@@ -31,6 +33,7 @@ impl Default for Policy {
             bind_address: None,
             node_port_addresses: NodePortAddresses::default(),
             localhost_node_ports: true,
+            external_ips: true,
             detect_local: DetectLocal::default(),
             balance: Balance::default(),
             service_cidrs: Vec::new(),

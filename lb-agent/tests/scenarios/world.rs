@@ -139,6 +139,7 @@ fn read_policy(text: &str) -> Policy {
             ("nodePortAddresses", "primary") => policy.node_port_addresses = NodePortAddresses::Primary,
             ("nodePortAddresses", list) => policy.node_port_addresses = NodePortAddresses::Within(networks(list)),
             ("localhostNodePorts", value) => policy.localhost_node_ports = value.parse().expect("a bool"),
+            ("externalIPs", value) => policy.external_ips = value.parse().expect("a bool"),
             ("detectLocalMode", "NodeCIDR") => policy.detect_local = DetectLocal::NodeCidr,
             ("detectLocalMode", "none") => policy.detect_local = DetectLocal::Nothing,
             ("clusterCIDR", list) => policy.detect_local = DetectLocal::ClusterCidr(networks(list)),

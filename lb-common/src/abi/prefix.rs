@@ -21,6 +21,12 @@ impl<A: Address> Prefix<A> {
         Self { address: address.masked(mask), mask }
     }
 
+    /// Whether it is [`Self::NOTHING`].
+    #[inline(always)]
+    pub fn is_nothing(&self) -> bool {
+        self.mask == A::ONES && self.address == A::UNSPECIFIED
+    }
+
     /// Whether an address is in the network.
     #[inline(always)]
     pub fn contains(&self, address: A) -> bool {
@@ -75,6 +81,8 @@ mod tests {
         assert!(inside([10, 0, 0, 8], 29, [10, 0, 0, 15]) && !inside([10, 0, 0, 8], 29, [10, 0, 0, 16]));
         assert!(inside([1, 2, 3, 4], 0, [200, 1, 1, 1]), "everything is within /0");
         assert!(inside([1, 2, 3, 4], 32, [1, 2, 3, 4]) && !inside([1, 2, 3, 4], 32, [1, 2, 3, 5]));
+        assert!(Prefix::<[u8; 4]>::NOTHING.is_nothing() && Prefix::<[u8; 16]>::NOTHING.is_nothing());
+        assert!(!Prefix::new([0; 4], 0).is_nothing() && !Prefix::new([10, 1, 1, 1], 32).is_nothing());
         assert!(!Prefix::NOTHING.contains([10, 0, 0, 1]) && !Prefix::NOTHING.contains([1; 16]));
 
         let net = |text: &str| text.parse::<core::net::Ipv6Addr>().expect("an address").octets();

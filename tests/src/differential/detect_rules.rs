@@ -24,11 +24,13 @@ impl Finding<'_> {
         self.client == ClientKind::RemotePod && self.target.kind != FrontendKind::ClusterIp && self.is_local()
     }
 
-    /// Whether it is about a client from elsewhere at a cluster IP, where kube-proxy knows nobody's pods, and masquerades
-    /// nobody.
+    /// Whether it is about a client from elsewhere at a cluster IP of a family in which kube-proxy knows nobody's pods, and
+    /// masquerades nobody.
     fn is_from_nobody_known(&self) -> bool {
+        let is_v6 = self.target.address.is_ipv6();
+        let of_family = |network: &str| !network.is_empty() && network.contains(':') == is_v6;
         matches!(self.proxy("detectLocalMode").as_str(), None | Some("" | "ClusterCIDR"))
-            && self.proxy("clusterCIDR") == ""
+            && self.proxy("clusterCIDR").as_str().is_some_and(|networks| !networks.split(',').any(of_family))
             && self.is_from_outside()
             && self.target.kind == FrontendKind::ClusterIp
             && !self.is_local()

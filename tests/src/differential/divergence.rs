@@ -80,21 +80,26 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "primary-only", explains: None },
     Difference { id: "source-range-refused", explains: None },
     Difference { id: "health-before-sync", explains: None },
+    Difference { id: "node-events", explains: None },
     Difference { id: "health-check-families", explains: Some(health_check_families) },
     Difference { id: "health-without-node", explains: None },
     Difference { id: "proxy-mode", explains: Some(proxy_mode) },
+    Difference { id: "server-paths", explains: None },
     Difference { id: "metrics-headers", explains: Some(metrics_headers) },
     Difference { id: "metrics-absent", explains: None },
     Difference { id: "events", explains: None },
     Difference { id: "unknown-field", explains: None },
+    Difference { id: "gate-dependencies", explains: None },
     Difference { id: "flag-over-file", explains: None },
     Difference { id: "same-file", explains: None },
+    Difference { id: "conntrack-settings", explains: None },
     Difference { id: "empty-address", explains: None },
 ];
 
 /// What is not built yet, and differs until it is.
 pub const LIMITS: &[Difference] = &[
     Difference { id: "fragments", explains: None },
+    Difference { id: "too-big", explains: None },
     Difference { id: "icmp-quote", explains: None },
     Difference { id: "own-exchanges", explains: None },
     Difference { id: "sctp", explains: Some(sctp) },

@@ -1,5 +1,7 @@
 //! The table of what kube-proxy's modes differ in: data for the harness, and a table of `docs/divergence.md`.
 
+use serde_json::Value;
+
 use super::{
     divergence::{Difference, Finding, is_verdict},
     observation::{Aspect, Kind, Source},
@@ -59,7 +61,25 @@ fn mode_source_ranges(finding: &Finding<'_>) -> bool {
 }
 
 fn mode_name(finding: &Finding<'_>) -> bool {
+    if let Some((first, second)) = finding.answers("/configz") {
+        let of_modes = [first, second].map(configuration);
+        return of_modes.iter().all(Option::is_some) && of_modes[0] == of_modes[1];
+    }
     finding.answers("/proxyMode").is_some_and(|(first, second)| first.replace("nftables", "iptables") == second)
+}
+
+/// What `/configz` says without the mode, the periods that stand in its section, and what it is the default of.
+fn configuration(answer: &str) -> Option<Value> {
+    let mut whole: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+    let configuration = whole.get_mut("kubeproxy.config.k8s.io")?;
+    configuration["mode"].take().as_str()?;
+    configuration["nodePortAddresses"].take();
+    for section in ["iptables", "nftables"] {
+        for period in ["syncPeriod", "minSyncPeriod"] {
+            configuration[section][period].take().as_str()?;
+        }
+    }
+    Some(whole)
 }
 
 /// An address that is a load-balancer address, which only some clients may use, and an external IP.
@@ -68,7 +88,7 @@ fn mode_restricted_external_ip(finding: &Finding<'_>) -> bool {
     matches!(finding.target.kind, FrontendKind::LoadBalancer | FrontendKind::ExternalIp)
         && is_verdict(finding, Kind::Dropped, Kind::Reached)
         && finding.scenario.services().any(|service| {
-            let has = |list: &serde_json::Value, address: fn(&serde_json::Value) -> &serde_json::Value| {
+            let has = |list: &Value, address: fn(&Value) -> &Value| {
                 list.as_array().is_some_and(|list| list.iter().any(|item| address(item) == ip.as_str()))
             };
             has(&service["spec"]["externalIPs"], |item| item)

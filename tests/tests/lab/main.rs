@@ -25,6 +25,7 @@ use lb_tests::{
     trial::{self, Body, Test},
 };
 
+#[expect(clippy::too_many_lines, reason = "the list of all tests")]
 fn main() -> ExitCode {
     let mut tests = vec![
         Test {

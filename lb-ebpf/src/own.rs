@@ -35,19 +35,33 @@ pub fn may_begin<A: Address>(packet: &Packet<A>) -> bool {
 pub fn enter<F: Family>(work: &mut Work<F::Address>) {
     let tuple = &work.packet.tuple;
     let protocol = work.packet.protocol() as u8;
-    if let Ok(Some(_)) = balance::frontend::<F>(tuple.src, tuple.src_port, protocol, false) {
-        work.reply_key = tuple.reversed();
-        work.reply.owner = hash::owner(&work.reply_key);
-        work.reply.action = FlowAction::Stack as u8;
-        work.reply.hooks = 0;
-        work.reply.tcp_state = 0;
-        work.reply.direction = FlowDirection::Reply as u8;
-        work.reply.to = work.reply_key;
-        (work.reply.backend, work.reply.generation, work.reply.service, work.reply.pad2) = (0, 0, 0, 0);
-        work.reply.last_seen = flow::now();
-        // Where there is no room, they are taken for requests: nothing can be done about it here.
-        let _ = flow::enter::<F>(&work.reply_key, &work.reply);
+    if !matches!(balance::frontend::<F>(tuple.src, tuple.src_port, protocol, false), Ok(Some(_))) {
+        return;
     }
+    work.reply_key = tuple.reversed();
+    if let Some(entry) = F::flows().get_ptr_mut(&work.reply_key) {
+        // SAFETY: the kernel keeps the element's memory while the program runs. Should it be given to another flow
+        // meanwhile, that one's stamp is about now anyway.
+        let hooks = unsafe { (*entry).hooks };
+        if hooks == 0 {
+            // SAFETY: as above.
+            unsafe { (*entry).last_seen = flow::now() };
+        }
+        // A datagram may also be the answer that we send on to the client of such a flow.
+        if hooks == 0 || matches!(work.packet.protocol(), Protocol::Udp) {
+            return;
+        }
+    }
+    work.reply.owner = hash::owner(&work.reply_key);
+    work.reply.action = FlowAction::Stack as u8;
+    work.reply.hooks = 0;
+    work.reply.tcp_state = 0;
+    work.reply.direction = FlowDirection::Reply as u8;
+    work.reply.to = work.reply_key;
+    (work.reply.backend, work.reply.generation, work.reply.service, work.reply.pad2) = (0, 0, 0, 0);
+    work.reply.last_seen = flow::now();
+    // Where there is no room, they are taken for requests: nothing can be done about it here.
+    let _ = flow::enter::<F>(&work.reply_key, &work.reply);
 }
 
 impl<A: Address> Known<A> {

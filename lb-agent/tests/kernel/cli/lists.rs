@@ -118,7 +118,7 @@ pub(crate) fn drops_are_counted_and_followed() {
         let line = lines.next().expect("a line");
         assert!(line.ends_with("Z  +2      5         drop no_route"), "{line}");
         // SAFETY: a signal to a child that has not been waited for.
-        unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+        unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
         child.wait().expect("it ends");
     });
 }

@@ -41,28 +41,7 @@ impl<A: Family> Reconciler<A> {
                 applied.clients.insert(*range);
             }
         }
-        if applied.has_excess()
-            && self.takes_restricted(desired, applied.index)
-            && !self.loses_restricted(desired, applied.index)
-        {
-            // Whom they let in was never let in by these. (Where another Service waits for a frontend of this one, too, its
-            // clients must not be turned away before it has it: then the moment until all is written is accepted.)
-            self.expel(maps, applied, &desired.source_ranges)?;
-        }
         Ok(())
-    }
-
-    /// Whether a frontend that asks for networks comes to this index from another Service.
-    fn takes_restricted(&self, desired: &DesiredPort<A>, index: u32) -> bool {
-        desired.frontends.iter().any(|(key, flags)| {
-            asks(*flags) && self.frontends.get(key).is_some_and(|frontend| frontend.service != index)
-        })
-    }
-
-    /// Whether a frontend that asks for networks leaves this index. Looks at all of them.
-    fn loses_restricted(&self, desired: &DesiredPort<A>, index: u32) -> bool {
-        let stays = |key| desired.frontends.binary_search_by_key(key, |(key, _)| *key).is_ok();
-        self.frontends.iter().any(|(key, frontend)| frontend.service == index && asks(frontend.flags) && !stays(key))
     }
 
     /// Removes networks that are no longer wanted, once all changed frontends have been written and removed.
@@ -106,12 +85,9 @@ impl<A: Family> Reconciler<A> {
     /// Whether a frontend in the maps lets in the clients of this index only. Looks at all of them; it is asked when a
     /// Service stops to restrict its clients.
     fn is_asked_for_clients(&self, index: u32) -> bool {
+        let asks = |flags: u16| flags & FrontendFlags::SOURCE_RANGES != 0;
         self.frontends.values().any(|frontend| frontend.service == index && asks(frontend.flags))
     }
-}
-
-fn asks(flags: u16) -> bool {
-    flags & FrontendFlags::SOURCE_RANGES != 0
 }
 
 impl<A: Family> Applied<A> {

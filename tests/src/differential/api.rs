@@ -1,6 +1,12 @@
 //! The API server of a session: scenarios' objects are written to it, and read back as it completed them.
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kube::{
     Api, Client,
@@ -19,6 +25,9 @@ use crate::{
 const DIRECTORY: &str = "/run/apiserver";
 /// Who writes what is applied.
 const MANAGER: &str = "lb-test";
+/// How long a write may need to be done, many times what it takes on a loaded machine.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
 
 /// The server, and a client of it.
 pub struct ApiHost {
@@ -75,13 +84,25 @@ impl ApiHost {
             }
             let api = api(client, &named)?;
             let params = PatchParams::apply(MANAGER).force();
-            let failed = |error: kube::Error| format!("apply {named}: {error}");
-            api.patch(&named.name, &params, &Patch::Apply(&object)).await.map_err(failed)?;
-            if let Some(status) = status {
-                let patch = Patch::Merge(json!({ "status": status }));
-                api.patch_status(&named.name, &PatchParams::default(), &patch).await.map_err(failed)?;
+            let status = status.map(|status| Patch::Merge(json!({ "status": status })));
+            let write = async || -> kube::Result<()> {
+                api.patch(&named.name, &params, &Patch::Apply(&object)).await?;
+                if let Some(status) = &status {
+                    api.patch_status(&named.name, &PatchParams::default(), status).await?;
+                }
+                Ok(())
+            };
+            let deadline = Instant::now() + WRITTEN_WITHIN;
+            loop {
+                match write().await {
+                    Ok(()) => return Ok(()),
+                    // The server may take an object for one that is there still and has gone meanwhile: its cache is
+                    // behind, or the last finalizer went with this very write.
+                    Err(kube::Error::Api(status)) if status.code == 404 && Instant::now() < deadline => {}
+                    Err(error) => return Err(format!("apply {named}: {error}")),
+                }
+                tokio::time::sleep(POLL).await;
             }
-            Ok(())
         })
     }
 
@@ -95,12 +116,13 @@ impl ApiHost {
                 Err(error) => return Err(format!("delete {named}: {error}")),
                 Ok(_) => {}
             }
-            for _ in 0..200 {
+            let deadline = Instant::now() + WRITTEN_WITHIN;
+            while Instant::now() < deadline {
                 let left = api.get_opt(&named.name).await.map_err(|error| error.to_string())?;
                 if left.is_none_or(|object| object.metadata.finalizers.is_some_and(|holders| !holders.is_empty())) {
                     return Ok(());
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(POLL).await;
             }
             Err(format!("{named} does not go away"))
         })

@@ -15,6 +15,8 @@ pub struct Report {
     pub explained: Vec<String>,
     /// How many frontends were asked, by how many clients, in how many steps: their product.
     pub cells: usize,
+    /// What it made could not be removed: its session is no place for another scenario.
+    pub is_last: bool,
     /// How long it took.
     pub seconds: f64,
 }

@@ -99,11 +99,13 @@ impl Session {
 
     /// Runs all steps, and removes what they made. Gives what was seen, unless something went wrong.
     fn pass(&mut self, scenario: &Scenario, choices: Option<&Choices>, report: &mut Report) -> Option<Choices> {
-        let mut applied = BTreeSet::new();
+        let mut touched = BTreeSet::new();
         let mut seen = Choices::default();
-        let results = [self.steps(scenario, choices, &mut applied, &mut seen, report), self.remove(applied)];
         let before = report.failures.len();
-        report.failures.extend(results.into_iter().filter_map(Result::err));
+        let steps = self.steps(scenario, choices, &mut touched, &mut seen, report);
+        let removed = self.remove(touched);
+        report.is_last |= removed.is_err();
+        report.failures.extend([steps, removed].into_iter().filter_map(Result::err));
         (report.failures.len() == before).then_some(seen)
     }
 
@@ -111,7 +113,7 @@ impl Session {
         &mut self,
         scenario: &Scenario,
         choices: Option<&Choices>,
-        applied: &mut BTreeSet<Named>,
+        touched: &mut BTreeSet<Named>,
         seen: &mut Choices,
         report: &mut Report,
     ) -> Result<(), String> {
@@ -123,7 +125,7 @@ impl Session {
         }
         let (mut kept, mut stays) = (None, Stays::default());
         for (number, step) in scenario.steps.iter().enumerate() {
-            self.change(step, applied)?;
+            self.change(step, touched)?;
             self.await_sentinel()?;
             thread::sleep(step.wait);
             let place = Place { scenario, step, number, choices };
@@ -142,31 +144,30 @@ impl Session {
         Ok(())
     }
 
-    fn change(&mut self, step: &Step, applied: &mut BTreeSet<Named>) -> Result<(), String> {
+    fn change(&mut self, step: &Step, touched: &mut BTreeSet<Named>) -> Result<(), String> {
         for named in &step.delete {
+            touched.insert(named.clone());
             self.api.delete(named)?;
-            applied.remove(named);
         }
         for object in &step.apply {
             let named = Named::of(object)?;
+            touched.insert(named.clone());
             if named.kind == "Node" {
                 self.api.apply(&self.node(&named, object)?)?;
             } else {
                 self.api.apply(object)?;
             }
-            applied.insert(named);
         }
         Ok(())
     }
 
     /// Removes objects, slices last as the garbage collector does; Nodes become what they were.
-    fn remove(&mut self, applied: BTreeSet<Named>) -> Result<(), String> {
-        let (slices, others): (Vec<_>, Vec<_>) = applied.into_iter().partition(|named| named.kind == "EndpointSlice");
+    fn remove(&mut self, touched: BTreeSet<Named>) -> Result<(), String> {
+        let (slices, others): (Vec<_>, Vec<_>) = touched.into_iter().partition(|named| named.kind == "EndpointSlice");
         for named in others.into_iter().chain(slices) {
             if named.kind == "Node" {
                 let node = self.node(&named, &Value::Null)?;
-                // One that is being deleted goes as soon as nothing holds it.
-                self.api.apply(&node).or_else(|_| self.api.apply(&node))?;
+                self.api.apply(&node)?;
             } else {
                 self.api.delete(&named)?;
             }

@@ -179,12 +179,14 @@ impl Shared {
         let start = || Worker::start().map_err(|error| NoReport::Broken(error.to_string()));
         let mut worker = idle.map_or_else(start, Ok)?;
         let report = worker.run(name, text)?;
-        self.idle.lock().expect("no trial panics with it").push(worker);
+        if !report.is_last {
+            self.idle.lock().expect("no trial panics with it").push(worker);
+        }
         Ok(report)
     }
 
     fn judge(&self, scenario: &Scenario, report: &Report) -> Result<Completion, Failed> {
-        let Report { failures, shown, explained, cells, seconds } = report;
+        let Report { failures, shown, explained, is_last: _, cells, seconds } = report;
         if env::var_os("LB_VERBOSE").is_some() {
             let lines: String = explained.iter().map(String::as_str).collect();
             print!("{}: {cells} cells, {seconds:.1} s, shows {shown:?}\n{lines}", scenario.name);

@@ -89,9 +89,6 @@ mod idle {
     pub const UDP: u64 = 120;
 }
 
-/// After how many seconds of silence a datagram begins another exchange.
-pub const UDP_IDLE: u64 = idle::UDP;
-
 /// Whether something that was last seen then has been quiet for more than this many seconds.
 #[inline(always)]
 pub fn is_older(last_seen: u64, seconds: u64) -> bool {
@@ -154,6 +151,12 @@ impl<A: Address> Known<A> {
         is_older(self.last_seen, seconds)
     }
 
+    /// Whether it was quiet for so long that a datagram begins another exchange.
+    #[inline(always)]
+    pub fn is_silent(&self) -> bool {
+        self.is_older(idle::UDP)
+    }
+
     /// Whether the flow must be given a backend again.
     ///
     /// A UDP exchange ends when its endpoint is gone. A TCP connection is never moved (kube-proxy does not touch them
@@ -166,10 +169,7 @@ impl<A: Address> Known<A> {
         }
         match packet.protocol() {
             // What begins after a silence is another exchange, and the former's port may be another's by now.
-            Protocol::Udp => {
-                is_quiet(self.last_seen, Protocol::Udp as u32, 0)
-                    || balance::current::<F>(self.backend, self.generation).is_none()
-            }
+            Protocol::Udp => self.is_silent() || balance::current::<F>(self.backend, self.generation).is_none(),
             Protocol::Tcp => {
                 packet.opens_connection()
                     && (self.tcp_state & (TcpState::FIN | TcpState::RST) != 0
@@ -186,9 +186,7 @@ impl<A: Address> Known<A> {
     #[inline(always)]
     pub fn is_foreign<F: Family<Address = A>>(&self, packet: &Packet<A>) -> bool {
         match packet.protocol() {
-            Protocol::Udp => {
-                is_quiet(self.last_seen, Protocol::Udp as u32, 0) && !is_sending::<F>(&packet.tuple, &self.to)
-            }
+            Protocol::Udp => self.is_silent() && !is_sending::<F>(&packet.tuple, &self.to),
             Protocol::Tcp => packet.tcp_flags & tcp::SYN != 0 && self.tcp_state & (TcpState::FIN | TcpState::RST) != 0,
         }
     }
@@ -207,9 +205,7 @@ fn is_sending<F: Family>(reply: &Tuple<F::Address>, to: &Tuple<F::Address>) -> b
     match F::flows().get_ptr(&to.reversed()) {
         // SAFETY: the kernel keeps the element's memory while the program runs. Should it be reused meanwhile, its
         // tuple is compared with another's: the client is taken to be silent.
-        Some(request) => unsafe {
-            (*request).to == reply.reversed() && !is_quiet((*request).last_seen, Protocol::Udp as u32, 0)
-        },
+        Some(request) => unsafe { (*request).to == reply.reversed() && !is_older((*request).last_seen, idle::UDP) },
         None => false,
     }
 }

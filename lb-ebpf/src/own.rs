@@ -72,7 +72,7 @@ impl<A: Address> Known<A> {
         self.hooks == 0
             && match packet.protocol() {
                 Protocol::Tcp => packet.opens_connection(),
-                Protocol::Udp => self.is_older(flow::UDP_IDLE),
+                Protocol::Udp => self.is_silent(),
             }
     }
 }

@@ -1,10 +1,7 @@
 //! What is attached where.
 
-use std::collections::HashMap;
-
 use anyhow::Result;
-use aya::programs::ProgramInfo;
-use lb_agent::loader::{self, Attached, PROGRAMS, Pins};
+use lb_agent::loader::{self, Attached, Pins};
 
 /// A place where one of our programs is attached.
 pub(super) struct Hook {
@@ -16,10 +13,7 @@ pub(super) struct Hook {
 
 /// Every such place: links, and before Linux 6.6 filters of clsact.
 pub(super) fn attached(pins: &Pins) -> Result<Vec<Hook>> {
-    let programs: HashMap<u32, &'static str> = PROGRAMS
-        .iter()
-        .filter_map(|name| Some((ProgramInfo::from_pin(pins.program(name)).ok()?.id(), *name)))
-        .collect();
+    let programs = loader::pinned_programs(pins);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let filters = runtime.block_on(loader::clsact_filters())?;
     let filters = filters.into_iter().map(|(direction, index, program)| (Attached::Device(direction, index), program));

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use aya::programs::ProgramInfo;
-
-use super::{Attached, Direction, LinkLayer, LoaderError, Pins, Role, attached, filters::clsact_filters};
+use super::{
+    Attached, Direction, LinkLayer, LoaderError, Pins, Role, attached, filters::clsact_filters, pinned_programs,
+};
 
 /// The devices that hold our programs, by index, and what they are by these; `None` where the programs are of an agent
 /// that another one began to replace and did not come to its end. To be asked before [`Loaded::load`], which pins its
@@ -22,13 +22,13 @@ pub async fn former_devices(pins: &Pins) -> Result<BTreeMap<u32, Option<Role>>, 
     if held.is_empty() {
         held.extend(clsact_filters().await?.into_iter().map(|(_, index, program)| (index, program)));
     }
-    let id = |name: &str| Some(ProgramInfo::from_pin(pins.program(name)).ok()?.id());
     let kinds =
         [(Role::Pod, LinkLayer::Ethernet), (Role::Uplink, LinkLayer::Ethernet), (Role::Uplink, LinkLayer::Bare)];
-    let roles: BTreeMap<_, _> = kinds
+    let roles: BTreeMap<&str, Role> = kinds
         .into_iter()
-        .flat_map(|(role, link)| Direction::ALL.map(|direction| (role, role.program(link, direction))))
-        .filter_map(|(role, name)| Some((id(name)?, role)))
+        .flat_map(|(role, link)| Direction::ALL.map(|direction| (role.program(link, direction), role)))
         .collect();
-    Ok(held.into_iter().map(|(index, program)| (index, roles.get(&program).copied())).collect())
+    let names = pinned_programs(pins);
+    let role = |program| roles.get(names.get(&program)?).copied();
+    Ok(held.into_iter().map(|(index, program)| (index, role(program))).collect())
 }

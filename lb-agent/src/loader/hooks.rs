@@ -1,15 +1,15 @@
 //! The places where programs are attached, and the names of the links that hold them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs, io,
     path::{Path, PathBuf},
 };
 
-use aya::programs::TcAttachType;
+use aya::programs::{ProgramInfo, TcAttachType};
 
 use super::{
-    LoaderError, Pins,
+    LoaderError, PROGRAMS, Pins,
     pins::pin_error,
     syscall::{self, LinkInfo, LinkTarget, Pinned},
 };
@@ -181,6 +181,12 @@ pub fn attached(pins: &Pins) -> Result<Vec<(PathBuf, Attached, u32)>, LoaderErro
         }
     }
     Ok(found)
+}
+
+/// The programs that are pinned, by id.
+pub fn pinned_programs(pins: &Pins) -> HashMap<u32, &'static str> {
+    let id = |name: &str| Some(ProgramInfo::from_pin(pins.program(name)).ok()?.id());
+    PROGRAMS.iter().filter_map(|name| Some((id(name)?, *name))).collect()
 }
 
 /// What a link of this name would be, if `info` says that it is that.

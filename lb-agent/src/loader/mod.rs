@@ -34,7 +34,7 @@ pub use error::LoaderError;
 pub use filters::clsact_filters;
 pub(crate) use filters::{Filter, bpf_filters};
 pub use former::former_devices;
-pub use hooks::{Attached, Device, Direction, LinkLayer, Role, SocketHook, XdpPlace, attached};
+pub use hooks::{Attached, Device, Direction, LinkLayer, Role, SocketHook, XdpPlace, attached, pinned_programs};
 pub(crate) use netdev::features as xdp_features;
 pub use pins::{Lock, Pins};
 pub use rehearsal::{Rehearsal, RehearsalOutcome};

@@ -8,13 +8,13 @@ use std::{
     path::Path,
 };
 
-use aya::programs::{ProgramInfo, loaded_programs};
+use aya::programs::loaded_programs;
 use futures::TryStreamExt as _;
 
 use super::Check;
 use crate::{
     loader::{
-        Device, Direction, Filter, LoaderError, PROGRAMS, Pins, SocketHook, bpf_filters,
+        Device, Direction, Filter, LoaderError, Pins, SocketHook, bpf_filters, pinned_programs,
         syscall::{self, QueryTarget},
         xdp_program_at,
     },
@@ -54,10 +54,9 @@ struct Programs {
 
 impl Programs {
     fn read(pins: &Pins) -> Self {
-        let ours = PROGRAMS.iter().filter_map(|name| Some(ProgramInfo::from_pin(pins.program(name)).ok()?.id()));
         let seen = loaded_programs().map_while(Result::ok);
         let names = seen.filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned()))).collect();
-        Self { ours: ours.collect(), names }
+        Self { ours: pinned_programs(pins).into_keys().collect(), names }
     }
 
     fn is_foreign(&self, program: u32) -> bool {

@@ -20,7 +20,10 @@ use lb_tests::lab::{
 };
 use serde_json::Value;
 
-use crate::node_port::{assert_in_pool, counted, forget_routes, narrow_routes, start_on};
+use crate::{
+    explain::explain,
+    node_port::{assert_in_pool, counted, forget_routes, narrow_routes, start_on},
+};
 
 /// The programs of a node's device, ingress first.
 fn programs(node: &Node, device: &str) -> Vec<String> {
@@ -268,22 +271,37 @@ fn assert_all_hold(wire: &Capture) {
 }
 
 pub(crate) fn a_client_beyond_a_tun_device_reaches_backends_of_every_node(sandbox: Sandbox) {
-    assert_roaming(Lab::new(sandbox, ReversePathFilter::Strict));
+    let roaming = assert_roaming(Lab::new(sandbox, ReversePathFilter::Strict));
+    let Roaming { cluster, client, services: [local, _, nowhere], .. } = &roaming;
+    let [node1, _] = cluster.nodes();
+    for family in Family::BOTH {
+        let address = client.address(family).to_string();
+        let explained = |service: &Service, more: &[&str]| {
+            let to = service.node_port_address(&node1.host, family, Transport::Tcp).to_string();
+            explain(node1, &address, &to, more)
+        };
+        for (service, more, verdict) in [(local, &[][..], "translate"), (nowhere, &["--device", ROAMING], "refuse")] {
+            let explanation = explained(service, more);
+            let way = explanation["ways"].as_array().and_then(|ways| ways.last()).expect("a way");
+            let found = ["asker", "device", "foundBy", "verdict"].map(|field| &way[field]);
+            assert_eq!(found, ["packet", ROAMING, "run", verdict], "{explanation}");
+        }
+    }
 }
 
 pub(crate) fn xdp_keeps_off_tun_devices_and_leaves_what_goes_there(sandbox: Sandbox) {
-    let cluster = assert_roaming(Lab::with_xdp(sandbox, ReversePathFilter::Strict));
-    let [node1, _] = cluster.nodes();
+    let roaming = assert_roaming(Lab::with_xdp(sandbox, ReversePathFilter::Strict));
+    let [node1, _] = roaming.cluster.nodes();
     assert_eq!(xdp(node1, UPLINK)[0], "native");
     assert_eq!(xdp(node1, ROAMING), ["bare", "the device's packets have no Ethernet header"]);
 }
 
-fn assert_roaming(lab: Lab) -> Cluster {
+fn assert_roaming(lab: Lab) -> Roaming {
     let roaming = Roaming::start(lab);
     let [node1, _] = roaming.cluster.nodes();
     let between_nodes = Capture::start(&roaming.cluster.lab.router, "node2");
     roaming.assert_served(|family| node1.host.address(family), &between_nodes);
-    roaming.cluster
+    roaming
 }
 
 pub(crate) fn who_asks_by_a_tun_device_is_answered_there(sandbox: Sandbox) {

@@ -22,6 +22,11 @@ use super::{
     tables::{Networks, Tables},
 };
 
+pub(super) const POD_INGRESS: &str = "pod_ingress";
+/// What packets from outside meet; they are shown to the first whatever their device is, as one with an Ethernet header:
+/// the second differs in nothing else.
+const UPLINK_INGRESS: [&str; 2] = ["uplink_ingress", "bare_ingress"];
+
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -87,8 +92,8 @@ impl Source {
     pub(super) fn place<A: Networks>(self, tables: &Tables<A>, hooks: &[Hook], towards: Option<u32>) -> Place {
         match self.address::<A>() {
             Some(address) if self != Self::Node && tables.local_flags(address).is_none() => {
-                let programs = at_ingress(hooks, "pod_ingress").any(|index| Some(index) == towards);
-                if programs { Place::Pod } else { Place::Outside }
+                let is_of_pod = at_ingress(hooks, &[POD_INGRESS]).any(|index| Some(index) == towards);
+                if is_of_pod { Place::Pod } else { Place::Outside }
             }
             _ => Place::Node,
         }
@@ -180,9 +185,10 @@ fn frontend<A: Networks>(tables: &Tables<A>, service: u32, place: Place, port: O
     Some(FrontendKey { address, ..*key })
 }
 
-/// Devices that have a program of ours at ingress.
-fn at_ingress<'a>(hooks: &'a [Hook], program: &'static str) -> impl Iterator<Item = u32> + 'a {
-    hooks.iter().filter(move |hook| hook.program == Some(program)).filter_map(|hook| match hook.attached {
+/// Devices that have one of these programs at ingress.
+fn at_ingress(hooks: &[Hook], programs: &[&str]) -> impl Iterator<Item = u32> {
+    let is_one = |hook: &&Hook| hook.program.is_some_and(|program| programs.contains(&program));
+    hooks.iter().filter(is_one).filter_map(|hook| match hook.attached {
         Attached::Device(Direction::Ingress, index) if index != 0 => Some(index),
         _ => None,
     })
@@ -196,17 +202,21 @@ pub(super) fn entrance(
     named: Option<&str>,
     towards: Option<u32>,
 ) -> Result<Option<Entrance>> {
-    let program = match place {
-        Place::Pod => "pod_ingress",
-        Place::Outside => "uplink_ingress",
+    let programs = match place {
+        Place::Pod => &[POD_INGRESS][..],
+        Place::Outside => &UPLINK_INGRESS,
         Place::Node => return Ok(None),
     };
-    let devices: Vec<_> = at_ingress(hooks, program).collect();
+    let program = programs[0];
+    let devices: Vec<_> = at_ingress(hooks, programs).collect();
     let index = match named {
         Some(name) => {
             let found = nix::net::if_::if_nametoindex(name).ok().filter(|index| devices.contains(index));
             match found {
-                None => bail!("--device {name}: {program} is not attached there; `lb-agent status` shows where it is"),
+                None => bail!(
+                    "--device {name}: no {} is attached there; `lb-agent status` shows where one is",
+                    programs.join(" or ")
+                ),
                 found => found,
             }
         }

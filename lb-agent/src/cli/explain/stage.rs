@@ -10,7 +10,10 @@ use lb_agent::{
 };
 use lb_common::abi::{AffinityKey, Disposition, Flow, Reason, Tuple};
 
-use super::{frame::frame, question::Entrance};
+use super::{
+    frame::frame,
+    question::{Entrance, POD_INGRESS},
+};
 
 /// Runs before what is read is taken to change all the time: `ATTEMPTS` of `lb-ebpf/src/snat.rs`, each of which may find a
 /// port that the data plane has lent, and one more.
@@ -154,12 +157,12 @@ where
 
     fn perform(&self, tuple: &Tuple<A>, known: Option<&Flow<A>>) -> Result<Run<A>> {
         let Entrance { index, program, xdp, .. } = self.entrance;
-        let mut packet = frame(self.link_layer_address, tuple, known.is_none());
+        let mut packet = frame(self.link_layer_address, tuple, known.is_none())?;
         let before = self.counters.read()?;
         let early = if xdp { self.rehearsal.run("uplink_xdp", index, &mut packet)? } else { RehearsalOutcome::Passed };
         let (hook, outcome) = match early {
             RehearsalOutcome::Passed => {
-                let hook = if program == "pod_ingress" { "podIngress" } else { "uplinkIngress" };
+                let hook = if program == POD_INGRESS { "podIngress" } else { "uplinkIngress" };
                 (hook, self.rehearsal.run(program, index, &mut packet)?)
             }
             outcome => ("uplinkXdp", outcome),

@@ -68,7 +68,7 @@ fn without_a_trace<R>(node: &Node, work: impl FnOnce() -> R) -> R {
 }
 
 /// What is explained of one question.
-fn explain(node: &Node, source: &str, destination: &str, more: &[&str]) -> Value {
+pub(crate) fn explain(node: &Node, source: &str, destination: &str, more: &[&str]) -> Value {
     let question = [&["explain", source, destination, "-o", "json"], more].concat();
     let printed = agent::ask(node, &question);
     let mut list: Value = serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"));

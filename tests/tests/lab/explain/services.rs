@@ -169,7 +169,11 @@ pub(crate) fn a_service_is_explained_by_its_name_with_no_more_privileges_than_th
     for (arguments, code, message) in [
         (&["198.51.100.2", "lab/other"][..], 1, "no such Service"),
         (&["198.51.100.2", "10.96.0.1"], 64, "an address needs a port"),
-        (&["198.51.100.2", "web", "--device", "lo"], 1, "--device lo: uplink_ingress is not attached there"),
+        (
+            &["198.51.100.2", "web", "--device", "lo"],
+            1,
+            "--device lo: no uplink_ingress or bare_ingress is attached there",
+        ),
         (&["node", "web", "--from", "pod"], 1, "`node` is no address"),
     ] {
         let failed = command(arguments);

@@ -2,6 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use promql_parser::{
+    label::{MatchOp, Matcher},
+    parser::{AggregateExpr, BinModifier, BinaryExpr, Expr, LabelModifier, MatrixSelector, VectorSelector, parse},
+    util::{ExprVisitor, walk_expr},
+};
 use serde_json::Value;
 
 use crate::{
@@ -16,12 +21,6 @@ const DASHBOARD: &str = include_str!("../../../deploy/monitoring/dashboard.json"
 const OF_TARGETS: [&str; 2] = ["job", "instance"];
 /// What it makes itself of each scrape.
 const OF_PROMETHEUS: &str = "up";
-
-const AGGREGATIONS: [&str; 5] = ["sum", "max", "min", "count", "topk"];
-const FUNCTIONS: [&str; 6] = ["rate", "increase", "histogram_quantile", "time", "absent", "vector"];
-/// Before a list of labels.
-const GROUPINGS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
-const OPERATORS: [&str; 4] = ["and", "or", "unless", "bool"];
 
 /// What a scrape shows: by name, the labels of each series.
 #[derive(Debug, Default)]
@@ -52,127 +51,86 @@ fn split(list: &str) -> Vec<&str> {
     pieces.map(str::trim).filter(|piece| !piece.is_empty()).collect()
 }
 
-/// A series that a query asks for.
-#[derive(Debug, PartialEq, Eq)]
-struct Selector<'a> {
-    name: &'a str,
-    /// Label, operator, value.
-    matchers: Vec<(&'a str, &'a str, &'a str)>,
-}
-
-/// What a query asks for, as far as names tell. Panics where it has a word that means nothing here, or
-/// brackets without their counterparts.
+/// What a query asks for.
 #[derive(Debug, Default)]
-struct Query<'a> {
-    selectors: Vec<Selector<'a>>,
+struct Query {
+    selectors: Vec<VectorSelector>,
     /// Labels by which is grouped or matched.
-    groupings: BTreeSet<&'a str>,
+    groupings: BTreeSet<String>,
     /// Whether something is grouped: its result has no other labels.
     is_grouped: bool,
 }
 
-impl<'a> Query<'a> {
-    fn parse(text: &'a str) -> Self {
-        let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+impl Query {
+    fn parse(text: &str) -> Result<Self, String> {
         let mut query = Self::default();
-        let mut open = Vec::new();
-        let mut rest = text.trim_start();
-        while let Some(first) = rest.chars().next() {
-            let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-            let (word, after) = rest.split_at(end);
-            let after = after.trim_start();
-            let is_called = after.starts_with('(');
-            rest = if first.is_ascii_digit() {
-                // A number, maybe with a point.
-                rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim_start()
-            } else if word.is_empty() {
-                match first {
-                    '(' => open.push(first),
-                    ')' => assert_eq!(open.pop(), Some('('), "{text}"),
-                    '>' | '<' | '=' | '!' | '+' | '-' | '*' | '/' | ',' => {}
-                    _ => panic!("{first:?} in {text}"),
-                }
-                rest[first.len_utf8()..].trim_start()
-            } else if GROUPINGS.contains(&word) && is_called {
-                let (labels, after) = after[1..].split_once(')').unwrap_or_else(|| panic!("{text}"));
-                query.groupings.extend(split(labels));
-                query.is_grouped |= word == "by";
-                after.trim_start()
-            } else if AGGREGATIONS.contains(&word) {
-                assert!(is_called || after.starts_with("by") || after.starts_with("without"), "{word} in {text}");
-                after
-            } else if OPERATORS.contains(&word) {
-                after
-            } else if is_called {
-                assert!(FUNCTIONS.contains(&word), "{word} in {text}");
-                after
-            } else {
-                query.select(word, after, text)
-            };
-        }
-        assert!(open.is_empty(), "{text}");
-        query
+        walk_expr(&mut query, &parse(text)?)?;
+        Ok(query)
     }
+}
 
-    /// Takes in a series' name and what it is followed by. Returns the rest.
-    fn select(&mut self, name: &'a str, after: &'a str, text: &str) -> &'a str {
-        let (matchers, mut after) = match after.strip_prefix('{') {
-            Some(matchers) => matchers.split_once('}').unwrap_or_else(|| panic!("{text}")),
-            None => ("", after),
-        };
-        let matchers = split(matchers).into_iter().map(|matcher| {
-            let end = matcher.find(['=', '!']).unwrap_or_else(|| panic!("{matcher} in {text}"));
-            let (label, value) = matcher.split_at(end);
-            let quote = value.find('"').unwrap_or_else(|| panic!("{matcher} in {text}"));
-            let (operator, value) = value.split_at(quote);
-            let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-            (label, operator, value.unwrap_or_else(|| panic!("{matcher} in {text}")))
-        });
-        self.selectors.push(Selector { name, matchers: matchers.collect() });
-        after = after.trim_start();
-        match after.strip_prefix('[') {
-            Some(range) => range.split_once(']').unwrap_or_else(|| panic!("{text}")).1.trim_start(),
-            None => after,
+impl ExprVisitor for Query {
+    type Error = String;
+
+    fn pre_visit(&mut self, expression: &Expr) -> Result<bool, String> {
+        match expression {
+            Expr::VectorSelector(selector) | Expr::MatrixSelector(MatrixSelector { vs: selector, .. }) => {
+                self.selectors.push(selector.clone());
+            }
+            Expr::Aggregate(AggregateExpr { modifier: Some(modifier), .. }) => {
+                self.groupings.extend(modifier.labels().labels.iter().cloned());
+                self.is_grouped |= modifier.is_include();
+            }
+            Expr::Binary(BinaryExpr { modifier: Some(BinModifier { matching, card, .. }), .. }) => {
+                let matching = matching.iter().map(LabelModifier::labels);
+                self.groupings.extend(matching.chain(card.labels()).flat_map(|labels| labels.labels.clone()));
+            }
+            _ => {}
         }
+        Ok(true)
     }
+}
 
+impl Query {
     /// Labels that its result may have: those by which is grouped, where it is, else those of the series.
     fn result_labels<'b>(&'b self, scrape: &'b Scrape) -> BTreeSet<&'b str> {
         if !self.is_grouped {
-            let series = self.selectors.iter().filter_map(|selector| scrape.0.get(selector.name)).flatten();
+            let series = self.selectors.iter().filter_map(|selector| scrape.0.get(selector.name.as_ref()?)).flatten();
             return series.flat_map(BTreeMap::keys).map(String::as_str).chain(OF_TARGETS).collect();
         }
-        self.groupings.iter().copied().collect()
+        self.groupings.iter().map(String::as_str).collect()
     }
 
     /// What of it a scrape does not show.
     fn missing(&self, scrape: &Scrape) -> Vec<String> {
         let mut missing = Vec::new();
         let mut labels: BTreeSet<&str> = OF_TARGETS.into();
-        for Selector { name, matchers } in &self.selectors {
-            let of_series = matchers.iter().filter(|(label, ..)| !OF_TARGETS.contains(label));
-            if *name == OF_PROMETHEUS {
-                missing.extend(of_series.map(|matcher| format!("{name} {matcher:?}")));
+        for VectorSelector { name, matchers, .. } in &self.selectors {
+            let name = name.as_deref().unwrap_or_else(|| panic!("no name: {matchers}"));
+            let of_series = matchers.matchers.iter().filter(|matcher| !OF_TARGETS.contains(&matcher.name.as_str()));
+            if name == OF_PROMETHEUS {
+                missing.extend(of_series.map(|matcher| format!("{name}{{{matcher}}}")));
                 continue;
             }
-            let Some(series) = scrape.0.get(*name) else {
-                missing.push((*name).to_owned());
+            let Some(series) = scrape.0.get(name) else {
+                missing.push(name.to_owned());
                 continue;
             };
             labels.extend(series.iter().flat_map(BTreeMap::keys).map(String::as_str));
-            for (label, operator, value) in of_series {
-                let is_shown = |value: &str| series.iter().any(|labels| labels.get(*label).is_some_and(|v| v == value));
-                let values: Vec<&str> = match *operator {
-                    "=" => vec![*value],
+            for Matcher { op, name: label, value } in of_series {
+                let is_shown = |value: &str| series.iter().any(|labels| labels.get(label).is_some_and(|v| v == value));
+                let values: Vec<&str> = match op {
+                    MatchOp::Equal => vec![value],
                     // Of regular expressions only lists of words.
-                    "=~" => value.split('|').collect(),
-                    other => panic!("{name} {label} {other}"),
+                    MatchOp::Re(_) => value.split('|').collect(),
+                    MatchOp::NotEqual | MatchOp::NotRe(_) => panic!("{name} {label} {op}"),
                 };
                 let unknown = values.into_iter().filter(|value| !is_shown(value));
                 missing.extend(unknown.map(|value| format!("{name}{{{label}=\"{value}\"}}")));
             }
         }
-        missing.extend(self.groupings.difference(&labels).map(|label| format!("label {label}")));
+        let unknown = self.groupings.iter().filter(|label| !labels.contains(label.as_str()));
+        missing.extend(unknown.map(|label| format!("label {label}")));
         missing
     }
 }
@@ -209,7 +167,7 @@ fn placeholders<'a>(text: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a 
 pub(crate) fn the_reader_of_queries_finds_what_is_not_there() {
     let mut scrape = Scrape::default();
     scrape.add("# TYPE a gauge\na{b=\"x, y\",c=\"1\"} 2\na{b=\"z\",c=\"2\"} 0\nd 1.5\n");
-    let missing = |text| Query::parse(text).missing(&scrape);
+    let missing = |text| Query::parse(text).expect("a query").missing(&scrape);
     let nothing: [String; 0] = [];
     assert_eq!(
         missing(r#"sum by (b) (rate(a{c=~"1|2",job="j"}[5m])) / d > 0.5 and on (instance) time() - d > 7"#),
@@ -218,8 +176,8 @@ pub(crate) fn the_reader_of_queries_finds_what_is_not_there() {
     assert_eq!(missing(r#"a{b="x, y"} or absent(up{job="lb-agent"})"#), nothing);
     assert_eq!(missing(r#"sum by (e) (f) + a{b="q", c=~"1|3"}"#), ["f", r#"a{b="q"}"#, r#"a{c="3"}"#, "label e"]);
     assert_eq!(missing(r#"up{node="n"}"#).len(), 1);
-    for wrong in ["sum(a", "sum(a))", "median(a)", "a{b}", "a{b=\"x\"", "rate(a[5m)", "a % b"] {
-        assert!(std::panic::catch_unwind(|| Query::parse(wrong)).is_err(), "{wrong}");
+    for wrong in ["sum(a", "sum(a))", "median(a)", "a{b}", "a{b=\"x\"", "rate(a[5m)", "rate(a)", "a & b"] {
+        assert!(Query::parse(wrong).is_err(), "{wrong}");
     }
     assert_eq!(
         placeholders("{{ $value }} of {{ $labels.map }} {{$labels.a | f}}", "$labels.").collect::<Vec<_>>(),
@@ -253,7 +211,7 @@ pub(crate) fn every_query_of_alerts_and_dashboard_asks_for_what_an_agent_shows()
         let names: BTreeSet<_> = alerts.iter().map(|(name, ..)| name).collect();
         assert!(names.len() == alerts.len() && alerts.len() > 10, "each has a name of its own: {names:?}");
         for (name, expression, rule) in &alerts {
-            let query = Query::parse(expression);
+            let query = Query::parse(expression).unwrap_or_else(|error| panic!("{name}: {expression}: {error}"));
             assert_eq!(query.missing(&scrape), Vec::<String>::new(), "{name}: {expression}");
             let severity = rule["labels"]["severity"].as_str().unwrap_or_default();
             assert!(["warning", "critical"].contains(&severity), "{name}: {severity:?}");
@@ -268,7 +226,7 @@ pub(crate) fn every_query_of_alerts_and_dashboard_asks_for_what_an_agent_shows()
         assert!(panels.len() > 20, "{panels:?}");
         for (title, expression, legend) in &panels {
             let text = expression.replace("$__rate_interval", "5m");
-            let query = Query::parse(&text);
+            let query = Query::parse(&text).unwrap_or_else(|error| panic!("{title}: {expression}: {error}"));
             assert_eq!(query.missing(&scrape), Vec::<String>::new(), "{title}: {expression}");
             let known = query.result_labels(&scrape);
             let unknown: Vec<_> = placeholders(legend, "").filter(|label| !known.contains(*label)).collect();
@@ -299,9 +257,11 @@ pub(crate) fn the_dashboard_has_a_place_for_each_panel_and_asks_the_source_that_
             assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
             assert!(references.insert(target["refId"].as_str().expect("a reference")), "{title}");
             let expression = target["expr"].as_str().expect("an expression");
-            for selector in Query::parse(&expression.replace("$__rate_interval", "5m")).selectors {
-                let of_targets = [("job", "=", "$job"), ("instance", "=~", "$instance")];
-                assert!(of_targets.iter().all(|matcher| selector.matchers.contains(matcher)), "{title}: {expression}");
+            let query = Query::parse(&expression.replace("$__rate_interval", "5m")).expect("a query");
+            for VectorSelector { matchers, .. } in query.selectors {
+                let matchers: Vec<_> = matchers.matchers.iter().map(ToString::to_string).collect();
+                let of_targets = [r#"job="$job""#, r#"instance=~"$instance""#].map(str::to_owned);
+                assert!(of_targets.iter().all(|matcher| matchers.contains(matcher)), "{title}: {expression}");
             }
         }
         assert!(

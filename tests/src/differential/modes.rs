@@ -97,7 +97,7 @@ fn mode_restricted_external_ip(finding: &Finding<'_>) -> bool {
 }
 
 fn mode_own_endpoint(finding: &Finding<'_>) -> bool {
-    matches!(finding.client, ClientKind::Pod | ClientKind::Vm)
+    matches!(finding.client, ClientKind::Pod | ClientKind::Vm | ClientKind::RemotePod)
         && finding.loses_itself()
         && finding.reaches_itself(|source| *source == Source::Node)
 }

@@ -5,7 +5,8 @@
 //! [`MISSED`], a millionth: 21 for two endpoints, 38 for three. A scenario has some hundreds of sets, so about one run
 //! of the harness in a thousand sees a set that is too small; and a difference only counts when it is there again
 //! ([`super::session`]), which makes it one in a million. A client stops earlier when every endpoint that the Service
-//! has in any state has answered, but not before [`SURPLUS`] tries, which show one that should not be there.
+//! has in any state has answered, but not before [`SURPLUS`] tries, which show one that should not be there. In the second
+//! look it makes as many tries as show one endpoint more than there should be: what counts is then all of what is there.
 //!
 //! **When nothing answers.** The hosts are a few microseconds away from each other, so an answer takes as long as the
 //! machine takes to schedule them, far less than [`PATIENCE`]. Where proxies then seem to differ, or a SYN was not answered,
@@ -58,7 +59,7 @@ const LATER_AT_ONCE: usize = 4;
 /// How many tries of a cell are made at first. Where nobody answers, it stays with them; in the second look they are
 /// enough to see that one of two endpoints answers, with an error of 1 in 16.
 const FIRST: [usize; 2] = [2, 4];
-/// With how many tries it stays when every endpoint of the Service has answered: enough to see one that is none, in the
+/// With how many tries the first look stays when every endpoint of the Service has answered: enough to see one that is none, in the
 /// place of half of them, with an error of 1 in 1024.
 const SURPLUS: usize = 10;
 /// With how many tries it stays where some are answered and some are not: that is broken, however many endpoints it is.
@@ -192,7 +193,8 @@ impl Client {
     }
 
     async fn observe(&self, target: &Target) -> Observation {
-        let wanted = tries(target.endpoints);
+        let surplus = [0, 1][self.look];
+        let wanted = tries(target.endpoints + surplus);
         let mut observation = Observation::default();
         let mut made = 0;
         while made < wanted {
@@ -202,7 +204,10 @@ impl Client {
             join_all(round).await.into_iter().for_each(|verdict| observation.add(verdict));
             made += count;
             let is_mixed = observation.others.contains(&Verdict::Dropped) && made >= MIXED;
-            let is_complete = made >= SURPLUS && target.endpoints > 0 && observation.reached.len() >= target.endpoints;
+            let is_complete = self.look == 0
+                && made >= SURPLUS
+                && target.endpoints > 0
+                && observation.reached.len() >= target.endpoints;
             if observation.reached.is_empty() || is_mixed || (is_complete && observation.others.is_empty()) {
                 break;
             }

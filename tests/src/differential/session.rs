@@ -6,7 +6,8 @@
 //! Whether a proxy has taken in everything is asked of the dataplane itself: the last thing that is written is a change
 //! of the `sentinel` Service and of its slices. kube-proxy and `lb-agent` get Services by one watch and slices by
 //! another, each in order, so where the sentinel answers at its new port from its new endpoint, all that was written
-//! before is in force, too.
+//! before is in force, too. The Node has a watch of its own, and its zone decides which endpoints are in use: so the
+//! sentinel has an endpoint in that zone and one elsewhere, and only the first may answer.
 //!
 //! Where proxies seem to differ in a way that the table does not explain, it is looked at again, with more patience: what
 //! counts is what is there the second time.
@@ -54,12 +55,17 @@ const SENTINEL_ADDRESSES: [&str; 2] = ["10.96.255.254", "fd00:10:96::fffe"];
 const FIRST_SENTINEL_PORT: u16 = 10000;
 /// How long proxies may take to start, or to take a change in, on a loaded machine.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
+/// How many times in a row the sentinel's endpoint in the node's zone must answer. A proxy that does not know the zone
+/// chooses between two each time.
+const ANSWERS: usize = 10;
+/// The label of a Node that says its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// Between one look at the sentinel and the next.
 const POLL: Duration = Duration::from_millis(20);
 /// How long servers of proxies may take to hear of a change: the Node has a watch of its own.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// For what is not ordered with the sentinel: the Node has a watch of its own, and what one synchronization writes is
-/// not in force all at once.
+/// For what is not ordered with the sentinel: the rest of the Node, and what one synchronization writes is not in force
+/// all at once.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// The twins and their API server.
@@ -69,6 +75,8 @@ pub struct Session {
     /// What the proxies that run were started with.
     proxy: Option<(Map<String, Value>, bool)>,
     sentinel_port: u16,
+    /// The zone that the node of the proxies was last said to be in.
+    zone: Option<String>,
 }
 
 impl Session {
@@ -77,7 +85,9 @@ impl Session {
         let arms = arm::build(sandbox);
         let api = ApiHost::start(lone_host("api"), API_SERVER, &arms[0].lab.nodes);
         relay::start(api.host(), API_SERVER, arms.iter().map(|arm| &arm.lab.nodes[0].host));
-        Self { arms, api, proxy: None, sentinel_port: FIRST_SENTINEL_PORT }
+        let zone =
+            zone_of(&api::node_object(1, arms[0].lab.nodes[0].host.name(), arms[0].lab.nodes[0].host.addresses()));
+        Self { arms, api, proxy: None, sentinel_port: FIRST_SENTINEL_PORT, zone }
     }
 
     /// Runs a scenario, and removes what it made.
@@ -153,7 +163,7 @@ impl Session {
             let named = Named::of(object)?;
             touched.insert(named.clone());
             if named.kind == "Node" {
-                self.api.apply(&self.node(&named, object)?)?;
+                self.apply_node(&named, object)?;
             } else {
                 self.api.apply(object)?;
             }
@@ -166,11 +176,19 @@ impl Session {
         let (slices, others): (Vec<_>, Vec<_>) = touched.into_iter().partition(|named| named.kind == "EndpointSlice");
         for named in others.into_iter().chain(slices) {
             if named.kind == "Node" {
-                let node = self.node(&named, &Value::Null)?;
-                self.api.apply(&node)?;
+                self.apply_node(&named, &Value::Null)?;
             } else {
                 self.api.delete(&named)?;
             }
+        }
+        Ok(())
+    }
+
+    fn apply_node(&mut self, named: &Named, given: &Value) -> Result<(), String> {
+        let node = self.node(named, given)?;
+        self.api.apply(&node)?;
+        if named.name == self.arms[0].lab.nodes[0].host.name() {
+            self.zone = zone_of(&node);
         }
         Ok(())
     }
@@ -204,15 +222,18 @@ impl Session {
             let wanted = node2.pods[endpoint].name();
             for address in SENTINEL_ADDRESSES {
                 let to = SocketAddr::new(address.parse().expect("an address"), port);
-                loop {
+                let mut answers = 0;
+                while answers < ANSWERS {
                     let outcome = Ask::new(Transport::Tcp, to).from(&node1.host);
                     if matches!(&outcome, Outcome::Reached(answer) if answer.backend == wanted) {
-                        break;
+                        answers += 1;
+                        continue;
                     }
                     if Instant::now() > deadline {
                         let name = arm.implementation.name();
                         return Err(format!("{name} has not taken the change in: sentinel at {to}: {outcome:?}"));
                     }
+                    answers = 0;
                     thread::sleep(POLL);
                 }
             }
@@ -235,7 +256,7 @@ impl Session {
                 "ports": [{ "port": port, "protocol": "TCP", "targetPort": ECHO_PORT }],
             },
         }))?;
-        let pod = &self.arms[0].lab.nodes[1].pods[endpoint];
+        let pods = &self.arms[0].lab.nodes[1].pods;
         for family in Family::BOTH {
             self.api.apply(&json!({
                 "apiVersion": "discovery.k8s.io/v1",
@@ -247,7 +268,15 @@ impl Session {
                 },
                 "addressType": family.to_string(),
                 "ports": [{ "port": ECHO_PORT, "protocol": "TCP" }],
-                "endpoints": [{ "addresses": [pod.address(family)], "nodeName": "node2" }],
+                "endpoints": match &self.zone {
+                    // Hints mean nothing to a node without a zone.
+                    None => json!([{ "addresses": [pods[endpoint].address(family)], "nodeName": "node2" }]),
+                    Some(zone) => [(endpoint, zone.as_str()), (1 - endpoint, "elsewhere")].map(|(pod, zone)| json!({
+                        "addresses": [pods[pod].address(family)],
+                        "nodeName": "node2",
+                        "hints": { "forZones": [{ "name": zone }] },
+                    })).into(),
+                },
             }))?;
         }
         Ok(())
@@ -359,4 +388,9 @@ impl Session {
         let all = requests.iter().map(|_| answers.each_mut().map(|texts| texts.next().expect("one for each request")));
         all.collect()
     }
+}
+
+/// The zone that a Node says it is in.
+fn zone_of(node: &Value) -> Option<String> {
+    node["metadata"]["labels"][ZONE].as_str().map(str::to_owned)
 }

@@ -41,8 +41,8 @@ impl Tuning {
 /// The order of writes, for each service port: new backends, new slots, its element of `SERVICES*`, its name (of a
 /// new index, so that an index with a name always has content), its list of clients if that is another one, its frontends,
 /// backends that have left. When all are through, removals: frontends, names, backends. What is freed is reused after the
-/// grace period; the networks of a list of clients are removed then. Last, the backends of UDP ports that lost a frontend get new generations, so that no
-/// exchange goes on by what is another's frontend by now.
+/// grace period; the networks of a list of clients that no frontend names any more are removed then. Last, the backends of
+/// UDP ports that lost a frontend get new generations, so that no exchange goes on by what is another's frontend by now.
 ///
 /// So each write leaves the maps in a state that a reader may see:
 ///

@@ -29,6 +29,9 @@ type PortName = (String, String, String, u8);
 /// Cluster list, local list, flags, affinity.
 type Lists<A> = (Vec<(A, u16)>, Vec<(A, u16)>, u32, u32);
 
+/// Whose a frontend is, its flags, and the list of clients that it lets in, if it does not let in everybody.
+type Entry<A> = (PortName, u8, Option<Vec<Cidr<A>>>);
+
 /// Networks that Services may list as their clients'.
 const RANGES: [&str; 7] =
     ["198.51.100.0/24", "198.51.0.0/16", "198.51.128.0/17", "203.0.113.7/32", "fd02::/64", "0.0.0.0/0", "fd02::7/128"];
@@ -36,8 +39,7 @@ const RANGES: [&str; 7] =
 #[derive(Clone, Debug, PartialEq)]
 struct View<A: Ord> {
     services: BTreeMap<PortName, Lists<A>>,
-    /// Whose each is, its flags, and the list of clients that it lets in, if it does not let in everybody.
-    frontends: BTreeMap<FrontendKey<A>, (PortName, u8, Option<Vec<Cidr<A>>>)>,
+    frontends: BTreeMap<FrontendKey<A>, Entry<A>>,
     /// Flags of each endpoint of each service port.
     backends: BTreeMap<(PortName, A, u16), u16>,
     /// All lists of clients, whether a frontend names them or not.
@@ -132,7 +134,9 @@ fn lists_of_clients<A: Family>(existing: &Existing<A>) -> BTreeMap<ClientList, V
     for (list, network) in &existing.source_ranges {
         lists.entry(*list).or_default().push(*network);
     }
-    lists.values_mut().for_each(|list| list.sort());
+    for list in lists.values_mut() {
+        list.sort();
+    }
     lists
 }
 

@@ -345,6 +345,13 @@ mod tests {
         let notice = |failure: &Failure| Notice::no_room(failure, &Inputs::new([]), "node-a");
         let told = notice(&failure(ApplyError::Full { table: "SLOTS4" })).expect("told");
         assert_eq!(told.note, "node node-a: shop/web:http/TCP: table SLOTS4 is full; the former state stays in force");
+        let told =
+            notice(&failure(ApplyError::NoRoomBeside { table: "SOURCE_RANGES4", clients: 9, room: 7 })).expect("told");
+        assert_eq!(
+            told.note,
+            "node node-a: shop/web:http/TCP: table SOURCE_RANGES4 is full: a new list of 9 networks of clients is entered \
+             beside the former one, and there is room for 7; the former state stays in force"
+        );
         assert_eq!(notice(&failure(ApplyError::NameTooLong)), None);
     }
 

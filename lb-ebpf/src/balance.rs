@@ -5,8 +5,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_get_smp_processor_id};
 use lb_common::{
     abi::{
-        Address, AffinityKey, Backend, BackendFlags, Config, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags,
-        LocalAddressKey, Reason, SERVICE_BITS, Service, ServiceFlags, Slot, SlotRange, SourceRange,
+        Address, AffinityKey, Backend, BackendFlags, Config, Frontend, FrontendFlags, FrontendKey, LIST_BITS,
+        LocalAddressFlags, LocalAddressKey, Reason, Service, ServiceFlags, Slot, SlotRange, SourceRange,
     },
     hash,
 };
@@ -46,7 +46,7 @@ struct Found {
 impl Found {
     #[inline(always)]
     fn only(what: What) -> Self {
-        Self { what, frontend: Frontend { service: 0, owner: 0, flags: 0 } }
+        Self { what, frontend: Frontend { service: 0, owner: 0, flags: 0, edition: 0 } }
     }
 }
 
@@ -137,8 +137,8 @@ pub fn is_restricted(frontend: Frontend) -> bool {
 /// Whether a client may use a frontend that [`is_restricted`].
 #[inline(always)]
 pub fn is_allowed<F: Family>(frontend: Frontend, client: F::Address) -> bool {
-    let range = SourceRange { service: frontend.service, client };
-    F::source_ranges().get(&Key::new(SERVICE_BITS + F::BITS, range)).is_some()
+    let range = SourceRange { service: frontend.service, edition: frontend.edition.into(), client };
+    F::source_ranges().get(&Key::new(LIST_BITS + F::BITS, range)).is_some()
 }
 
 /// Which of a service's two ranges a frontend uses.

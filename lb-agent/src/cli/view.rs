@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::Result;
 use lb_agent::{
-    dataplane::{Existing, FamilyMaps, KernelMaps},
+    dataplane::{ClientList, Existing, FamilyMaps, KernelMaps},
     loader::Pins,
-    model::Family,
+    model::{Cidr, Family},
 };
-use lb_common::abi::{Backend, Service, ServiceName, SlotRange};
+use lb_common::abi::{Backend, Frontend, Service, ServiceName, SlotRange};
 
 /// What the maps of a family hold, by index.
 pub(super) struct View<A> {
@@ -57,6 +57,13 @@ impl<A: Family> View<A> {
         }
     }
 
+    /// Networks of the clients that a frontend lets in; none where it lets in everybody, or nobody.
+    pub(super) fn clients(&self, frontend: Frontend) -> impl Iterator<Item = Cidr<A>> {
+        let list = ClientList::of(frontend);
+        let of_list = self.existing.source_ranges.iter().filter(move |(of, _)| Some(*of) == list);
+        of_list.map(|(_, clients)| *clients)
+    }
+
     /// Indices of the backends in a range of slots, each once: a Maglev table has them many times.
     pub(super) fn backends_in(&self, range: SlotRange) -> impl Iterator<Item = u32> {
         let slots = range.first..range.first.saturating_add(range.count);
@@ -77,6 +84,8 @@ impl<A: Family> View<A> {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::abi::FrontendFlags;
+
     use super::*;
 
     #[test]
@@ -93,5 +102,23 @@ mod tests {
         assert_eq!(view.backend(5, Some(2)), "10.0.0.1:80");
         assert_eq!(view.backend(5, Some(1)), "<backend 5?>");
         assert_eq!(view.backend(6, None), "<backend 6?>");
+    }
+    #[test]
+    fn a_frontend_lets_in_the_clients_of_the_list_that_it_names() {
+        let list = |service, edition| ClientList { service, edition };
+        let network = |host| Cidr::of_address([198, 51, 100, host]);
+        let lists =
+            [(list(3, 0), network(1)), (list(3, 2), network(2)), (list(3, 2), network(3)), (list(4, 2), network(4))];
+        let view = View::new(Existing { source_ranges: lists.into(), ..Existing::default() });
+        let restricted = Frontend {
+            service: 3,
+            owner: 0,
+            flags: FrontendFlags::EXTERNAL | FrontendFlags::SOURCE_RANGES,
+            edition: 2,
+        };
+        assert_eq!(view.clients(restricted).collect::<Vec<_>>(), [network(2), network(3)]);
+        assert_eq!(view.clients(Frontend { edition: 1, ..restricted }).count(), 0);
+        let open = Frontend { flags: FrontendFlags::EXTERNAL, edition: 0, ..restricted };
+        assert_eq!(view.clients(open).count(), 0);
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use lb_common::abi::{
-    Backend, Config, FrontendKey, LocalAddressFlags, Service as ServiceValue, ServiceName, capacity, maps,
+    Backend, Config, Frontend, FrontendKey, LocalAddressFlags, Service as ServiceValue, ServiceName, capacity, maps,
 };
 
 use super::*;
 use crate::{
     controller::tests::many,
     dataplane::{
-        AuditReport,
+        AuditReport, ClientList,
         Drift::{self, Changed, Missing, Stray},
         Existing, Fake, Faulty, HasTables, Pass, SourcePrefix,
     },
@@ -201,7 +201,16 @@ where
         corruption(tables.local_addresses, Stray, move |fake| fake.set_local_address(endpoint.address, 1)),
         corruption(tables.source_ranges, Missing, move |fake| fake.remove_source_range(restricted, clients)),
         corruption(tables.source_ranges, Stray, move |fake| fake.set_source_range(restricted, host)),
-        corruption(tables.source_ranges, Stray, move |fake| fake.set_source_range(60_000, clients)),
+        corruption(tables.frontends, Changed, move |fake| {
+            let frontend = Frontend { edition: frontend.edition ^ 1, ..frontend };
+            fake.set_frontend(&frontend_key, frontend)
+        }),
+        corruption(tables.source_ranges, Stray, move |fake| {
+            fake.set_source_range(ClientList { edition: restricted.edition + 1, ..restricted }, clients)
+        }),
+        corruption(tables.source_ranges, Stray, move |fake| {
+            fake.set_source_range(ClientList { service: 60_000, ..restricted }, clients)
+        }),
         corruption(tables.service_cidrs, Missing, move |fake| fake.remove_service_cidr(cidr)),
         corruption(tables.service_cidrs, Stray, move |fake| fake.set_service_cidr(host)),
     ]
@@ -219,7 +228,7 @@ fn each_kind_of_drift_of_each_map_is_put_right_and_nothing_else_is_written() {
     let mut world = World::new();
     let before = world.snapshot();
     let corruptions = all_corruptions(world.maps.inner());
-    assert_eq!(corruptions.len(), 49);
+    assert_eq!(corruptions.len(), 53);
     for Corruption { map, drift, elements, by } in corruptions {
         by(world.maps.inner());
         assert_ne!(world.snapshot(), before, "{map} {drift:?}");
@@ -330,11 +339,13 @@ fn what_is_entered_in_a_full_table_makes_room_for_what_was_removed() {
 
 #[test]
 fn a_prefix_is_the_same_whatever_the_bits_are_that_do_not_count() {
-    let prefix = SourcePrefix { bits: 32 + 20, service: 3, client: [10, 1, 0x2f, 9] };
-    assert_eq!(prefix.network(), Some((3, Cidr { address: [10, 1, 0x20, 0], bits: 20 })));
-    let everybody = SourcePrefix { bits: 32, service: 3, client: [10, 1, 2, 3] };
-    assert_eq!(everybody.network(), Some((3, Cidr { address: [0; 4], bits: 0 })));
-    assert_eq!(SourcePrefix { bits: 31, ..everybody }.network(), None, "of two services");
+    let list = ClientList { service: 3, edition: 5 };
+    let prefix = SourcePrefix { bits: 64 + 20, service: 3, edition: 5, client: [10, 1, 0x2f, 9] };
+    assert_eq!(prefix.network(), Some((list, Cidr { address: [10, 1, 0x20, 0], bits: 20 })));
+    let everybody = SourcePrefix { bits: 64, client: [10, 1, 2, 3], ..prefix };
+    assert_eq!(everybody.network(), Some((list, Cidr { address: [0; 4], bits: 0 })));
+    assert_eq!(SourcePrefix { bits: 63, ..everybody }.network(), None, "of two lists");
+    assert_eq!(SourcePrefix { edition: 256, ..prefix }.network(), None, "of a list that no frontend can name");
 }
 
 #[test]

@@ -27,6 +27,8 @@ mod reach;
 #[cfg(test)]
 mod audit_tests;
 #[cfg(test)]
+mod clients_tests;
+#[cfg(test)]
 mod random_tests;
 mod remember;
 #[cfg(test)]

@@ -9,11 +9,11 @@ use std::{
 
 use ipnet::IpNet;
 use lb_common::abi::{Frontend, FrontendFlags, FrontendKey, Prefix, Service as ServiceValue, SlotRange};
-use proptest::{prelude::*, test_runner::RngSeed};
+use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    dataplane::{Capacities, Existing, Fake, Faulty, check},
+    dataplane::{Capacities, ClientList, Existing, Fake, Faulty, check},
     model::{
         Change, Cidr, DesiredPort, Endpoint, EndpointSlice, Family, Node, Policy, Protocol, Service, ServicePort,
         ServiceType, SlicePort, TrafficPolicy,
@@ -29,22 +29,21 @@ type PortName = (String, String, String, u8);
 /// Cluster list, local list, flags, affinity.
 type Lists<A> = (Vec<(A, u16)>, Vec<(A, u16)>, u32, u32);
 
+/// Whose a frontend is, its flags, and the list of clients that it lets in, if it does not let in everybody.
+type Entry<A> = (PortName, u8, Option<Vec<Cidr<A>>>);
+
 /// Networks that Services may list as their clients'.
 const RANGES: [&str; 7] =
     ["198.51.100.0/24", "198.51.0.0/16", "198.51.128.0/17", "203.0.113.7/32", "fd02::/64", "0.0.0.0/0", "fd02::7/128"];
-/// Clients within different ones of them, within none, and at load-balancer addresses.
-const CLIENTS: [&str; 8] =
-    ["198.51.100.9", "198.51.7.7", "198.51.200.1", "203.0.113.7", "8.8.8.8", "192.0.2.201", "fd02::7", "fd03::7"];
-
 /// The maps as a reader understands them: without indices.
 #[derive(Clone, Debug, PartialEq)]
 struct View<A: Ord> {
     services: BTreeMap<PortName, Lists<A>>,
-    frontends: BTreeMap<FrontendKey<A>, (PortName, u16)>,
+    frontends: BTreeMap<FrontendKey<A>, Entry<A>>,
     /// Flags of each endpoint of each service port.
     backends: BTreeMap<(PortName, A, u16), u16>,
-    /// Networks of clients.
-    clients: BTreeMap<PortName, BTreeSet<Cidr<A>>>,
+    /// All lists of clients, whether a frontend names them or not.
+    clients: Vec<(PortName, Vec<Cidr<A>>)>,
     service_cidrs: BTreeSet<Cidr<A>>,
 }
 
@@ -54,19 +53,8 @@ impl<A: Family> View<A> {
             services: BTreeMap::new(),
             frontends: BTreeMap::new(),
             backends: BTreeMap::new(),
-            clients: BTreeMap::new(),
+            clients: Vec::new(),
             service_cidrs: BTreeSet::new(),
-        }
-    }
-
-    /// Whether a frontend lets a client in. Where there is none, what its service port's networks say of the client: an
-    /// address that goes may let in whom the Service lets in by its others.
-    fn admits(&self, key: &FrontendKey<A>, holder: &PortName, client: A) -> Option<bool> {
-        let within = |name| self.clients.get(name).map(|ranges| ranges.iter().any(|range| range.contains(client)));
-        match self.frontends.get(key) {
-            Some((name, flags)) if flags & FrontendFlags::SOURCE_RANGES != 0 => Some(within(name) == Some(true)),
-            Some(_) => Some(true),
-            None => within(holder),
         }
     }
 }
@@ -89,11 +77,14 @@ impl<A: Family> View<A> {
             .collect();
         let lists =
             |value: &ServiceValue| (list(value.cluster), list(value.local), value.flags, value.affinity_seconds);
-        let frontend = |value: &Frontend| (names[&value.service].clone(), value.flags);
-        let mut clients: BTreeMap<PortName, BTreeSet<Cidr<A>>> = BTreeMap::new();
-        for (service, range) in &existing.source_ranges {
-            clients.entry(names[service].clone()).or_default().insert(*range);
-        }
+        let lists_of_clients = lists_of_clients(existing);
+        let frontend = |value: &Frontend| {
+            let clients = ClientList::of(*value).map(|list| lists_of_clients[&list].clone());
+            (names[&value.service].clone(), value.flags, clients)
+        };
+        let of_port = |(list, clients): (&ClientList, &Vec<_>)| (names[&list.service].clone(), clients.clone());
+        let mut clients: Vec<_> = lists_of_clients.iter().map(of_port).collect();
+        clients.sort();
         // A backend comes before its service has a name, and goes after.
         let in_service = existing.backends.iter().filter(|(_, backend)| names.contains_key(&backend.service));
         Self {
@@ -124,13 +115,29 @@ impl<A: Family> View<A> {
             let lists = (list(&port.cluster), list(&port.local), u32::from(port.has_endpoints), port.affinity_seconds);
             view.services.insert(name.clone(), lists);
             view.backends.extend(port.backends.iter().map(|b| ((name.clone(), b.address, b.port), b.flags)));
-            if !port.source_ranges.is_empty() {
-                view.clients.insert(name.clone(), port.source_ranges.iter().copied().collect());
+            let restricted = |flags: &u8| flags & FrontendFlags::SOURCE_RANGES != 0;
+            if port.frontends.iter().any(|(_, flags)| restricted(flags)) {
+                view.clients.push((name.clone(), port.source_ranges.clone()));
             }
-            view.frontends.extend(port.frontends.iter().map(|(key, flags)| (*key, (name.clone(), *flags))));
+            view.frontends.extend(port.frontends.iter().map(|(key, flags)| {
+                (*key, (name.clone(), *flags, restricted(flags).then(|| port.source_ranges.clone())))
+            }));
         }
+        view.clients.sort();
         view
     }
+}
+
+/// Every list of clients in the maps, ascending.
+fn lists_of_clients<A: Family>(existing: &Existing<A>) -> BTreeMap<ClientList, Vec<Cidr<A>>> {
+    let mut lists: BTreeMap<ClientList, Vec<Cidr<A>>> = BTreeMap::new();
+    for (list, network) in &existing.source_ranges {
+        lists.entry(*list).or_default().push(*network);
+    }
+    for list in lists.values_mut() {
+        list.sort();
+    }
+    lists
 }
 
 /// A reader of one family.
@@ -143,6 +150,8 @@ struct Reader<A: Ord> {
     strict: bool,
     /// What each index meant when it was last seen in use, and when that was.
     slots: HashMap<u32, (u32, Instant)>,
+    /// Of those that frontends name.
+    lists: HashMap<ClientList, (Vec<Cidr<A>>, Instant)>,
     names: HashMap<u32, (PortName, Instant)>,
     backends: HashMap<u32, ((A, u16, u32), Instant)>,
     /// What each generation of each backend was.
@@ -157,6 +166,7 @@ impl<A: Family> Reader<A> {
             new: View::empty(),
             strict: false,
             slots: HashMap::new(),
+            lists: HashMap::new(),
             names: HashMap::new(),
             backends: HashMap::new(),
             generations: HashMap::new(),
@@ -166,6 +176,7 @@ impl<A: Family> Reader<A> {
     /// A new agent does not know what the former one freed last: it takes longer than a program to start.
     fn forget_times(&mut self) {
         self.slots.clear();
+        self.lists.clear();
         self.names.clear();
         self.backends.clear();
     }
@@ -181,18 +192,6 @@ impl<A: Family> Reader<A> {
             let allowed = [self.old.frontends.get(key), self.new.frontends.get(key)];
             assert!(allowed.contains(&Some(value)), "{key:?} is {value:?}, expected one of {allowed:?}");
         }
-        for (key, (holder, _)) in &view.frontends {
-            for client in CLIENTS.iter().filter_map(|client| A::from_ip(client.parse().expect("an address"))) {
-                let now = view.admits(key, holder, client);
-                let before_and_after = [self.old.admits(key, holder, client), self.new.admits(key, holder, client)];
-                let mut known = before_and_after.iter().flatten();
-                let all_the_same = known.next().filter(|first| known.all(|other| other == *first));
-                assert!(
-                    all_the_same.is_none() || all_the_same.copied() == now,
-                    "{client:?} at {key:?}: {now:?}, before and after {before_and_after:?}"
-                );
-            }
-        }
         if self.strict {
             let both = self.old.frontends.keys().filter(|key| self.new.frontends.contains_key(key));
             let missing: Vec<_> = both.filter(|key| !view.frontends.contains_key(key)).collect();
@@ -202,6 +201,18 @@ impl<A: Family> Reader<A> {
         let now = self.now;
         for (slot, backend) in &existing.slots {
             in_use(&mut self.slots, *slot, *backend, now, "slot");
+        }
+        let lists = lists_of_clients(existing);
+        for list in existing.frontends.iter().filter_map(|(_, frontend)| ClientList::of(*frontend)) {
+            self.lists.insert(list, (lists[&list].clone(), now));
+        }
+        // Nor does one change that was named a moment ago: a program may have read the frontend as it was. But a service
+        // without frontends may go, and its lists first.
+        self.lists.retain(|list, _| existing.frontends.iter().any(|(_, frontend)| frontend.service == list.service));
+        for (list, (former, at)) in &self.lists {
+            let found = lists.get(list);
+            let ago = now - *at;
+            assert!(ago >= GRACE || found == Some(former), "{list:?} was {former:?} {ago:?} ago and is {found:?}");
         }
         for (index, name, _) in &existing.services {
             let (namespace, service, port) = name.parts();
@@ -501,11 +512,6 @@ fn play(capacities: Capacities, rounds: Vec<Round>, seed: u32) {
 }
 
 proptest! {
-    // The same cases each time. Among others there is one in some thousands that fails: while a restricted frontend goes from
-    // one Service to another in the very synchronization that changes their ranges, it is open for a moment to whom the
-    // second one let in before. To be mended in the reconciler (`clients.rs`); then the seed goes.
-    #![proptest_config(ProptestConfig { cases: 200, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
-
     #[test]
     fn readers_always_see_old_or_new_and_in_the_end_what_is_desired(rounds in rounds(), seed: u32) {
         play(ROOMY, rounds, seed);

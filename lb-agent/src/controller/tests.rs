@@ -7,20 +7,20 @@ use lb_common::abi::{
 
 use super::*;
 use crate::{
-    dataplane::{Capacities, Existing, Fake, check},
+    dataplane::{Capacities, ClientList, Existing, Fake, check},
     model::{
         Change, Cidr, EndpointSlice, Node, Policy, Protocol, Service, ServicePort, ServiceType,
         testing::{endpoint, key, port, service, slice},
     },
 };
 
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// An agent with maps in memory and a clock that is moved by hand.
 pub(super) struct World {
     pub(super) maps: Fake,
     pub(super) controller: Controller,
-    now: Instant,
+    pub(super) now: Instant,
 }
 
 fn controller(maps: &Fake, first_generation: u32) -> Controller {
@@ -67,7 +67,7 @@ impl World {
         report
     }
 
-    fn failures(&mut self) -> Vec<String> {
+    pub(super) fn failures(&mut self) -> Vec<String> {
         self.sync().failures.iter().map(ToString::to_string).collect()
     }
 
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// A new agent that is told the same.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         let former = self.restart_silently();
         let inputs = former.inputs();
         let mut services: Vec<ObjectKey> = inputs.services().cloned().collect();
@@ -254,10 +254,10 @@ fn what_makes_no_sense_is_not_adopted_but_replaced_and_removed() {
         }
         // Clients of a sound one that asks for none, of one that makes no sense, of none, beyond the table.
         for service in [10, 11, 77, u32::MAX] {
-            maps.set_source_range(service, Cidr::of_address([198, 51, 100, 1]))?;
+            maps.set_source_range(ClientList { service, edition: 3 }, Cidr::of_address([198, 51, 100, 1]))?;
         }
         for (host, service) in (1..).zip([10, 11, 12, 13, 14, 99, u32::MAX]) {
-            maps.set_frontend(&key4(host), Frontend { service, owner: 1, flags: 0 })?;
+            maps.set_frontend(&key4(host), Frontend { service, owner: 1, ..Frontend::default() })?;
         }
         Ok(())
     };

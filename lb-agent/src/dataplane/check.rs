@@ -8,7 +8,7 @@ use lb_common::{
     hash,
 };
 
-use super::Existing;
+use super::{ClientList, Existing};
 use crate::model::Family;
 
 /// Map contents that contradict themselves: no order of complete writes leads to them.
@@ -48,7 +48,7 @@ pub enum Violation {
     },
     /// A frontend lets in some clients only, and there are none.
     #[error(
-        "frontend {address} port {port} protocol {protocol} lets nobody in: service {service} has no source ranges"
+        "frontend {address} port {port} protocol {protocol} lets nobody in: service {service} has no list {edition}"
     )]
     NobodyAllowed {
         /// The frontend's address.
@@ -59,6 +59,8 @@ pub enum Violation {
         protocol: u8,
         /// Index in `SERVICES*`.
         service: u32,
+        /// Which list of clients it names.
+        edition: u8,
     },
     /// Clients may use what does not exist: whoever gets the index next would let them in.
     #[error("service {service} has source ranges and does not exist")]
@@ -116,7 +118,7 @@ pub enum Violation {
 pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
     let mut violations = Vec::new();
     let services: BTreeSet<u32> = existing.services.iter().map(|(index, ..)| *index).collect();
-    let restricted: BTreeSet<u32> = existing.source_ranges.iter().map(|(index, _)| *index).collect();
+    let lists: BTreeSet<ClientList> = existing.source_ranges.iter().map(|(list, _)| *list).collect();
     for (key, frontend) in &existing.frontends {
         let (address, port, protocol) = (key.address.to_ip(), key.port, key.protocol);
         if !services.contains(&frontend.service) {
@@ -129,10 +131,12 @@ pub fn check<A: Family>(existing: &Existing<A>) -> Vec<Violation> {
         if is_cluster_ip != (port == 0) || is_cluster_ip && protocol != 0 {
             violations.push(Violation::HalfClusterIp { address, port, protocol });
         }
-        if frontend.flags & FrontendFlags::SOURCE_RANGES != 0 && !restricted.contains(&frontend.service) {
-            violations.push(Violation::NobodyAllowed { address, port, protocol, service: frontend.service });
+        if let Some(list) = ClientList::of(*frontend).filter(|list| !lists.contains(list)) {
+            let ClientList { service, edition } = list;
+            violations.push(Violation::NobodyAllowed { address, port, protocol, service, edition });
         }
     }
+    let restricted: BTreeSet<u32> = lists.iter().map(|list| list.service).collect();
     let stray = restricted.difference(&services);
     violations.extend(stray.map(|service| Violation::StraySourceRange { service: *service }));
 
@@ -198,7 +202,7 @@ mod tests {
         let key = FrontendKey::new([10, 96, 0, 1], 80, 6);
         let owner = hash::frontend_owner(&key);
         let sound = Existing {
-            frontends: vec![(key, Frontend { service: 7, owner, flags: 0 })],
+            frontends: vec![(key, Frontend { service: 7, owner, ..Frontend::default() })],
             services: vec![(7, name("a"), service(range(0, 2), range(2, 1)))],
             slots: vec![(0, 1), (1, 2), (2, 1)],
             backends: vec![(1, backend([10, 0, 0, 1], 5, 14)), (2, backend([10, 0, 0, 2], 6, 7))],
@@ -208,7 +212,7 @@ mod tests {
 
         let (address, port, protocol) = (IpAddr::from([10, 96, 0, 1]), 80, 6);
         let mut broken = sound.clone();
-        broken.frontends[0].1 = Frontend { service: 8, owner: !owner, flags: 0 };
+        broken.frontends[0].1 = Frontend { service: 8, owner: !owner, ..Frontend::default() };
         assert_eq!(
             check(&broken),
             [
@@ -247,12 +251,14 @@ mod tests {
 
         let mut broken = sound.clone();
         broken.frontends[0].1.flags = FrontendFlags::SOURCE_RANGES | FrontendFlags::CLUSTER_IP;
-        broken.source_ranges = vec![(8, Cidr::of_address([10, 0, 0, 1]))];
+        broken.frontends[0].1.edition = 3;
+        let lists = [ClientList { service: 8, edition: 3 }, ClientList { service: 7, edition: 2 }];
+        broken.source_ranges = lists.map(|list| (list, Cidr::of_address([10, 0, 0, 1]))).into();
         assert_eq!(
             check(&broken),
             [
                 Violation::HalfClusterIp { address, port, protocol },
-                Violation::NobodyAllowed { address, port, protocol, service: 7 },
+                Violation::NobodyAllowed { address, port, protocol, service: 7, edition: 3 },
                 Violation::StraySourceRange { service: 8 },
             ]
         );

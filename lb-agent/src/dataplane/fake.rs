@@ -13,7 +13,7 @@ use lb_common::{
 };
 use nix::libc::E2BIG;
 
-use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
+use super::{Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
 use crate::model::{Cidr, Family};
 
 /// Called after every single write, with the maps as a reader would find them.
@@ -41,7 +41,7 @@ pub struct Tables<A> {
     backends: BTreeMap<u32, Backend<A>>,
     node_addresses: BTreeMap<u32, A>,
     local_addresses: BTreeMap<A, u32>,
-    source_ranges: BTreeSet<(u32, Cidr<A>)>,
+    source_ranges: BTreeSet<(ClientList, Cidr<A>)>,
     service_cidrs: BTreeSet<Cidr<A>>,
 }
 
@@ -225,7 +225,7 @@ where
     }
 
     fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError> {
-        Ok(self.tables().source_ranges.iter().map(|(service, clients)| SourcePrefix::new(*service, *clients)).collect())
+        Ok(self.tables().source_ranges.iter().map(|(list, clients)| SourcePrefix::new(*list, *clients)).collect())
     }
 
     fn service_cidrs(&self) -> Result<Vec<Cidr<A>>, MapError> {
@@ -296,22 +296,22 @@ where
         self.write(A::TABLES.local_addresses, true, write)
     }
 
-    fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
+    fn set_source_range(&mut self, list: ClientList, clients: Cidr<A>) -> Result<(), MapError> {
         let tables = self.tables();
-        let range = (service, clients);
+        let range = (list, clients);
         let fits = tables.source_ranges.contains(&range)
             || tables.source_ranges.len() < tables.capacities.source_ranges as usize;
         self.write(A::TABLES.source_ranges, fits, |tables: &mut Tables<A>| tables.source_ranges.insert(range))
     }
 
-    fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
-        let write = |tables: &mut Tables<A>| tables.source_ranges.remove(&(service, clients));
+    fn remove_source_range(&mut self, list: ClientList, clients: Cidr<A>) -> Result<(), MapError> {
+        let write = |tables: &mut Tables<A>| tables.source_ranges.remove(&(list, clients));
         self.write(A::TABLES.source_ranges, true, write)
     }
 
     fn remove_source_prefix(&mut self, prefix: SourcePrefix<A>) -> Result<(), MapError> {
         // Shorter prefixes cannot be entered here.
-        prefix.network().map_or(Ok(()), |(service, clients)| self.remove_source_range(service, clients))
+        prefix.network().map_or(Ok(()), |(list, clients)| self.remove_source_range(list, clients))
     }
 
     fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {
@@ -375,7 +375,7 @@ impl<A: Family> fmt::Display for Tables<A> {
             );
             let flags = if flags.is_empty() { flags } else { format!(" {flags}") };
             write!(f, "{address}/{}{flags} -> #{index} {name}", ProtocolNumber(key.protocol.into()))?;
-            self.write_service(f, index)?;
+            self.write_service(f, *frontend)?;
         }
         Ok(())
     }
@@ -383,7 +383,8 @@ impl<A: Family> fmt::Display for Tables<A> {
 
 impl<A: Family> Tables<A> {
     /// The rest of a frontend's line.
-    fn write_service(&self, f: &mut fmt::Formatter<'_>, index: u32) -> fmt::Result {
+    fn write_service(&self, f: &mut fmt::Formatter<'_>, frontend: Frontend) -> fmt::Result {
+        let index = frontend.service;
         let service = self.services.get(&index).copied().unwrap_or_default();
         write!(f, " cluster [{}] local [{}]", self.list(service.cluster), self.list(service.local))?;
         let closed = self.backends.values().filter(|backend| {
@@ -396,10 +397,10 @@ impl<A: Family> Tables<A> {
         if service.affinity_seconds > 0 {
             write!(f, " affinity {} s", service.affinity_seconds)?;
         }
-        let ranges: Vec<_> =
-            self.source_ranges.iter().filter(|(of, _)| *of == index).map(|(_, range)| range.to_string()).collect();
-        if !ranges.is_empty() {
-            write!(f, " clients [{}]", ranges.join(" "))?;
+        if let Some(list) = ClientList::of(frontend) {
+            let clients =
+                self.source_ranges.iter().filter(|(of, _)| *of == list).map(|(_, clients)| clients.to_string());
+            write!(f, " clients [{}]", clients.collect::<Vec<_>>().join(" "))?;
         }
         if service.flags & ServiceFlags::ROUND_ROBIN != 0 {
             write!(f, " in turn")?;

@@ -1,7 +1,7 @@
 use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, SlotRange, maps};
 use nix::libc::EAGAIN;
 
-use super::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
+use super::{Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
 use crate::model::{Cidr, Family};
 
 /// Maps whose writes fail at random, as a kernel short of memory lets them fail: without effect, except that a failed
@@ -150,12 +150,12 @@ impl<A: Family, M: FamilyMaps<A>> FamilyMaps<A> for Faulty<M> {
         self.attempt(A::TABLES.local_addresses, Operation::Remove)?.remove_local_address(address)
     }
 
-    fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
-        self.attempt(A::TABLES.source_ranges, Operation::Write)?.set_source_range(service, clients)
+    fn set_source_range(&mut self, list: ClientList, clients: Cidr<A>) -> Result<(), MapError> {
+        self.attempt(A::TABLES.source_ranges, Operation::Write)?.set_source_range(list, clients)
     }
 
-    fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
-        self.attempt(A::TABLES.source_ranges, Operation::Remove)?.remove_source_range(service, clients)
+    fn remove_source_range(&mut self, list: ClientList, clients: Cidr<A>) -> Result<(), MapError> {
+        self.attempt(A::TABLES.source_ranges, Operation::Remove)?.remove_source_range(list, clients)
     }
 
     fn remove_source_prefix(&mut self, prefix: SourcePrefix<A>) -> Result<(), MapError> {

@@ -7,7 +7,7 @@ use lb_common::abi::{
 };
 
 use super::{
-    Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Page, ServiceCounters, SourcePrefix,
+    Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Page, ServiceCounters, SourcePrefix,
     table::{ArrayMap, HashTable, PrefixTable},
 };
 use crate::{
@@ -170,7 +170,7 @@ where
             backends,
             node_addresses: self.node_addresses()?,
             local_addresses: self.local_addresses()?,
-            // Without those that are of no one service: nobody's. The audit removes them.
+            // Without those that are of no one list: nobody's. The audit removes them.
             source_ranges: self.source_prefixes()?.into_iter().filter_map(SourcePrefix::network).collect(),
             service_cidrs: self.service_cidrs()?,
         })
@@ -218,8 +218,12 @@ where
 
     fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError> {
         let prefixes = A::tables(self).source_ranges.read_all()?;
-        let prefix =
-            |(bits, SourceRange { service, client }): (u32, SourceRange<A>)| SourcePrefix { bits, service, client };
+        let prefix = |(bits, SourceRange { service, edition, client }): (u32, SourceRange<A>)| SourcePrefix {
+            bits,
+            service,
+            edition,
+            client,
+        };
         Ok(prefixes.into_iter().map(prefix).collect())
     }
 
@@ -281,18 +285,18 @@ where
         A::tables_mut(self).0.local_addresses.remove(&LocalAddressKey { address })
     }
 
-    fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
-        let SourcePrefix { bits, service, client } = SourcePrefix::new(service, clients);
-        A::tables_mut(self).0.source_ranges.set(bits, SourceRange { service, client }, &Allowed { allowed: 1 })
+    fn set_source_range(&mut self, list: ClientList, clients: Cidr<A>) -> Result<(), MapError> {
+        let SourcePrefix { bits, service, edition, client } = SourcePrefix::new(list, clients);
+        A::tables_mut(self).0.source_ranges.set(bits, SourceRange { service, edition, client }, &Allowed { allowed: 1 })
     }
 
-    fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError> {
-        self.remove_source_prefix(SourcePrefix::new(service, clients))
+    fn remove_source_range(&mut self, list: ClientList, clients: Cidr<A>) -> Result<(), MapError> {
+        self.remove_source_prefix(SourcePrefix::new(list, clients))
     }
 
     fn remove_source_prefix(&mut self, prefix: SourcePrefix<A>) -> Result<(), MapError> {
-        let SourcePrefix { bits, service, client } = prefix;
-        A::tables_mut(self).0.source_ranges.remove(bits, SourceRange { service, client })
+        let SourcePrefix { bits, service, edition, client } = prefix;
+        A::tables_mut(self).0.source_ranges.remove(bits, SourceRange { service, edition, client })
     }
 
     fn set_service_cidr(&mut self, cidr: Cidr<A>) -> Result<(), MapError> {

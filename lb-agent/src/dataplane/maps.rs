@@ -1,8 +1,12 @@
 //! The maps as the reconciler sees them. Three implementations: the kernel's, an in-memory fake, and a faulty one
 //! that fails with a given probability.
 
+use std::ops::RangeInclusive;
+
 use crate::model::{Cidr, Family};
-use lb_common::abi::{Address, Backend, Config, Frontend, FrontendKey, SERVICE_BITS, Service, ServiceName, SlotRange};
+use lb_common::abi::{
+    Address, Backend, Config, Frontend, FrontendFlags, FrontendKey, LIST_BITS, Service, ServiceName, SlotRange,
+};
 
 /// How many elements each table of one family holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,34 +69,60 @@ pub struct Existing<A> {
     pub node_addresses: Vec<(u32, A)>,
     /// `LOCAL_ADDRS*`.
     pub local_addresses: Vec<(A, u32)>,
-    /// `SOURCE_RANGES*`: index in `SERVICES*` and clients.
-    pub source_ranges: Vec<(u32, Cidr<A>)>,
+    /// `SOURCE_RANGES*`: networks of clients, each with its list.
+    pub source_ranges: Vec<(ClientList, Cidr<A>)>,
     /// `SERVICE_CIDRS*`.
     pub service_cidrs: Vec<Cidr<A>>,
+}
+
+/// Which of the lists of clients in `SOURCE_RANGES*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientList {
+    /// Index in `SERVICES*`.
+    pub service: u32,
+    /// Which list of that service.
+    pub edition: u8,
+}
+
+impl ClientList {
+    /// The list that a frontend names, if it lets in some clients only.
+    pub fn of(frontend: Frontend) -> Option<Self> {
+        let Frontend { service, owner: _, flags, edition } = frontend;
+        (flags & FrontendFlags::SOURCE_RANGES != 0).then_some(Self { service, edition })
+    }
+
+    /// All lists that a service can have.
+    pub(super) fn all_of(service: u32) -> RangeInclusive<Self> {
+        Self { service, edition: 0 }..=Self { service, edition: u8::MAX }
+    }
 }
 
 /// A prefix of `SOURCE_RANGES*` as the table has it, whoever wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourcePrefix<A> {
-    /// How many bits count, of the index and then of the address.
+    /// How many bits count, of the index, the edition and then of the address.
     pub bits: u32,
     /// Index in `SERVICES*`.
     pub service: u32,
+    /// Edition of the service's list.
+    pub edition: u32,
     /// Address of clients.
     pub client: A,
 }
 
 impl<A: Family> SourcePrefix<A> {
-    /// The prefix of a network of clients of a service.
-    pub fn new(service: u32, clients: Cidr<A>) -> Self {
-        Self { bits: SERVICE_BITS + clients.bits, service, client: clients.address }
+    /// The prefix of a network of clients in a list.
+    pub fn new(list: ClientList, clients: Cidr<A>) -> Self {
+        let ClientList { service, edition } = list;
+        Self { bits: LIST_BITS + clients.bits, service, edition: edition.into(), client: clients.address }
     }
 
-    /// Index in `SERVICES*` and clients; `None` for a prefix that is of more services than one, as no agent writes them.
-    /// Bits of the address that do not count are 0, for the table finds the prefix whatever they are.
-    pub fn network(self) -> Option<(u32, Cidr<A>)> {
-        let bits = self.bits.checked_sub(SERVICE_BITS)?;
-        Some((self.service, Cidr { address: self.client.masked(A::mask(bits)), bits }))
+    /// The list and the clients; `None` for a prefix that is of more lists than one, or of one that no frontend can name, as
+    /// no agent writes them. Bits of the address that do not count are 0, for the table finds the prefix whatever they are.
+    pub fn network(self) -> Option<(ClientList, Cidr<A>)> {
+        let bits = self.bits.checked_sub(LIST_BITS)?;
+        let list = ClientList { service: self.service, edition: self.edition.try_into().ok()? };
+        Some((list, Cidr { address: self.client.masked(A::mask(bits)), bits }))
     }
 }
 
@@ -162,10 +192,10 @@ pub trait FamilyMaps<A: Address> {
     /// Removes an element of `LOCAL_ADDRS*`.
     fn remove_local_address(&mut self, address: A) -> Result<(), MapError>;
 
-    /// Enters a network of clients of a service in `SOURCE_RANGES*`.
-    fn set_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError>;
+    /// Enters a network of clients in a list of `SOURCE_RANGES*`.
+    fn set_source_range(&mut self, list: ClientList, clients: Cidr<A>) -> Result<(), MapError>;
     /// Removes one.
-    fn remove_source_range(&mut self, service: u32, clients: Cidr<A>) -> Result<(), MapError>;
+    fn remove_source_range(&mut self, list: ClientList, clients: Cidr<A>) -> Result<(), MapError>;
     /// Removes a prefix of `SOURCE_RANGES*`, whatever it is.
     fn remove_source_prefix(&mut self, prefix: SourcePrefix<A>) -> Result<(), MapError>;
 

@@ -3,6 +3,7 @@
 mod audit;
 mod backends;
 mod check;
+mod client_lists;
 mod fake;
 mod faulty;
 pub mod kernel;
@@ -20,7 +21,7 @@ pub use check::{Violation, check};
 pub use fake::{Fake, HasTables, Observer, Tables};
 pub use faulty::Faulty;
 pub use kernel::KernelMaps;
-pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
+pub use maps::{Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
 pub use reconciler::{AdoptedEndpoint, AdoptedPort, Reconciler, Tuning};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
 pub use scrape::{Scrape, Scraper, ServiceTraffic, TableFill};

@@ -12,6 +12,19 @@ pub enum ApplyError {
         /// Name of the table.
         table: &'static str,
     },
+    /// A table has no room for a list of clients beside the one that it is to replace, which stays in force.
+    #[error(
+        "table {table} is full: a new list of {clients} networks of clients is entered beside the former one, and there is \
+         room for {room}"
+    )]
+    NoRoomBeside {
+        /// Name of the table.
+        table: &'static str,
+        /// How many networks the list has.
+        clients: usize,
+        /// How many there is room for.
+        room: usize,
+    },
     /// A map could not be written.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -24,7 +37,7 @@ impl ApplyError {
     /// Whether it takes room, not another attempt, to get on.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Full { .. } => true,
+            Self::Full { .. } | Self::NoRoomBeside { .. } => true,
             Self::Map(error) => error.is_full(),
             Self::NameTooLong => false,
         }
@@ -43,7 +56,7 @@ impl ApplyError {
     /// The table that is full or could not be written.
     pub fn table(&self) -> Option<&'static str> {
         match self {
-            Self::Full { table } => Some(table),
+            Self::Full { table } | Self::NoRoomBeside { table, .. } => Some(table),
             Self::Map(error) => Some(error.map),
             Self::NameTooLong => None,
         }

@@ -54,7 +54,7 @@ pub struct DesiredPort<A> {
     /// Whose port it is.
     pub name: ServicePortName,
     /// Its frontends with their [`FrontendFlags`], ascending. Those that an older Service holds are not among them.
-    pub frontends: Vec<(FrontendKey<A>, u16)>,
+    pub frontends: Vec<(FrontendKey<A>, u8)>,
     /// All its endpoints, ascending by address and port. Those in neither list get no new flows but may have old ones:
     /// any endpoint that exists for TCP; for UDP only one that serves, since kube-proxy cuts the flows of others.
     pub backends: Vec<DesiredBackend<A>>,
@@ -222,7 +222,7 @@ fn frontends<A: Family>(
     policy: &Policy,
     port: &ServicePort,
     first: bool,
-) -> Vec<(FrontendKey<A>, u16)> {
+) -> Vec<(FrontendKey<A>, u8)> {
     let local_if = |policy| if policy == TrafficPolicy::Local { FrontendFlags::LOCAL } else { 0 };
     let internal = local_if(service.internal_policy);
     let external = FrontendFlags::EXTERNAL | local_if(service.external_policy);
@@ -231,7 +231,7 @@ fn frontends<A: Family>(
     let has_node_port = load_balancer || service.service_type == ServiceType::NodePort;
 
     let mut found = BTreeMap::new();
-    let mut add = |ips: &[IpAddr], flags: u16| {
+    let mut add = |ips: &[IpAddr], flags: u8| {
         // The unspecified address stands for node ports: nobody else may enter it.
         for address in ips.iter().filter(|ip| !ip.is_unspecified()).filter_map(|ip| A::from_ip(*ip)) {
             let known = found.entry(FrontendKey::new(address, port.port, protocol)).or_insert(flags);
@@ -284,7 +284,7 @@ fn candidates<'a, A: Family>(inputs: &'a Inputs, name: &ServicePortName, place: 
 
 fn desired_port<A: Family>(
     name: ServicePortName,
-    frontends: Vec<(FrontendKey<A>, u16)>,
+    frontends: Vec<(FrontendKey<A>, u8)>,
     candidates: &[Candidate<'_, A>],
     place: Place<'_>,
 ) -> DesiredPort<A> {

@@ -43,7 +43,7 @@ impl World {
 /// A port on one line: name, frontends with their flags (`L`ocal, `E`xternal, `N`ode port), cluster and local list,
 /// the backends that are in neither, and whether there is any endpoint.
 fn describe<A: Family>(port: &DesiredPort<A>) -> String {
-    let flags = |flags: u16| [(1, 'L'), (2, 'E'), (4, 'N')].iter().filter(|f| flags & f.0 != 0).map(|f| f.1).collect();
+    let flags = |flags: u8| [(1, 'L'), (2, 'E'), (4, 'N')].iter().filter(|f| flags & f.0 != 0).map(|f| f.1).collect();
     let frontends: Vec<String> = port
         .frontends
         .iter()

@@ -13,8 +13,8 @@ use lb_agent::{
     },
 };
 use lb_common::abi::{
-    Affinity, AffinityKey, Allowed, Backend, BackendFlags, Config, Flow, FrontendKey, Service as ServiceValue,
-    ServiceName, SourceRange, Tuple, maps,
+    Affinity, AffinityKey, Allowed, Backend, BackendFlags, Config, Flow, FrontendKey, LIST_BITS,
+    Service as ServiceValue, ServiceName, SourceRange, Tuple, maps,
 };
 
 use crate::{
@@ -196,8 +196,11 @@ pub(crate) fn what_others_write_to_pinned_maps_is_put_right_within_a_minute_and_
         let mut ranges: LpmTrie<MapData, SourceRange<[u8; 4]>, Allowed> =
             pins.open(maps::SOURCE_RANGES4).unwrap_or_else(|error| panic!("{error}")).try_into().expect("a trie");
         ranges.insert(&Key::new(0, SourceRange::default()), &Allowed { allowed: 1 }, 0).expect("written");
+        // And one in a list that no frontend can name.
+        let unnamed = SourceRange { edition: 256, ..SourceRange::default() };
+        ranges.insert(&Key::new(LIST_BITS, unnamed), &Allowed { allowed: 1 }, 0).expect("written");
         let count = expected.iter_mut().find(|(map, _)| *map == maps::SOURCE_RANGES4).expect("it was corrupted");
-        count.1 += 1;
+        count.1 += 2;
 
         // `until` is patient for a minute.
         until(sandbox, "as before", || snapshot(&maps) == before);
@@ -223,6 +226,7 @@ pub(crate) fn what_others_write_to_pinned_maps_is_put_right_within_a_minute_and_
             "WARN drift: SERVICE_NAMES4: the name of shop/rich:http/TCP had been removed, and is entered again",
             "WARN drift: CONFIG: the configuration had been changed, and is as it was",
             "WARN drift: SOURCE_RANGES4: clients of many services, by 0 bits of service #0 had been entered",
+            "WARN drift: SOURCE_RANGES4: clients of list 256 of shop/rich:http/TCP, which no frontend can name, had been",
         ] {
             assert!(log.contains(line), "no {line:?} in\n{log}");
         }

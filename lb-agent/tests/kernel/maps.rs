@@ -1,12 +1,13 @@
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use lb_agent::{
-    dataplane::{DataplaneMaps as _, FamilyMaps, KernelMaps},
+    dataplane::{ClientList, DataplaneMaps as _, FamilyMaps, KernelMaps},
     loader::{LoadOptions, Loaded, TableSizes},
+    model::{Cidr, Family},
 };
 use lb_common::abi::{
-    ABI_VERSION, Address, Backend, BackendFlags, Config, Frontend, FrontendKey, Service, ServiceFlags, ServiceName,
-    SlotRange,
+    ABI_VERSION, Backend, BackendFlags, Config, Frontend, FrontendFlags, FrontendKey, Service, ServiceFlags,
+    ServiceName, SlotRange,
 };
 use nix::{
     sys::time::TimeSpec,
@@ -36,12 +37,16 @@ pub(crate) fn what_is_written_is_what_exists() {
     });
 }
 
-fn fill<A: Address>(maps: &mut KernelMaps, address: A)
+fn list(service: u32, edition: u8) -> ClientList {
+    ClientList { service, edition }
+}
+
+fn fill<A: Family>(maps: &mut KernelMaps, address: A)
 where
     KernelMaps: FamilyMaps<A>,
 {
     let key = FrontendKey::new(address, 80, 6);
-    let frontend = Frontend { service: 3, owner: 7, flags: 1 };
+    let frontend = Frontend { service: 3, owner: 7, flags: FrontendFlags::SOURCE_RANGES, edition: 9 };
     let service = Service {
         cluster: SlotRange { first: 4, count: 3 },
         local: SlotRange { first: 20, count: 1 },
@@ -60,6 +65,12 @@ where
     maps.set_backend(2, Backend { generation: 0, ..backend }).expect("written");
     maps.set_node_address(7, address).expect("written");
     maps.set_local_address(address, 1).expect("written");
+    let network = |bits| Cidr { address: address.masked(A::mask(bits)), bits };
+    let lists =
+        [(list(3, 8), network(8)), (list(3, 9), network(8)), (list(3, 9), network(9)), (list(4, 9), network(0))];
+    for (list, clients) in lists {
+        maps.set_source_range(list, clients).expect("written");
+    }
 
     let existing = FamilyMaps::<A>::existing(maps).expect("read");
     assert_eq!(existing.frontends, [(key, frontend)]);
@@ -68,16 +79,20 @@ where
     assert_eq!(existing.backends, [(15, backend)]);
     assert_eq!(existing.node_addresses, [(7, address)]);
     assert_eq!(existing.local_addresses, [(address, 1)]);
+    assert_eq!(existing.source_ranges.iter().copied().collect::<BTreeSet<_>>(), lists.into());
 
     for _ in 0..2 {
         maps.remove_frontend(&key).expect("removing what is not there succeeds");
         maps.remove_service_name(3).expect("removing what is not there succeeds");
         FamilyMaps::<A>::remove_node_address(maps, 7).expect("removing what is not there succeeds");
         maps.remove_local_address(address).expect("removing what is not there succeeds");
+        maps.remove_source_range(list(3, 9), network(8)).expect("removing what is not there succeeds");
     }
     let existing = FamilyMaps::<A>::existing(maps).expect("read");
     assert_eq!((existing.frontends.len(), existing.services.len(), existing.slots.len()), (0, 0, 0));
     assert_eq!((existing.node_addresses.len(), existing.local_addresses.len()), (0, 0));
+    let rest = [lists[0], lists[2], lists[3]];
+    assert_eq!(existing.source_ranges.iter().copied().collect::<BTreeSet<_>>(), rest.into());
 }
 
 pub(crate) fn a_full_table_and_an_index_beyond_its_end_are_told_apart() {

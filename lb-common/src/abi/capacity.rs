@@ -20,8 +20,9 @@ pub const BACKENDS: u32 = 1 << 19;
 pub const SOCKET_PEERS: u32 = 1 << 16;
 /// `AFFINITY*`: one for each client of each service port with affinity.
 pub const AFFINITY: u32 = 1 << 16;
-/// `SOURCE_RANGES*`: elements are allocated when they are written.
-pub const SOURCE_RANGES: u32 = 1 << 16;
+/// `SOURCE_RANGES*`: elements are allocated when they are written. A list that changes is there twice until nobody reads the
+/// former one any more: a list of up to half of the table can be replaced.
+pub const SOURCE_RANGES: u32 = 1 << 17;
 /// `SERVICE_CIDRS*`.
 pub const SERVICE_CIDRS: u32 = 1 << 8;
 /// `NODE_ADDRESSES*`, `LOCAL_ADDRS*` and `XDP_DEVICES`.

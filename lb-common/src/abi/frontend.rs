@@ -26,7 +26,8 @@ impl<A> FrontendKey<A> {
 /// Value of `FRONTENDS*`: 8 bytes, read and written as one word.
 ///
 /// All frontends of a service port (its cluster IP, its node port, …) name the same element of `SERVICES*`, so that
-/// one write there changes the backends of them all at once.
+/// one write there changes the backends of them all at once. Whose a frontend is, and which list of clients holds for it,
+/// one write changes here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Frontend {
@@ -36,7 +37,9 @@ pub struct Frontend {
     /// reused for another key while it was being read.
     pub owner: u16,
     /// Bits of [`FrontendFlags`].
-    pub flags: u16,
+    pub flags: u8,
+    /// With [`FrontendFlags::SOURCE_RANGES`]: which of the service's lists in `SOURCE_RANGES*` its clients are in. Else 0.
+    pub edition: u8,
 }
 
 /// How a frontend treats its traffic. The agent compiles Kubernetes' policies into these.
@@ -45,15 +48,15 @@ pub struct FrontendFlags;
 
 impl FrontendFlags {
     /// Traffic goes to the service's local slots (`internalTrafficPolicy` or `externalTrafficPolicy` is `Local`).
-    pub const LOCAL: u16 = 1;
+    pub const LOCAL: u8 = 1;
     /// The frontend is reachable from outside the cluster (node port, load balancer or external IP): with
     /// [`Self::LOCAL`], traffic from pods and from the node itself uses the cluster slots all the same.
-    pub const EXTERNAL: u16 = 2;
+    pub const EXTERNAL: u8 = 2;
     /// The frontend is a node port.
-    pub const NODE_PORT: u16 = 4;
-    /// Only clients in the service's `SOURCE_RANGES*` may use it (`loadBalancerSourceRanges`).
-    pub const SOURCE_RANGES: u16 = 8;
+    pub const NODE_PORT: u8 = 4;
+    /// Only clients in its edition of the service's `SOURCE_RANGES*` may use it (`loadBalancerSourceRanges`).
+    pub const SOURCE_RANGES: u8 = 8;
     /// Not a frontend but a cluster IP, entered once with port and protocol 0: ports of it that no frontend has are
     /// refused.
-    pub const CLUSTER_IP: u16 = 16;
+    pub const CLUSTER_IP: u8 = 16;
 }

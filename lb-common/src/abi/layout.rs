@@ -18,8 +18,8 @@ macro_rules! layout {
 }
 
 #[test]
-fn the_layout_is_that_of_abi_version_3() {
-    assert_eq!(ABI_VERSION, 3);
+fn the_layout_is_that_of_abi_version_4() {
+    assert_eq!(ABI_VERSION, 4);
 
     layout!(Tuple<V4>, 16, src: V4 = 0, dst: V4 = 4, src_port: u16 = 8, dst_port: u16 = 10, protocol: u32 = 12);
     layout!(Tuple<V6>, 40, src: V6 = 0, dst: V6 = 16, src_port: u16 = 32, dst_port: u16 = 34, protocol: u32 = 36);
@@ -33,7 +33,7 @@ fn the_layout_is_that_of_abi_version_3() {
     );
     layout!(FrontendKey<V4>, 8, address: V4 = 0, port: u16 = 4, protocol: u8 = 6, pad: u8 = 7);
     layout!(FrontendKey<V6>, 20, address: V6 = 0, port: u16 = 16, protocol: u8 = 18, pad: u8 = 19);
-    layout!(Frontend, 8, service: u32 = 0, owner: u16 = 4, flags: u16 = 6);
+    layout!(Frontend, 8, service: u32 = 0, owner: u16 = 4, flags: u8 = 6, edition: u8 = 7);
     layout!(SlotRange, 8, first: u32 = 0, count: u32 = 4);
     layout!(Service, 24, cluster: SlotRange = 0, local: SlotRange = 8, flags: u32 = 16, affinity_seconds: u32 = 20);
     layout!(ServiceStats, 32, flows: u64 = 0, packets: u64 = 8, bytes: u64 = 16, rejected: u64 = 24);
@@ -45,8 +45,8 @@ fn the_layout_is_that_of_abi_version_3() {
     layout!(AffinityKey<V4>, 20, namespace: [u32; 2] = 0, client: V4 = 8, service: u32 = 12, list: u32 = 16);
     layout!(AffinityKey<V6>, 32, namespace: [u32; 2] = 0, client: V6 = 8, service: u32 = 24, list: u32 = 28);
     layout!(Affinity, 16, backend: u32 = 0, generation: u32 = 4, last_used: u64 = 8);
-    layout!(SourceRange<V4>, 8, service: u32 = 0, client: V4 = 4);
-    layout!(SourceRange<V6>, 20, service: u32 = 0, client: V6 = 4);
+    layout!(SourceRange<V4>, 12, service: u32 = 0, edition: u32 = 4, client: V4 = 8);
+    layout!(SourceRange<V6>, 24, service: u32 = 0, edition: u32 = 4, client: V6 = 8);
     layout!(Allowed, 4, allowed: u32 = 0);
     layout!(ServiceCidr, 4, allocated: u32 = 0);
     layout!(Interface, 4, interface: u32 = 0);

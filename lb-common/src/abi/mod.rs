@@ -34,7 +34,7 @@ pub use config::{Config, ConfigFlags, MAX_PORT_RANGES, PortRange};
 pub use flow::{Flow, FlowAction, FlowDirection, Hook, TcpState};
 pub use frontend::{Frontend, FrontendFlags, FrontendKey};
 pub use node::{Interface, LocalAddress, LocalAddressFlags, LocalAddressKey, NodeAddress};
-pub use prefix::{Allowed, Prefix, SERVICE_BITS, ServiceCidr, SourceRange};
+pub use prefix::{Allowed, LIST_BITS, Prefix, ServiceCidr, SourceRange};
 pub use reason::{Counter, Disposition, Reason};
 pub use service::{Service, ServiceFlags, ServiceIndex, ServiceStats, Slot, SlotRange};
 pub use service_name::{MAX_LABEL, ServiceName};
@@ -45,7 +45,7 @@ pub use xdp::{XdpDevice, XdpFlags, XdpState};
 
 /// Version of all layouts in this module. It names the directory of the pins, so that an agent never reads maps of
 /// another layout as its own.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of the maps, as the kernel and the pins know them (15 characters at most, `BPF_OBJ_NAME_LEN` less the NUL).
 pub mod maps {

@@ -41,20 +41,26 @@ impl<A: Address> Default for Prefix<A> {
     }
 }
 
-/// Data of the keys of `SOURCE_RANGES*`, longest prefix match: all 32 bits of `service` and the first bits of `client`.
+/// Data of the keys of `SOURCE_RANGES*`, longest prefix match: all bits of `service` and `edition`, and the first bits of
+/// `client`.
+///
+/// The networks of one service and edition are a list. A list that a [`Frontend`](super::Frontend) names does not change: a
+/// changed one is another edition, entered before the first frontend names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C, align(4))]
 pub struct SourceRange<A> {
     /// Index in `SERVICES*`.
     pub service: u32,
+    /// [`Frontend::edition`](super::Frontend::edition).
+    pub edition: u32,
     /// Address of a client.
     pub client: A,
 }
 
-/// Bits of [`SourceRange::service`], which always count.
-pub const SERVICE_BITS: u32 = 32;
+/// Bits of [`SourceRange::service`] and [`SourceRange::edition`], which always count.
+pub const LIST_BITS: u32 = 64;
 
-/// Value of `SOURCE_RANGES*`: clients in this range may use the load-balancer addresses of the service.
+/// Value of `SOURCE_RANGES*`: clients in this range may use the frontends that name the list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Allowed {

@@ -138,7 +138,7 @@ impl Context<'_> {
         let frontend = tables.ask(key, asker).frontend;
         let service = frontend.map(|(_, frontend)| frontend.service);
         let value = service.and_then(|index| tables.view.services.get(&index)).map(|(_, value)| *value);
-        let ranges = tables.view.existing.source_ranges.iter().filter(|(of, _)| Some(*of) == service);
+        let clients = frontend.into_iter().flat_map(|(_, frontend)| tables.view.clients(frontend));
         let balance = |flags| if flags & ServiceFlags::ROUND_ROBIN == 0 { "hash" } else { "roundRobin" };
         Ok(Explanation {
             family: A::NAME,
@@ -150,7 +150,7 @@ impl Context<'_> {
             destination: (key.address.to_ip(), key.port).into(),
             service: service.map(|index| tables.view.service(index)),
             frontend: frontend.map(|(key, frontend)| Frontend::new(&key, frontend.flags)),
-            source_ranges: ranges.map(|(_, clients)| clients.to_string()).collect(),
+            source_ranges: clients.map(|clients| clients.to_string()).collect(),
             affinity_seconds: value.map_or(0, |value| value.affinity_seconds),
             balance: value.map(|value| balance(value.flags)),
             attached_build: stage.map(|stage| stage.is_attached_build()),

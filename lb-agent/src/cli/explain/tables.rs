@@ -185,10 +185,9 @@ impl<A: Networks> Tables<A> {
                 Asker::NodeSocket(source) => self.sender(source, destination),
                 Asker::Packet { source, .. } => Some(source),
             };
-            let mut ranges = self.view.existing.source_ranges.iter().filter(|(of, _)| *of == frontend.service);
             match source {
                 None => return Becomes::Rejected(Reason::NoNodeAddress, None),
-                Some(source) if !ranges.any(|(_, clients)| clients.contains(source)) => {
+                Some(source) if !self.view.clients(frontend).any(|clients| clients.contains(source)) => {
                     return Becomes::Rejected(Reason::SourceNotAllowed, None);
                 }
                 Some(_) => {}

@@ -102,7 +102,7 @@ pub(super) struct Frontend {
 }
 
 impl Frontend {
-    pub(super) fn new<A: Family>(key: &FrontendKey<A>, flags: u16) -> Self {
+    pub(super) fn new<A: Family>(key: &FrontendKey<A>, flags: u8) -> Self {
         Self {
             address: (key.address != A::UNSPECIFIED).then(|| key.address.to_ip()),
             port: key.port,

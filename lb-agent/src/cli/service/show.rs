@@ -1,9 +1,9 @@
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use anyhow::{Result, bail};
 use clap::Args;
 use lb_agent::{
-    dataplane::{FamilyMaps, KernelMaps, ServiceCounters},
+    dataplane::{ClientList, FamilyMaps, KernelMaps, ServiceCounters},
     loader::Pins,
     model::Family,
 };
@@ -94,7 +94,10 @@ where
         .map(|(&index, (_, service))| {
             let own = frontends.extract_if(.., |(of, _)| *of == index).map(|(_, frontend)| frontend).collect();
             let port = Port::new(&view, &counters, index, own)?;
-            let ranges = view.existing.source_ranges.iter().filter(|(of, _)| *of == index);
+            // One, but in the moment of a change: each of its frontends names that of before or that of after.
+            let named = view.existing.frontends.iter().filter(|(_, frontend)| frontend.service == index);
+            let lists: BTreeSet<ClientList> = named.filter_map(|(_, frontend)| ClientList::of(*frontend)).collect();
+            let ranges = view.existing.source_ranges.iter().filter(|(list, _)| lists.contains(list));
             let backends = view.backends.iter().filter(|(_, backend)| backend.service == index);
             let has = |flags: u16, flag| flags & flag != 0;
             let endpoints = backends.map(|(&index, backend)| Endpoint {

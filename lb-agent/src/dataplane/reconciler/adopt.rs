@@ -6,8 +6,8 @@ use lb_common::abi::{Service, ServiceName, SlotRange};
 
 use super::{Applied, Garbage, Reconciler, Tuning};
 use crate::{
-    dataplane::{Capacities, Existing, tracker::Tracker},
-    model::{Cidr, Family, ObjectKey, Protocol, ServicePortName},
+    dataplane::{Capacities, ClientList, Existing, tracker::Tracker},
+    model::{Family, ObjectKey, Protocol, ServicePortName},
 };
 
 impl<A: Family> Reconciler<A> {
@@ -35,11 +35,9 @@ impl<A: Family> Reconciler<A> {
         this.node_addresses = Tracker::new(node_addresses);
         this.local_addresses = Tracker::new(local_addresses);
         this.service_cidrs = Tracker::new(service_cidrs.into_iter().map(|cidr| (cidr, ())));
-        this.clients = source_ranges.len();
-        let mut clients_of: BTreeMap<u32, BTreeSet<Cidr<A>>> = BTreeMap::new();
-        for (index, clients) in source_ranges {
-            clients_of.entry(index).or_default().insert(clients);
-        }
+        let named_lists: BTreeSet<ClientList> =
+            frontends.iter().filter_map(|(_, value)| ClientList::of(*value)).collect();
+        this.lists.adopt(source_ranges, &named_lists);
         let mut backends_of: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (index, backend) in backends {
             if this.backends.adopt(index, backend) {
@@ -54,7 +52,8 @@ impl<A: Family> Reconciler<A> {
                 Some(name) => {
                     if let Some(applied) = this.applied.get_mut(&name) {
                         applied.backends = backends_of.remove(&index).unwrap_or_default();
-                        applied.clients = clients_of.remove(&index).unwrap_or_default();
+                        // Of several, where the former agent was stopped in the midst of a change, any is one that was in force.
+                        applied.clients = named_lists.range(ClientList::all_of(index)).next().copied();
                         applied.backends.sort_by_key(|backend| (this.backends.endpoint(*backend), *backend));
                     }
                     adopted.insert(index, name);
@@ -62,18 +61,18 @@ impl<A: Family> Reconciler<A> {
                 None => rejected.push((index, value)),
             }
         }
-        // Until the last frontend, backend and network that name it are gone, an index is in use, whatever is there.
+        let in_force: BTreeSet<ClientList> = this.applied.values().filter_map(|applied| applied.clients).collect();
+        named_lists.difference(&in_force).for_each(|list| this.lists.supersede(*list));
+        // Until the last frontend, backend and list that name it are gone, an index is in use, whatever is there.
         let by_frontends = frontends.iter().map(|(_, value)| value.service);
-        let by_contents = backends_of.keys().chain(clients_of.keys()).copied();
+        let by_contents = backends_of.keys().copied().chain(this.lists.services());
         let named = by_frontends.chain(by_contents).map(|index| (index, Service::default()));
         let named: BTreeMap<u32, Service> = named.chain(rejected).collect();
-        for (index, value) in named.into_iter().filter(|(index, _)| !adopted.contains_key(index)) {
+        for (service, value) in named.into_iter().filter(|(index, _)| !adopted.contains_key(index)) {
             let slots = [value.cluster, value.local].map(|range| this.slots.reserve_free_parts(range)).concat();
-            let backends = backends_of.remove(&index).unwrap_or_default();
-            let clients = clients_of.remove(&index).unwrap_or_default();
-            let clients = clients.into_iter().map(|clients| (index, clients)).collect();
-            let index = this.indices.reserve(SlotRange { first: index, count: 1 }).then_some(index);
-            this.garbage.push(Garbage { index, slots, backends, clients });
+            let backends = backends_of.remove(&service).unwrap_or_default();
+            let index = this.indices.reserve(SlotRange { first: service, count: 1 }).then_some(service);
+            this.garbage.push(Garbage { service, index, slots, backends });
         }
         let mut frontends_of: BTreeMap<&ServicePortName, Vec<_>> = BTreeMap::new();
         for (key, value) in frontends {

@@ -13,7 +13,7 @@ pub struct AdoptedPort<A> {
     /// Whose port it is.
     pub name: ServicePortName,
     /// Its frontends with their [`FrontendFlags`](lb_common::abi::FrontendFlags), ascending.
-    pub frontends: Vec<(FrontendKey<A>, u16)>,
+    pub frontends: Vec<(FrontendKey<A>, u8)>,
     /// Networks of the clients that may use its frontends with `SOURCE_RANGES`.
     pub clients: Vec<Cidr<A>>,
     /// Session affinity timeout in seconds; 0 = none.
@@ -53,7 +53,7 @@ impl<A: Family> Reconciler<A> {
             AdoptedPort {
                 name: name.clone(),
                 frontends: applied.frontends.iter().filter_map(flags).collect(),
-                clients: applied.clients.iter().copied().collect(),
+                clients: applied.clients.into_iter().flat_map(|list| self.lists.of(list)).collect(),
                 affinity_seconds: applied.value.affinity_seconds,
                 endpoints: applied.backends.iter().map(endpoint).collect(),
             }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use lb_common::{
-    abi::{Frontend, Service, ServiceFlags, ServiceName, SlotRange},
+    abi::{Frontend, FrontendFlags, Service, ServiceFlags, ServiceName, SlotRange},
     hash,
 };
 
@@ -71,7 +71,7 @@ impl<A: Family> Reconciler<A> {
             Applied::new(index)
         };
         let result = self.write_port(maps, desired, &mut applied, now);
-        if !applied.named && applied.backends.is_empty() && applied.clients.is_empty() {
+        if !applied.named && applied.backends.is_empty() && !self.lists.has(applied.index) {
             // Nothing of it is in the maps.
             self.indices.release_one(applied.index);
         } else {
@@ -109,7 +109,7 @@ impl<A: Family> Reconciler<A> {
         }
         // An error of one does not keep the other from being done.
         let admitted = self.admit(maps, desired, applied);
-        let entered = admitted.and_then(|()| Ok(self.write_frontends(maps, desired, applied.index)?));
+        let entered = admitted.and_then(|()| Ok(self.write_frontends(maps, desired, applied)?));
         let trimmed = self.trim(maps, desired, &backends, applied, now);
         entered.and(trimmed.map_err(Into::into))?;
         Ok(dropped)
@@ -124,9 +124,7 @@ impl<A: Family> Reconciler<A> {
         if self.frontends.len() + new_frontends > self.frontend_capacity {
             return full(tables.frontends);
         }
-        if !self.clients_fit(desired, applied) {
-            return full(tables.source_ranges);
-        }
+        self.make_room_for_clients(desired, applied)?;
         let found: Vec<Option<u32>> =
             desired.backends.iter().map(|backend| self.backends.find(&applied.backends, backend)).collect();
         let new_backends = found.iter().filter(|index| index.is_none()).count();
@@ -252,11 +250,14 @@ impl<A: Family> Reconciler<A> {
         &mut self,
         maps: &mut M,
         desired: &DesiredPort<A>,
-        index: u32,
+        applied: &Applied<A>,
     ) -> Result<(), MapError> {
+        let Applied { index, clients, .. } = *applied;
         let mut result = Ok(());
         for (key, flags) in &desired.frontends {
-            let value = Frontend { service: index, owner: hash::frontend_owner(key), flags: *flags };
+            let clients = clients.filter(|_| flags & FrontendFlags::SOURCE_RANGES != 0);
+            let edition = clients.map_or(0, |list| list.edition);
+            let value = Frontend { service: index, owner: hash::frontend_owner(key), flags: *flags, edition };
             if self.frontends.get(key) != Some(&value) {
                 if let Err(error) = maps.set_frontend(key, value) {
                     result = Err(error);

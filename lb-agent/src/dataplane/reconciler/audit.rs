@@ -22,11 +22,11 @@ use std::{
     ops::Bound,
 };
 
-use lb_common::abi::{Frontend, FrontendKey, ProtocolNumber, ServiceName, SlotRange};
+use lb_common::abi::{Frontend, FrontendKey, LIST_BITS, ProtocolNumber, ServiceName, SlotRange};
 
 use super::{Applied, Reconciler, apply};
 use crate::{
-    dataplane::{AuditReport, Drift, FamilyMaps, MapError, SourcePrefix, tracker::Difference},
+    dataplane::{AuditReport, ClientList, Drift, FamilyMaps, MapError, SourcePrefix, tracker::Difference},
     model::{Cidr, Family, ServicePortName, TableNames},
 };
 
@@ -138,27 +138,28 @@ impl<A: Family> Reconciler<A> {
     fn audit_source_ranges<M: FamilyMaps<A>>(&self, maps: &mut M, report: &mut AuditReport) {
         let Some(found) = report.look(maps.source_prefixes(), Vec::len) else { return };
         let map = A::TABLES.source_ranges;
-        let of_ports = self.applied.values().flat_map(|port| port.clients.iter().map(|clients| (port.index, *clients)));
-        let of_others = self.garbage.iter().flat_map(|garbage| garbage.clients.iter().copied());
-        let mut missing: HashSet<(u32, Cidr<A>)> = of_ports.chain(of_others).collect();
+        let mut missing: HashSet<(ClientList, Cidr<A>)> = self.lists.all().collect();
         let is_stray = |prefix: &SourcePrefix<A>| prefix.network().is_none_or(|network| !missing.remove(&network));
         let strays: Vec<_> = found.into_iter().filter(is_stray).collect();
 
         let owners = Owners::new(&self.applied);
         for prefix in strays {
             let written = maps.remove_source_prefix(prefix);
-            let object = if let Some((service, clients)) = prefix.network() {
-                format!("clients {clients} of {}", owners.name(service))
+            let SourcePrefix { bits, service, edition, .. } = prefix;
+            let object = if let Some((list, clients)) = prefix.network() {
+                format!("clients {clients} of {}", owners.name(list.service))
+            } else if bits < LIST_BITS {
+                format!("clients of many services, by {bits} bits of service #{service}")
             } else {
-                format!("clients of many services, by {} bits of service #{}", prefix.bits, prefix.service)
+                format!("clients of list {edition} of {}, which no frontend can name,", owners.name(service))
             };
             report.note(map, object, Drift::Stray, 1, written);
         }
         let mut missing: Vec<_> = missing.into_iter().collect();
         missing.sort_unstable();
-        for (service, clients) in missing {
-            let written = maps.set_source_range(service, clients);
-            report.note(map, format!("clients {clients} of {}", owners.name(service)), Drift::Missing, 1, written);
+        for (list, clients) in missing {
+            let written = maps.set_source_range(list, clients);
+            report.note(map, format!("clients {clients} of {}", owners.name(list.service)), Drift::Missing, 1, written);
         }
     }
 

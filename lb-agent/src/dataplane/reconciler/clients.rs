@@ -1,98 +1,61 @@
-//! Which clients may use the load-balancer addresses of a service port: `SOURCE_RANGES*`.
+//! Which clients may use the load-balancer addresses of a service port.
 //!
 //! ```text
-//! apply:   add the networks that are new ──> frontends, with or without SOURCE_RANGES
-//! finish:  remove frontends ──> remove networks that nobody wants ──> names, and with them the indices
+//! apply:   enter its list, if there is none of these networks ──> frontends, which name it
+//! finish:  lists that no frontend names any more rest ──> a grace period later their networks are removed
 //! ```
 //!
-//! A frontend that asks for networks always has all of those that hold before and after a change.
+//! A frontend names its service port and its list in one word. So the write that gives it to another service port, or its
+//! service port another list, is the one write that changes who is let in: from just those of before to just those of after.
+
+use std::{collections::BTreeSet, time::Instant};
 
 use lb_common::abi::FrontendFlags;
 
-use super::{Applied, Reconciler};
+use super::{Applied, Freed, Reconciler};
 use crate::{
-    dataplane::{ApplyError, FamilyMaps, MapError},
+    dataplane::{ApplyError, ClientList, FamilyMaps},
     model::{Cidr, DesiredPort, Family},
 };
 
 impl<A: Family> Reconciler<A> {
-    /// Whether the networks that are new fit.
-    pub(super) fn clients_fit(&self, desired: &DesiredPort<A>, applied: &Applied<A>) -> bool {
-        let new = desired.source_ranges.iter().filter(|range| !applied.clients.contains(range)).count();
-        self.clients + new <= self.client_capacity
+    /// Makes sure that there is room for the list that a service port wants.
+    pub(super) fn make_room_for_clients(
+        &self,
+        desired: &DesiredPort<A>,
+        applied: &Applied<A>,
+    ) -> Result<(), ApplyError> {
+        wanted(desired).map_or(Ok(()), |wanted| self.lists.make_room(applied.index, wanted, applied.clients))
     }
 
-    /// Enters the networks that are new, and takes note of those that are no longer wanted.
+    /// Enters the list that a service port wants, which its frontends may name then. Of the former one it takes note.
     pub(super) fn admit<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
         desired: &DesiredPort<A>,
         applied: &mut Applied<A>,
     ) -> Result<(), ApplyError> {
-        applied.wanted_clients = desired.source_ranges.as_slice().into();
-        if applied.has_excess() {
-            self.excess.insert(desired.name.clone());
-        }
-        for range in &desired.source_ranges {
-            if !applied.clients.contains(range) {
-                maps.set_source_range(applied.index, *range)?;
-                self.writes += 1;
-                self.clients += 1;
-                applied.clients.insert(*range);
-            }
-        }
+        let list = wanted(desired).map(|wanted| self.lists.enter(maps, applied.index, wanted)).transpose()?;
+        let former = std::mem::replace(&mut applied.clients, list);
+        former.filter(|former| list != Some(*former)).into_iter().for_each(|former| self.lists.supersede(former));
         Ok(())
     }
 
-    /// Removes networks that are no longer wanted, once all changed frontends have been written and removed.
-    pub(super) fn remove_excess<M: FamilyMaps<A>>(&mut self, maps: &mut M, errors: &mut Vec<MapError>) {
-        for name in std::mem::take(&mut self.excess) {
-            let Some(mut applied) = self.applied.remove(&name) else { continue };
-            // Without any network left, a frontend that could not be changed yet would let nobody in.
-            let replaced = applied.wanted_clients.iter().all(|range| applied.clients.contains(range));
-            if replaced && (!applied.wanted_clients.is_empty() || !self.is_asked_for_clients(applied.index)) {
-                let wanted = std::mem::take(&mut applied.wanted_clients);
-                if let Err(error) = self.expel(maps, &mut applied, &wanted) {
-                    errors.push(error);
-                }
-                applied.wanted_clients = wanted;
-            }
-            if applied.has_excess() {
-                self.excess.insert(name.clone());
-            }
-            self.applied.insert(name, applied);
+    /// Lets lists rest that nobody wants, once all changed frontends have been written and removed.
+    pub(super) fn rest_lists(&mut self, now: Instant) {
+        if !self.lists.has_superseded() {
+            return;
         }
-    }
-
-    /// Removes the networks of a service port but those to keep, which are ascending.
-    pub(super) fn expel<M: FamilyMaps<A>>(
-        &mut self,
-        maps: &mut M,
-        applied: &mut Applied<A>,
-        keep: &[Cidr<A>],
-    ) -> Result<(), MapError> {
-        let gone: Vec<Cidr<A>> =
-            applied.clients.iter().filter(|range| keep.binary_search(range).is_err()).copied().collect();
-        for range in gone {
-            maps.remove_source_range(applied.index, range)?;
-            self.writes += 1;
-            self.clients -= 1;
-            applied.clients.remove(&range);
-        }
-        Ok(())
-    }
-
-    /// Whether a frontend in the maps lets in the clients of this index only. Looks at all of them; it is asked when a
-    /// Service stops to restrict its clients.
-    fn is_asked_for_clients(&self, index: u32) -> bool {
-        let asks = |flags: u16| flags & FrontendFlags::SOURCE_RANGES != 0;
-        self.frontends.values().any(|frontend| frontend.service == index && asks(frontend.flags))
+        // All frontends, since any may be the one that could not be changed yet; but only where a list was changed.
+        let named: BTreeSet<ClientList> = self.frontends.values().copied().filter_map(ClientList::of).collect();
+        let until = now + self.grace;
+        let resting = self.lists.rest(&named, until);
+        self.quarantine.extend(resting.into_iter().map(|list| (until, Freed::Clients(list))));
     }
 }
 
-impl<A: Family> Applied<A> {
-    /// Whether it has networks of clients that it does not want.
-    fn has_excess(&self) -> bool {
-        self.clients.iter().any(|range| self.wanted_clients.binary_search(range).is_err())
-    }
+/// The networks of the clients that may use the frontends of a service port; `None` where everybody may use all of them.
+fn wanted<A: Family>(desired: &DesiredPort<A>) -> Option<&[Cidr<A>]> {
+    let restricted = |(_, flags): &(_, u8)| flags & FrontendFlags::SOURCE_RANGES != 0;
+    desired.frontends.iter().any(restricted).then_some(&desired.source_ranges)
 }

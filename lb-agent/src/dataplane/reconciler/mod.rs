@@ -16,8 +16,8 @@ pub use adopted::{AdoptedEndpoint, AdoptedPort};
 use lb_common::abi::{Frontend, FrontendKey, Service, SlotRange};
 
 use super::{
-    Capacities, ChangeKind, FamilyMaps, MapError, PortChange, SyncReport, backends::Backends, ranges::Ranges,
-    tracker::Tracker,
+    Capacities, ChangeKind, ClientList, FamilyMaps, MapError, PortChange, SyncReport, backends::Backends,
+    client_lists::ClientLists, ranges::Ranges, tracker::Tracker,
 };
 use crate::model::{Cidr, DesiredNode, Family, ObjectKey, ServicePortName};
 
@@ -39,18 +39,19 @@ impl Tuning {
 /// Makes the maps of one family what is desired, one service port at a time.
 ///
 /// The order of writes, for each service port: new backends, new slots, its element of `SERVICES*`, its name (of a
-/// new index, so that an index with a name always has content), networks of clients that are new, its frontends, backends
-/// that have left. When all are through, removals: frontends, networks of clients, names, backends. What is freed is
-/// reused after the grace period. Last, the backends of UDP ports that lost a frontend get new generations, so that no
-/// exchange goes on by what is another's frontend by now.
+/// new index, so that an index with a name always has content), its list of clients if that is another one, its frontends,
+/// backends that have left. When all are through, removals: frontends, names, backends. What is freed is reused after the
+/// grace period; the networks of a list of clients that no frontend names any more are removed then. Last, the backends of
+/// UDP ports that lost a frontend get new generations, so that no exchange goes on by what is another's frontend by now.
 ///
 /// So each write leaves the maps in a state that a reader may see:
 ///
 /// - **One write changes the endpoints of a service port**: that of its element of `SERVICES*`. Slots are never
 ///   rewritten in place. A changed list gets a new range, which no reader knows of until that write.
-/// - **No client is let in who may not be, before and after, nor kept out who may.** Networks of clients are there before
-///   a frontend asks for them, and as long as one does. A changed list is both lists for a moment.
-/// - A frontend that changes hands is overwritten, not removed and entered again.
+/// - **One write changes whose a frontend is, and who may use it**: that of its element of `FRONTENDS*`. Lists of clients are
+///   never rewritten in place either. A changed list is another one, whole before a frontend names it and as long as one
+///   does. A frontend that changes hands goes from its former holder's list of before to its new holder's of now, and is
+///   overwritten, not removed and entered again.
 /// - **Nothing is forgotten.** Every field below says what the maps hold, and is changed when a write has succeeded. A
 ///   service port that fails stays as it was, keeps its index and the backends that were entered for it, and goes on
 ///   from there when it is applied again.
@@ -58,7 +59,6 @@ impl Tuning {
 pub struct Reconciler<A> {
     grace: Duration,
     frontend_capacity: usize,
-    client_capacity: usize,
     indices: Ranges,
     /// Where the search for a free index begins.
     next_index: u32,
@@ -70,10 +70,7 @@ pub struct Reconciler<A> {
     doomed: BTreeSet<ServicePortName>,
     /// UDP ports among `applied` that lost a frontend: their exchanges are to be picked for anew.
     bereft: BTreeSet<ServicePortName>,
-    /// Those of `applied` that have networks of clients that are no longer wanted.
-    excess: BTreeSet<ServicePortName>,
-    /// How many elements `SOURCE_RANGES*` holds.
-    clients: usize,
+    lists: ClientLists<A>,
     /// What `FRONTENDS*` holds.
     frontends: HashMap<FrontendKey<A>, Frontend>,
     /// Those of `frontends` that nobody wants.
@@ -83,7 +80,7 @@ pub struct Reconciler<A> {
     /// Cluster IPs among `frontends`.
     cluster_ips: BTreeSet<A>,
     /// What a former agent left behind that makes no sense, by index in `SERVICES*`.
-    garbage: Vec<Garbage<A>>,
+    garbage: Vec<Garbage>,
     /// What was freed, in the order of the instants at which it may be reused.
     quarantine: VecDeque<(Instant, Freed)>,
     node_addresses: Tracker<u32, A>,
@@ -111,33 +108,31 @@ struct Applied<A> {
     backends: Vec<u32>,
     /// The frontends that it wants, ascending. `Reconciler::frontends` says which of them it has.
     frontends: Box<[FrontendKey<A>]>,
-    /// Its elements of `SOURCE_RANGES*`.
-    clients: BTreeSet<Cidr<A>>,
-    /// Those that it wants, ascending.
-    wanted_clients: Box<[Cidr<A>]>,
+    /// The list of clients that its frontends name, or are to name, with `SOURCE_RANGES`. It is whole.
+    clients: Option<ClientList>,
 }
 
 impl<A> Applied<A> {
     /// A service port that has nothing but its index.
     fn new(index: u32) -> Self {
         let value = Service::default();
-        let (cluster, local, frontends, wanted_clients) = Default::default();
-        let (backends, clients) = (Vec::new(), BTreeSet::new());
-        Self { index, named: false, value, cluster, local, backends, frontends, clients, wanted_clients }
+        let (cluster, local, frontends) = Default::default();
+        Self { index, named: false, value, cluster, local, backends: Vec::new(), frontends, clients: None }
     }
 }
 
-/// A meaningless service: its element or its name does not make sense, or it has backends or frontends but no name.
+/// A meaningless service: its element or its name does not make sense, or it has backends, frontends or lists of clients but
+/// no name.
 #[derive(Debug)]
-struct Garbage<A> {
+struct Garbage {
+    /// What names it, in whatever table.
+    service: u32,
     /// Its index in `SERVICES*`; `None` if that is beyond the table.
     index: Option<u32>,
     /// What of its slots belongs to nobody else.
     slots: Vec<SlotRange>,
     /// Its elements of `BACKENDS*`.
     backends: Vec<u32>,
-    /// Its elements of `SOURCE_RANGES*`, with the index that they have there.
-    clients: Vec<(u32, Cidr<A>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -145,6 +140,7 @@ enum Freed {
     Index(u32),
     Slots(SlotRange),
     Backend(u32),
+    Clients(ClientList),
 }
 
 impl<A: Family> Reconciler<A> {
@@ -153,7 +149,6 @@ impl<A: Family> Reconciler<A> {
         Self {
             grace: tuning.grace,
             frontend_capacity: capacities.frontends as usize,
-            client_capacity: capacities.source_ranges as usize,
             indices: Ranges::new(capacities.services),
             next_index: 0,
             slots: Ranges::new(capacities.slots),
@@ -161,8 +156,7 @@ impl<A: Family> Reconciler<A> {
             applied: BTreeMap::new(),
             doomed: BTreeSet::new(),
             bereft: BTreeSet::new(),
-            excess: BTreeSet::new(),
-            clients: 0,
+            lists: ClientLists::new(capacities.source_ranges),
             frontends: HashMap::new(),
             removals: BTreeSet::new(),
             node_ports: BTreeMap::new(),
@@ -195,7 +189,7 @@ impl<A: Family> Reconciler<A> {
             services: self.indices.free(),
             slots: self.slots.free(),
             backends: self.backends.room(),
-            source_ranges: u32::try_from(self.client_capacity.saturating_sub(self.clients)).unwrap_or(u32::MAX),
+            source_ranges: u32::try_from(self.lists.room()).unwrap_or(u32::MAX),
         }
     }
 
@@ -216,7 +210,8 @@ impl<A: Family> Reconciler<A> {
         !self.removals.is_empty()
             || !self.doomed.is_empty()
             || !self.bereft.is_empty()
-            || !self.excess.is_empty()
+            || self.lists.has_superseded()
+            || self.lists.has_leftovers()
             || !self.garbage.is_empty()
     }
 
@@ -229,6 +224,7 @@ impl<A: Family> Reconciler<A> {
                 Freed::Index(index) => self.indices.release_one(index),
                 Freed::Slots(range) => self.slots.release(range),
                 Freed::Backend(index) => self.backends.free(index),
+                Freed::Clients(list) => self.lists.expire(list, now),
             }
         }
         any
@@ -292,7 +288,7 @@ impl<A: Family> Reconciler<A> {
 
     /// Map elements written and removed so far.
     pub fn writes(&self) -> u64 {
-        self.writes + self.backends.writes
+        self.writes + self.backends.writes + self.lists.writes
     }
 
     /// Takes all of these backends out of use but those to keep, which are in the same order. What could not be written
@@ -345,7 +341,8 @@ impl<A: Family> Reconciler<A> {
     pub(crate) fn assert_all_free(&self, capacities: Capacities) {
         assert!(self.applied.is_empty() && self.frontends.is_empty() && !self.is_behind());
         assert!(self.node_ports.is_empty() && self.cluster_ips.is_empty() && self.quarantine.is_empty());
-        assert_eq!(self.clients, 0);
+        assert_eq!(self.lists.room(), capacities.source_ranges as usize);
+        assert!(self.lists.services().is_empty());
         assert_eq!(self.indices, Ranges::new(capacities.services));
         assert_eq!(self.slots, Ranges::new(capacities.slots));
         assert_eq!(self.backends.room(), capacities.backends);

@@ -30,13 +30,14 @@ impl<A: Family> Reconciler<A> {
     }
 
     /// Removes what nobody wants, once all changed Services have been applied, and frees what that leaves. Failures go
-    /// to the report; what failed is tried again with the next call. Returns whether frontends were removed: their
-    /// room is available at once.
+    /// to the report; what failed is tried again with the next call. Returns whether frontends were removed, or lists of
+    /// clients that had rested: their room is available at once.
     pub fn finish<M: FamilyMaps<A>>(&mut self, maps: &mut M, now: Instant, report: &mut SyncReport) -> bool {
         let mut errors = Vec::new();
         let frontends_before = self.frontends.len();
         self.remove_frontends(maps, &mut errors);
-        self.remove_excess(maps, &mut errors);
+        self.rest_lists(now);
+        let lists_removed = self.lists.remove_leftovers(maps, &mut errors);
         // A service goes after its last frontend.
         let in_use: BTreeSet<u32> =
             self.removals.iter().filter_map(|key| self.frontends.get(key)).map(|frontend| frontend.service).collect();
@@ -44,7 +45,7 @@ impl<A: Family> Reconciler<A> {
         self.remove_garbage(maps, now, &in_use, &mut errors);
         self.renew_bereft(maps, &in_use, &mut errors);
         report.add_errors(errors);
-        self.frontends.len() < frontends_before
+        self.frontends.len() < frontends_before || lists_removed
     }
 
     fn remove_frontends<M: FamilyMaps<A>>(&mut self, maps: &mut M, errors: &mut Vec<MapError>) {
@@ -110,7 +111,7 @@ impl<A: Family> Reconciler<A> {
         }
     }
 
-    /// Removes a service port that no frontend leads to: its networks of clients, its name, then its backends, which no
+    /// Removes a service port that no frontend leads to: its lists of clients, its name, then its backends, which no
     /// slot of a service with a name has then.
     fn remove_service<M: FamilyMaps<A>>(
         &mut self,
@@ -118,7 +119,8 @@ impl<A: Family> Reconciler<A> {
         applied: &mut Applied<A>,
         now: Instant,
     ) -> Result<(), MapError> {
-        self.expel(maps, applied, &[])?;
+        applied.clients = None;
+        self.lists.remove_all(maps, applied.index)?;
         if applied.named {
             maps.remove_service_name(applied.index)?;
             self.writes += 1;
@@ -135,7 +137,7 @@ impl<A: Family> Reconciler<A> {
         errors: &mut Vec<MapError>,
     ) {
         for mut garbage in std::mem::take(&mut self.garbage) {
-            if garbage.index.is_some_and(|index| in_use.contains(&index)) {
+            if in_use.contains(&garbage.service) {
                 self.garbage.push(garbage);
             } else if let Err(error) = self.remove_one(maps, &mut garbage, now) {
                 errors.push(error);
@@ -152,15 +154,10 @@ impl<A: Family> Reconciler<A> {
     fn remove_one<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
-        garbage: &mut Garbage<A>,
+        garbage: &mut Garbage,
         now: Instant,
     ) -> Result<(), MapError> {
-        while let Some((index, range)) = garbage.clients.last() {
-            maps.remove_source_range(*index, *range)?;
-            self.writes += 1;
-            self.clients -= 1;
-            garbage.clients.pop();
-        }
+        self.lists.remove_all(maps, garbage.service)?;
         if let Some(index) = garbage.index {
             maps.remove_service_name(index)?;
             self.writes += 1;

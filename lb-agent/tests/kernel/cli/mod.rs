@@ -65,7 +65,7 @@ where
         (FrontendKey::new(cluster_ip, 53, 17), 4, 0),
     ] {
         let owner = hash::frontend_owner(&key);
-        maps.set_frontend(&key, Frontend { service, owner, flags }).expect("written");
+        maps.set_frontend(&key, Frontend { service, owner, flags, edition: 0 }).expect("written");
     }
 }
 

@@ -107,7 +107,7 @@ fn other_frontends(case: Case, tables: Tables) -> Row {
 }
 
 /// Ranges that change, and ranges of another Service.
-fn changes(case: Case, of_subnet: &Tables) -> [Row; 2] {
+fn changes(case: Case, of_subnet: &Tables) -> [Row; 3] {
     let (client, frontend, target) = (case.client(), case.load_balancer(), case.local());
     let (first, later) = (case.first(client, frontend), case.later(client, frontend));
     let second_flow = case.first(at(client.ip(), CLIENT_PORT + 1), frontend);
@@ -117,12 +117,23 @@ fn changes(case: Case, of_subnet: &Tables) -> [Row; 2] {
         .source_range(case.net.pod, bits(case).1)
         .endpoint(target, Place::Local);
     let two = Tables::new([of_subnet.services[0].clone(), other]);
+    let heir = TestService::new("heir", case.protocol, at(case.net.second_cluster_ip, PORT))
+        .load_balancer(frontend.ip())
+        .source_range(case.net.stranger, bits(case).1)
+        .endpoint(target, Place::Local);
+    let stranger = case.first(at(case.net.stranger, CLIENT_PORT), frontend);
     let to_other = case.first(case.pod(), at(case.net.stranger, PORT + 2));
     [
         case.row("a flow outlives a change of the source ranges", of_subnet.clone())
             .packet(UPLINK, &first, Verdict::Next, first.clone().to(target))
             .then(elsewhere)
             .packet(UPLINK, &later, Verdict::Next, later.clone().to(target))
+            .dropped(UPLINK, &second_flow, Reason::SourceNotAllowed)
+            .packet(UPLINK, &stranger, Verdict::Next, stranger.clone().to(target)),
+        case.row("an address that another Service gets has the source ranges of that", of_subnet.clone())
+            .dropped(UPLINK, &stranger, Reason::SourceNotAllowed)
+            .then(Tables::new([heir]))
+            .packet(UPLINK, &stranger, Verdict::Next, stranger.clone().to(target))
             .dropped(UPLINK, &second_flow, Reason::SourceNotAllowed),
         case.row("source ranges of one Service are not another's", two)
             .packet(POD, &to_other, Verdict::Next, to_other.clone().to(target))

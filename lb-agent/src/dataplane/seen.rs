@@ -5,7 +5,7 @@ use aya::{
     maps::{Map, MapData, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use lb_common::abi::{Affinity, AffinityKey, Counter, Flow, Reason, ServiceStats, Tuple, maps};
+use lb_common::abi::{Affinity, AffinityKey, Counter, Flow, Load, LoadKey, Reason, ServiceStats, Tuple, maps};
 
 use super::{
     MapError, Operation,
@@ -147,5 +147,50 @@ where
         see: impl FnMut(&[AffinityKey<A>], &[Affinity]) -> Result<(), E>,
     ) -> Result<(), E> {
         self.0.visit(see)
+    }
+}
+
+/// `LOADS*` of one family.
+#[derive(Debug)]
+pub struct Loads {
+    table: HashTable<LoadKey, Load>,
+    name: &'static str,
+}
+
+impl Loads {
+    /// Takes the map of family `A` from where `open` finds it.
+    pub fn open<A: Family>(
+        mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>,
+    ) -> Result<Self, LoaderError> {
+        let name = A::TABLES.loads;
+        Ok(Self { table: HashTable::open(&mut open, name)?, name })
+    }
+
+    /// Name of the map.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Every element.
+    pub fn read(&self) -> Result<Vec<(LoadKey, Load)>, MapError> {
+        self.table.read_all()
+    }
+
+    /// Writes how many flows a backend has.
+    pub fn set(&mut self, backend: &LoadKey, load: Load) -> Result<(), MapError> {
+        self.table.set(backend, &load)
+    }
+
+    /// Removes the element of a backend, if there is one: it has no flows.
+    pub fn remove(&mut self, backend: &LoadKey) -> Result<(), MapError> {
+        self.table.remove(backend)
+    }
+
+    /// Makes the table hold what another one does.
+    pub fn copy(&mut self, other: &Self) -> Result<(), MapError> {
+        for (backend, _) in self.read()? {
+            self.remove(&backend)?;
+        }
+        other.read()?.into_iter().try_for_each(|(backend, load)| self.set(&backend, load))
     }
 }

@@ -56,6 +56,8 @@ fn the_layout_is_that_of_abi_version_3() {
     layout!(LocalAddressKey<V6>, 16, address: V6 = 0);
     layout!(LocalAddress, 4, flags: u32 = 0);
     layout!(XdpDevice, 12, state: u32 = 0, flags: u32 = 4, detail: u32 = 8);
+    layout!(LoadKey, 8, backend: u32 = 0, generation: u32 = 4);
+    layout!(Load, 8, flows: u64 = 0);
     layout!(Slot, 4, backend: u32 = 0);
     layout!(ServiceIndex, 4, service: u32 = 0);
     layout!(Counter, 8, count: u64 = 0);

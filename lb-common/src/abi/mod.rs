@@ -11,6 +11,7 @@ mod backend;
 mod config;
 mod flow;
 mod frontend;
+mod load;
 mod node;
 mod prefix;
 mod service;
@@ -33,6 +34,7 @@ pub use backend::{Backend, BackendFlags};
 pub use config::{Config, ConfigFlags, MAX_PORT_RANGES, PortRange};
 pub use flow::{Flow, FlowAction, FlowDirection, Hook, TcpState};
 pub use frontend::{Frontend, FrontendFlags, FrontendKey};
+pub use load::{Load, LoadKey};
 pub use node::{Interface, LocalAddress, LocalAddressFlags, LocalAddressKey, NodeAddress};
 pub use prefix::{Allowed, Prefix, SERVICE_BITS, ServiceCidr, SourceRange};
 pub use reason::{Counter, Disposition, Reason};
@@ -101,6 +103,10 @@ pub mod maps {
     pub const SERVICE_CIDRS4: &str = "SERVICE_CIDRS4";
     /// As [`SERVICE_CIDRS4`], IPv6.
     pub const SERVICE_CIDRS6: &str = "SERVICE_CIDRS6";
+    /// [`LoadKey`](super::LoadKey) to [`Load`](super::Load), IPv4.
+    pub const LOADS4: &str = "LOADS4";
+    /// As [`LOADS4`], IPv6.
+    pub const LOADS6: &str = "LOADS6";
     /// Socket storage: [`SocketFrontend`](super::SocketFrontend).
     pub const SOCKETS: &str = "SOCKETS";
     /// [`SocketPeerKey`](super::SocketPeerKey) to [`SocketPeer`](super::SocketPeer), IPv4.

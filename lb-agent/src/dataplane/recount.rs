@@ -1,0 +1,140 @@
+//! How many flows each backend has, counted anew for services that select by that (`least-conn`).
+//!
+//! The programs count what begins and nothing that ends, so that packets of known flows pay nothing. What lives is counted
+//! here, from the flow tables, and written over what they counted: flows that ended, were evicted, or were counted twice
+//! stop to count with that.
+//!
+//! Both directions of a flow are entries of the table, which know nothing of each other's state. Each counts for half a flow
+//! while it lives: until its FIN or a RST passes, or until it was quiet for longer than the lifetime of its state.
+
+use std::collections::HashMap;
+
+use aya::{Pod, maps::Map};
+use lb_common::{
+    abi::{Flow, Load, LoadKey, TcpState, Tuple},
+    lifetime,
+};
+
+use super::{
+    MapError, Operation,
+    seen::{Flows, Loads},
+};
+use crate::{jiffies::Jiffies, loader::LoaderError, model::Family};
+
+/// Counts the flows of both families.
+pub struct Recounter {
+    v4: Tables<[u8; 4]>,
+    v6: Tables<[u8; 16]>,
+}
+
+impl std::fmt::Debug for Recounter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recounter").finish_non_exhaustive()
+    }
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recount {
+    /// Backends of which flows were counted since the last time, or had any then.
+    pub backends: usize,
+    /// Flows that they have.
+    pub flows: u64,
+}
+
+struct Tables<A> {
+    flows: Flows<A>,
+    loads: Loads,
+}
+
+impl Recounter {
+    /// Takes the maps from where `open` finds them.
+    pub fn open(mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
+        Ok(Self { v4: Tables::open(&mut open)?, v6: Tables::open(&mut open)? })
+    }
+
+    /// Counts what lives now, and writes it. Reads the flow tables only where a backend's flows are of interest.
+    pub fn recount(&mut self) -> Result<Recount, MapError> {
+        let clock = |source| MapError { map: self.v4.loads.name(), operation: Operation::Read, source };
+        let now = Jiffies::now().map_err(clock)?;
+        let [v4, v6] = [self.v4.recount(now)?, self.v6.recount(now)?];
+        Ok(Recount { backends: v4.backends + v6.backends, flows: v4.flows + v6.flows })
+    }
+}
+
+impl<A: Family> Tables<A>
+where
+    Tuple<A>: Pod,
+    Flow<A>: Pod,
+{
+    fn open(open: &mut impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
+        Ok(Self { flows: Flows::open(&mut *open)?, loads: Loads::open::<A>(&mut *open)? })
+    }
+
+    fn recount(&mut self, now: Jiffies) -> Result<Recount, MapError> {
+        let before = self.loads.read()?;
+        if before.is_empty() {
+            return Ok(Recount::default());
+        }
+        let mut halves: HashMap<LoadKey, u64> = before.iter().map(|(backend, _)| (*backend, 0)).collect();
+        self.flows.visit(|tuples, flows| {
+            for (tuple, flow) in tuples.iter().zip(flows) {
+                let backend = LoadKey { backend: flow.backend, generation: flow.generation };
+                if lives(tuple.protocol, flow, now)
+                    && let Some(halves) = halves.get_mut(&backend)
+                {
+                    *halves += 1;
+                }
+            }
+            Ok::<_, MapError>(())
+        })?;
+        let mut counted = Recount { backends: before.len(), flows: 0 };
+        for (backend, Load { flows }) in before {
+            let lives = halves.get(&backend).map_or(0, |halves| halves.div_ceil(2));
+            counted.flows += lives;
+            if lives == 0 {
+                self.loads.remove(&backend)?;
+            } else if lives != flows {
+                self.loads.set(&backend, Load { flows: lives })?;
+            }
+        }
+        Ok(counted)
+    }
+}
+
+/// Whether a direction of a flow lives.
+fn lives<A>(protocol: u32, flow: &Flow<A>, now: Jiffies) -> bool {
+    flow.hooks != 0
+        && flow.tcp_state & (TcpState::FIN | TcpState::RST) == 0
+        && now.seconds_since(flow.last_seen) <= lifetime::of(protocol, flow.tcp_state)
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::abi::{Hook, Protocol};
+
+    use super::*;
+
+    #[test]
+    fn a_direction_lives_until_it_ends_or_is_quiet_for_too_long() {
+        let now = Jiffies::now().expect("clocks");
+        let (tcp, udp) = (Protocol::Tcp as u32, Protocol::Udp as u32);
+        let (open, syn, fin, rst) = (TcpState::ESTABLISHED, TcpState::SYN, TcpState::FIN, TcpState::RST);
+        let (uplink, nowhere) = (Hook::UplinkIngress as u8, 0);
+        for (protocol, hooks, tcp_state, quiet, expected) in [
+            (tcp, uplink, open | syn, 0, true),
+            (tcp, uplink, open, 23 * 60 * 60, true),
+            (tcp, uplink, open, 25 * 60 * 60, false),
+            (tcp, uplink, syn, 55, true),
+            (tcp, uplink, 0, 65, false),
+            (tcp, uplink, open | fin, 0, false),
+            (tcp, uplink, open | rst, 0, false),
+            (udp, uplink, 0, 115, true),
+            (udp, uplink, 0, 125, false),
+            (tcp, nowhere, open, 0, false),
+        ] {
+            let flow = Flow::<[u8; 4]> { hooks, tcp_state, last_seen: now.ago(quiet), ..Flow::default() };
+            assert_eq!(lives(protocol, &flow, now), expected, "{protocol} {hooks} {tcp_state} {quiet}");
+        }
+    }
+}

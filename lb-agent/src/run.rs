@@ -132,7 +132,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
         log_packets(&mut loaded)?;
     }
 
-    recount::spawn(Recounter::open(|map| pins.open(map))?)?;
+    recount::spawn(Recounter::of_pins(&pins)?)?;
 
     let (internal, internal_ips) = watch::channel(None);
     let (changes, network) = watch::channel(Network::default());

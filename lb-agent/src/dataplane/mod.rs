@@ -23,7 +23,7 @@ pub use faulty::Faulty;
 pub use kernel::KernelMaps;
 pub use maps::{Capacities, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
 pub use reconciler::{AdoptedEndpoint, AdoptedPort, Reconciler, Tuning};
-pub use recount::{Recount, Recounter};
+pub use recount::{Recount, RecountError, Recounter};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
 pub use scrape::{Scrape, Scraper, ServiceTraffic, TableFill};
 pub use seen::{Affinities, Counters, Flows, Loads, ServiceCounters};

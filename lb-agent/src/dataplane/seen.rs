@@ -152,38 +152,29 @@ where
 
 /// `LOADS*` of one family.
 #[derive(Debug)]
-pub struct Loads {
-    table: HashTable<LoadKey, Load>,
-    name: &'static str,
-}
+pub struct Loads(HashTable<LoadKey, Load>);
 
 impl Loads {
     /// Takes the map of family `A` from where `open` finds it.
     pub fn open<A: Family>(
         mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>,
     ) -> Result<Self, LoaderError> {
-        let name = A::TABLES.loads;
-        Ok(Self { table: HashTable::open(&mut open, name)?, name })
-    }
-
-    /// Name of the map.
-    pub fn name(&self) -> &'static str {
-        self.name
+        HashTable::open(&mut open, A::TABLES.loads).map(Self)
     }
 
     /// Every element.
     pub fn read(&self) -> Result<Vec<(LoadKey, Load)>, MapError> {
-        self.table.read_all()
+        self.0.read_all()
     }
 
     /// Writes how many flows a backend has.
     pub fn set(&mut self, backend: &LoadKey, load: Load) -> Result<(), MapError> {
-        self.table.set(backend, &load)
+        self.0.set(backend, &load)
     }
 
     /// Removes the element of a backend, if there is one: it has no flows.
     pub fn remove(&mut self, backend: &LoadKey) -> Result<(), MapError> {
-        self.table.remove(backend)
+        self.0.remove(backend)
     }
 
     /// Makes the table hold what another one does.

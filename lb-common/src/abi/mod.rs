@@ -40,7 +40,7 @@ pub use prefix::{Allowed, Prefix, SERVICE_BITS, ServiceCidr, SourceRange};
 pub use reason::{Counter, Disposition, Reason};
 pub use service::{Service, ServiceFlags, ServiceIndex, ServiceStats, Slot, SlotRange};
 pub use service_name::{MAX_LABEL, ServiceName};
-pub use socket::{PeerDirection, SocketFrontend, SocketPeer, SocketPeerKey};
+pub use socket::{LiveSocket, PeerDirection, SocketFrontend, SocketPeer, SocketPeerKey};
 pub(crate) use tuple::halves;
 pub use tuple::{Address, Protocol, ProtocolNumber, Tuple};
 pub use xdp::{XdpDevice, XdpFlags, XdpState};

@@ -134,6 +134,18 @@ impl Mapped {
     }
 }
 
+/// Whether 16 bytes in a map are an IPv4 address in its IPv4-mapped form.
+///
+/// # Safety
+///
+/// They are in a map, at a multiple of 4.
+#[inline(always)]
+pub unsafe fn is_mapped(wide: *const [u8; 16]) -> bool {
+    // SAFETY: the caller says so; the indices are constants below 4.
+    let word = |index| unsafe { core::ptr::read_volatile(wide.cast::<u32>().add(index)) };
+    word(0) == 0 && word(1) == 0 && word(2) == MAPPED_PREFIX
+}
+
 impl SocketAddress for Mapped {
     type Family = Ipv4;
 

@@ -12,7 +12,8 @@ use std::{
 };
 
 use aya::{
-    Btf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
+    maps::MapData,
     programs::{Program, ProgramError},
 };
 use lb_common::abi::{LiveSocket, maps::SOCKETS};
@@ -23,6 +24,8 @@ use crate::object::EBPF_OBJECT;
 /// Name of the program, and what it walks over.
 const PROGRAM: &str = "live_sockets";
 const WALK: &str = "bpf_sk_storage_map";
+/// What the program writes of a socket, in words of 4 bytes.
+const WORDS: usize = mem::size_of::<LiveSocket>() / 4;
 /// Maps of one load that the program knows nothing of: as small as they can be.
 const UNUSED: [&str; 2] = ["FRAGMENTS4", "FRAGMENTS6"];
 
@@ -35,7 +38,6 @@ pub struct LiveSockets {
 impl LiveSockets {
     /// Loads the program on the pinned maps.
     pub fn load(pins: &Pins) -> Result<Self, LoaderError> {
-        let failed = |source: ProgramError| LoaderError::Program { program: PROGRAM, source };
         let mut loader = EbpfLoader::new();
         for name in PINNED {
             // As in a rehearsal: the loader would make and pin a map that is not there.
@@ -46,12 +48,17 @@ impl LiveSockets {
             loader.map_max_entries(name, 1);
         }
         let mut ebpf = loader.load(EBPF_OBJECT).map_err(LoaderError::Object)?;
+        Self::of(&mut ebpf, &pins.data(SOCKETS)?)
+    }
+
+    /// Loads the program of an object whose sockets are in this map.
+    pub(super) fn of(ebpf: &mut Ebpf, sockets: &MapData) -> Result<Self, LoaderError> {
+        let failed = |source: ProgramError| LoaderError::Program { program: PROGRAM, source };
         let Some(Program::Iter(program)) = ebpf.program_mut(PROGRAM) else {
             return Err(failed(ProgramError::UnexpectedProgramType));
         };
         let btf = Btf::from_sys_fs().map_err(|error| failed(error.into()))?;
         program.load(WALK, &btf).map_err(failed)?;
-        let sockets = pins.data(SOCKETS)?;
         let link = syscall::walk_over(program.fd().map_err(failed)?.as_fd(), sockets.fd().as_fd());
         Ok(Self { link: link.map_err(|source| failed(ProgramError::IOError(source)))? })
     }
@@ -60,13 +67,11 @@ impl LiveSockets {
     pub fn read(&self) -> io::Result<Vec<LiveSocket>> {
         let mut bytes = Vec::new();
         File::from(syscall::begin_walk(self.link.as_fd())?).read_to_end(&mut bytes)?;
-        let word = |bytes: &[u8; 4]| u32::from_ne_bytes(*bytes);
-        let socket = |words: &[[u8; 4]]| LiveSocket {
-            backend: words.first().map_or(0, word),
-            generation: words.get(1).map_or(0, word),
-            is_v4: words.get(2).map_or(0, word),
+        let (words, _) = bytes.as_chunks().0.as_chunks::<WORDS>();
+        let socket = |words: &[[u8; 4]; WORDS]| {
+            let [backend, generation, is_v4] = words.map(u32::from_ne_bytes);
+            LiveSocket { backend, generation, is_v4 }
         };
-        let (words, _) = bytes.as_chunks();
-        Ok(words.chunks_exact(mem::size_of::<LiveSocket>() / 4).map(socket).collect())
+        Ok(words.iter().map(socket).collect())
     }
 }

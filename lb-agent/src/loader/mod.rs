@@ -54,7 +54,7 @@ use aya::{
     maps::{Map, MapError, MapInfo},
     programs::{Program, ProgramError},
 };
-use lb_common::abi::maps::{COUNTERS, XDP_DEVICES};
+use lb_common::abi::maps::{COUNTERS, SOCKETS, XDP_DEVICES};
 
 use crate::{dataplane::KernelMaps, object::EBPF_OBJECT};
 use constants::Constants;
@@ -160,6 +160,14 @@ impl Loaded {
     /// Takes out the maps that the reconciler writes, which can be done once.
     pub fn take_maps(&mut self) -> Result<KernelMaps, LoaderError> {
         KernelMaps::open(|map| self.take(map))
+    }
+
+    /// What walks over the sockets of this load, which can be had once.
+    pub fn live_sockets(&mut self) -> Result<LiveSockets, LoaderError> {
+        let (Map::SkStorage(sockets) | Map::Unsupported(sockets)) = self.take(SOCKETS)? else {
+            return Err(no_map(SOCKETS));
+        };
+        LiveSockets::of(&mut self.ebpf, &sockets)
     }
 
     /// Starts what turns the programs' records into log lines.

@@ -140,3 +140,18 @@ impl DetectLocal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_to_balance_has_a_name_of_its_own_and_at_most_one_flag() {
+        for balance in Balance::ALL {
+            assert_eq!(balance.name().parse(), Ok(balance));
+        }
+        assert_eq!("fewest".parse::<Balance>(), Err(UnknownBalance));
+        let flags = Balance::ALL.map(Balance::flags);
+        assert_eq!(flags, [0, 0, ServiceFlags::ROUND_ROBIN, ServiceFlags::LEAST_CONN]);
+    }
+}

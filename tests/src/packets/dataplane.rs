@@ -193,18 +193,18 @@ impl Dataplane {
     fn load_for(world: World, sizes: TableSizes, netns_cookie: Option<u64>) -> Result<Self> {
         let mut loaded = Loaded::load(&LoadOptions { sizes, netns_cookie, xdp: true, ..LoadOptions::default() })?;
         let counters = loaded.take(maps::COUNTERS)?.try_into()?;
-        let (mut flows, mut recounted) = (std::collections::HashMap::new(), std::collections::HashMap::new());
+        let (mut ours, mut theirs) = (std::collections::HashMap::new(), std::collections::HashMap::new());
         for map in [maps::FLOWS4, maps::FLOWS6, maps::LOADS4, maps::LOADS6] {
-            let [ours, theirs] = twice(loaded.take(map)?)?;
-            flows.insert(map, ours);
-            recounted.insert(map, theirs);
+            let [one, other] = twice(loaded.take(map)?)?;
+            ours.insert(map, one);
+            theirs.insert(map, other);
         }
-        let mut take = |map: &'static str| -> Result<Map, LoaderError> { Ok(flows.remove(map).expect("one of these")) };
+        let mut take = |map: &'static str| -> Result<Map, LoaderError> { Ok(ours.remove(map).expect("one of these")) };
         let flows4 = take(maps::FLOWS4)?.try_into()?;
         let flows6 = take(maps::FLOWS6)?.try_into()?;
         let loads4 = Loads::open::<[u8; 4]>(&mut take)?;
         let loads6 = Loads::open::<[u8; 16]>(&mut take)?;
-        let recounter = Recounter::open(|map| Ok(recounted.remove(map).expect("one of these")))?;
+        let recounter = Recounter::open(|map| Ok(theirs.remove(map).expect("one of these")))?;
         let fragments4 = loaded.take("FRAGMENTS4")?.try_into()?;
         let fragments6 = loaded.take("FRAGMENTS6")?.try_into()?;
         let affinity4 = loaded.take(maps::AFFINITY4)?.try_into()?;

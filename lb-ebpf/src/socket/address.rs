@@ -37,7 +37,7 @@ pub struct Inet6;
 pub struct Mapped;
 
 /// The third word of an IPv4-mapped address.
-const MAPPED_PREFIX: u32 = 0x0000_ffff_u32.to_be();
+pub const MAPPED_PREFIX: u32 = 0x0000_ffff_u32.to_be();
 
 // The verifier wants every access to the context as a plain load or store of one field at a constant offset; volatile
 // accesses keep LLVM from merging or moving them.
@@ -132,18 +132,6 @@ impl Mapped {
     pub fn applies(ctx: &SockAddrContext) -> bool {
         word(ctx, 0) == 0 && word(ctx, 1) == 0 && word(ctx, 2) == MAPPED_PREFIX
     }
-}
-
-/// Whether 16 bytes in a map are an IPv4 address in its IPv4-mapped form.
-///
-/// # Safety
-///
-/// They are in a map, at a multiple of 4.
-#[inline(always)]
-pub unsafe fn is_mapped(wide: *const [u8; 16]) -> bool {
-    // SAFETY: the caller says so; the indices are constants below 4.
-    let word = |index| unsafe { core::ptr::read_volatile(wide.cast::<u32>().add(index)) };
-    word(0) == 0 && word(1) == 0 && word(2) == MAPPED_PREFIX
 }
 
 impl SocketAddress for Mapped {

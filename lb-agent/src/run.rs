@@ -11,6 +11,7 @@ mod dataplane;
 mod devices;
 mod log;
 mod memory;
+mod recount;
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +28,7 @@ use kube::Client;
 use lb_agent::{
     configuration::Effective,
     controller::{Controller, Settings},
-    dataplane::{Scraper, Tuning},
+    dataplane::{Recounter, Scraper, Tuning},
     loader::{self, LoadOptions, Loaded, Pins, TableSizes, XdpMode},
     model::ObjectKind,
     network::{self, Network, Watcher},
@@ -130,6 +131,8 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     if trace_packets {
         log_packets(&mut loaded)?;
     }
+
+    recount::spawn(Recounter::of_pins(&pins)?)?;
 
     let (internal, internal_ips) = watch::channel(None);
     let (changes, network) = watch::channel(Network::default());

@@ -41,6 +41,15 @@ pub fn socket<A: Address>(cookie: u64, frontend: &FrontendKey<A>, seed: u32) -> 
         as u32
 }
 
+/// A second hash of what has this one, as if independent of it: the finalizer of `MurmurHash3` (Appleby, 2011; public domain).
+#[inline(always)]
+pub const fn second(hash: u32) -> u32 {
+    let mut x = hash;
+    x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b);
+    x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
+    x ^ (x >> 16)
+}
+
 /// Tells endpoints apart, the same on all nodes.
 pub fn endpoint<A: Address>(address: A, port: u16) -> u64 {
     mix(address.fold().wrapping_mul(GOLDEN) ^ u64::from(port))

@@ -12,5 +12,6 @@
 pub mod abi;
 pub mod checksum;
 pub mod hash;
+pub mod lifetime;
 pub mod maglev;
 pub mod ports;

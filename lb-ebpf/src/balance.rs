@@ -11,7 +11,7 @@ use lb_common::{
     hash,
 };
 
-use crate::{affinity, count, family::Family, maps::CONFIG};
+use crate::{affinity, count, family::Family, load, maps::CONFIG};
 
 /// A backend that was picked.
 #[repr(C)]
@@ -183,7 +183,7 @@ impl List {
 }
 
 /// Picks a backend for a new flow: the one of the client's last flow where the service has affinity, else the one whose
-/// turn it is, or by a hash of the flow or the socket. `client` is asked only where there is affinity; its list is filled
+/// turn it is, or by a hash of the flow or the socket, or of two by that hash the one that has fewer flows. `client` is asked only where there is affinity; its list is filled
 /// in here.
 #[inline(always)]
 pub fn pick<F: Family>(
@@ -228,8 +228,13 @@ fn select<F: Family>(index: u32, service: *const Service, list: List, hash: u32)
         // SAFETY: array elements live as long as the map.
         let flags = unsafe { (*service).flags };
         let range = slots(service, list);
-        let slot =
-            if flags & ServiceFlags::ROUND_ROBIN == 0 { range.pick(hash) } else { range.at_turn(turn::<F>(index)) };
+        let slot = if flags & ServiceFlags::ROUND_ROBIN != 0 {
+            range.at_turn(turn::<F>(index))
+        } else if flags & ServiceFlags::LEAST_CONN != 0 {
+            less_loaded::<F>(range, hash)
+        } else {
+            range.pick(hash)
+        };
         let Some(slot) = slot else {
             let has_endpoints = flags & ServiceFlags::HAS_ENDPOINTS != 0;
             return Err(if has_endpoints { Reason::NoLocalEndpoints } else { Reason::NoEndpoints });
@@ -249,6 +254,15 @@ fn turn<F: Family>(service: u32) -> u32 {
     // SAFETY: no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     count::flows::<F>(service).wrapping_add(cpu)
+}
+
+/// The power of two choices (Mitzenmacher, IEEE TPDS 12(10), 2001): of two slots that the hash names, that whose backend
+/// has fewer flows; of equals the one that the hash alone picks.
+#[inline(always)]
+fn less_loaded<F: Family>(range: SlotRange, hash: u32) -> Option<u32> {
+    let [first, second] = range.pick_two(hash)?;
+    let (Some(one), Some(other)) = (F::slots().get(first), F::slots().get(second)) else { return Some(first) };
+    Some(if load::is_second_less::<F>(one.backend, other.backend) { second } else { first })
 }
 
 /// One of a service's ranges: one aligned word, read at once.

@@ -7,9 +7,9 @@ use aya_ebpf::{
 use aya_log_ebpf::macro_support::{Argument, IpFormatter};
 use lb_common::{
     abi::{
-        Address, Affinity, AffinityKey, Allowed, Backend, Config, Flow, Frontend, FrontendKey, Interface, LocalAddress,
-        LocalAddressKey, NodeAddress, Prefix, Reason, Service, ServiceCidr, ServiceStats, Slot, SocketPeer,
-        SocketPeerKey, SourceRange, Tuple,
+        Address, Affinity, AffinityKey, Allowed, Backend, Config, Flow, Frontend, FrontendKey, Interface, Load,
+        LoadKey, LocalAddress, LocalAddressKey, NodeAddress, Prefix, Reason, Service, ServiceCidr, ServiceStats, Slot,
+        SocketPeer, SocketPeerKey, SourceRange, Tuple,
     },
     checksum::Diff,
 };
@@ -17,8 +17,8 @@ use lb_common::{
 use crate::{
     hook::PacketContext,
     maps::{
-        self, AFFINITIES, BACKENDS, CIDRS, FLOWS, FRAGMENTS, FRONTENDS, INTERFACES, ON_DEMAND, PEERS, RANGES, SERVICES,
-        SLOTS, Work,
+        self, AFFINITIES, BACKENDS, CIDRS, FLOWS, FRAGMENTS, FRONTENDS, INTERFACES, LOADS, ON_DEMAND, PEERS, RANGES,
+        SERVICES, SLOTS, Work,
     },
     packet::{
         self, Packet,
@@ -45,6 +45,7 @@ pub trait Family: Copy {
     fn flows() -> &'static LruHashMap<Tuple<Self::Address>, Flow<Self::Address>, FLOWS>;
     fn fragments() -> &'static LruHashMap<Tuple<Self::Address>, Flow<Self::Address>, FRAGMENTS>;
     fn frontends() -> &'static HashMap<FrontendKey<Self::Address>, Frontend, FRONTENDS, ON_DEMAND>;
+    fn loads() -> &'static HashMap<LoadKey, Load, LOADS, ON_DEMAND>;
     fn local_addresses() -> &'static HashMap<LocalAddressKey<Self::Address>, LocalAddress, INTERFACES>;
     fn node_addresses() -> &'static HashMap<Interface, NodeAddress<Self::Address>, INTERFACES>;
     fn scratch() -> &'static PerCpuArray<Work<Self::Address>, 1>;
@@ -108,7 +109,7 @@ pub struct Ipv4;
 pub struct Ipv6;
 
 macro_rules! family_maps {
-    ($address:ty; $affinity:ident $backends:ident $flows:ident $fragments:ident $frontends:ident $local_addresses:ident
+    ($address:ty; $affinity:ident $backends:ident $flows:ident $fragments:ident $frontends:ident $loads:ident $local_addresses:ident
      $node_addresses:ident $scratch:ident $services:ident $service_cidrs:ident $service_stats:ident $slots:ident
      $socket_peers:ident $source_ranges:ident; $cluster_ips:ident $pods:ident) => {
         #[inline(always)]
@@ -152,6 +153,10 @@ macro_rules! family_maps {
             &maps::$node_addresses
         }
         #[inline(always)]
+        fn loads() -> &'static HashMap<LoadKey, Load, LOADS, ON_DEMAND> {
+            &maps::$loads
+        }
+        #[inline(always)]
         fn local_addresses() -> &'static HashMap<LocalAddressKey<$address>, LocalAddress, INTERFACES> {
             &maps::$local_addresses
         }
@@ -186,7 +191,7 @@ impl Family for Ipv4 {
     const ETHERTYPE: u16 = packet::ETHERTYPE_IPV4;
     const BITS: u32 = 32;
 
-    family_maps!([u8; 4]; AFFINITY4 BACKENDS4 FLOWS4 FRAGMENTS4 FRONTENDS4 LOCAL_ADDRS4 NODE_ADDRESSES4 SCRATCH4 SERVICES4
+    family_maps!([u8; 4]; AFFINITY4 BACKENDS4 FLOWS4 FRAGMENTS4 FRONTENDS4 LOADS4 LOCAL_ADDRS4 NODE_ADDRESSES4 SCRATCH4 SERVICES4
         SERVICE_CIDRS4 SERVICE_STATS4 SLOTS4 SOCKET_PEERS4 SOURCE_RANGES4; cluster_ips4 pods4);
 
     #[inline(always)]
@@ -254,7 +259,7 @@ impl Family for Ipv6 {
     const ETHERTYPE: u16 = packet::ETHERTYPE_IPV6;
     const BITS: u32 = 128;
 
-    family_maps!([u8; 16]; AFFINITY6 BACKENDS6 FLOWS6 FRAGMENTS6 FRONTENDS6 LOCAL_ADDRS6 NODE_ADDRESSES6 SCRATCH6 SERVICES6
+    family_maps!([u8; 16]; AFFINITY6 BACKENDS6 FLOWS6 FRAGMENTS6 FRONTENDS6 LOADS6 LOCAL_ADDRS6 NODE_ADDRESSES6 SCRATCH6 SERVICES6
         SERVICE_CIDRS6 SERVICE_STATS6 SLOTS6 SOCKET_PEERS6 SOURCE_RANGES6; cluster_ips6 pods6);
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_jiffies64};
 use lb_common::{
     abi::{Address, BackendFlags, Flow, FlowDirection, Protocol, Reason, TcpState, Tuple},
-    hash,
+    hash, lifetime,
 };
 
 use crate::{
@@ -73,42 +73,10 @@ pub fn read<A: Address>(tuple: &Tuple<A>, entry: Option<*mut Flow<A>>) -> Option
     })
 }
 
-/// How long a tuple whose flow has gone quiet is kept from other flows, in seconds. The defaults of Linux' connection
-/// tracking (`net.netfilter.nf_conntrack_*_timeout`) and, for established connections, of kube-proxy.
-mod idle {
-    /// A connection that ended with a FIN (`tcp_timeout_time_wait` is twice that of a socket's; a socket's is enough:
-    /// what comes later belongs to nobody).
-    pub const CLOSED: u64 = 60;
-    /// One that was reset (`tcp_timeout_close`).
-    pub const RESET: u64 = 10;
-    /// One that was never established (`tcp_timeout_syn_recv`).
-    pub const OPENING: u64 = 60;
-    /// One that is open (`--conntrack-tcp-timeout-established` of kube-proxy).
-    pub const ESTABLISHED: u64 = 24 * 60 * 60;
-    /// UDP (`udp_timeout_stream`).
-    pub const UDP: u64 = 120;
-}
-
 /// Whether something that was last seen then has been quiet for more than this many seconds.
 #[inline(always)]
 pub fn is_older(last_seen: u64, seconds: u64) -> bool {
     now().wrapping_sub(last_seen) > seconds * u64::from(TICKS_PER_SECOND.load())
-}
-
-/// For how many seconds a flow may be quiet in a direction that was last seen in this state.
-#[inline(always)]
-fn lifetime(protocol: u32, state: u8) -> u64 {
-    if protocol == Protocol::Udp as u32 {
-        idle::UDP
-    } else if state & TcpState::RST != 0 {
-        idle::RESET
-    } else if state & TcpState::FIN != 0 {
-        idle::CLOSED
-    } else if state & TcpState::ESTABLISHED != 0 {
-        idle::ESTABLISHED
-    } else {
-        idle::OPENING
-    }
 }
 
 impl<A: Address> Known<A> {
@@ -154,7 +122,7 @@ impl<A: Address> Known<A> {
     /// Whether it was quiet for so long that a datagram begins another exchange.
     #[inline(always)]
     pub fn is_silent(&self) -> bool {
-        self.is_older(idle::UDP)
+        self.is_older(lifetime::UDP)
     }
 
     /// Whether the flow must be given a backend again.
@@ -195,7 +163,7 @@ impl<A: Address> Known<A> {
 /// Whether a direction that was last seen then, in this state, has been quiet for longer than its lifetime.
 #[inline(always)]
 fn is_quiet(last_seen: u64, protocol: u32, state: u8) -> bool {
-    is_older(last_seen, lifetime(protocol, state))
+    is_older(last_seen, lifetime::of(protocol, state))
 }
 
 /// Whether the client of a UDP exchange still sends: it need not be answered. `reply` is the tuple of the answers, `to`
@@ -205,7 +173,7 @@ fn is_sending<F: Family>(reply: &Tuple<F::Address>, to: &Tuple<F::Address>) -> b
     match F::flows().get_ptr(&to.reversed()) {
         // SAFETY: the kernel keeps the element's memory while the program runs. Should it be reused meanwhile, its
         // tuple is compared with another's: the client is taken to be silent.
-        Some(request) => unsafe { (*request).to == reply.reversed() && !is_older((*request).last_seen, idle::UDP) },
+        Some(request) => unsafe { (*request).to == reply.reversed() && !is_older((*request).last_seen, lifetime::UDP) },
         None => false,
     }
 }

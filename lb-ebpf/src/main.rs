@@ -7,6 +7,7 @@
 //! | `packet` | parses headers into plain values; the only place that touches packet memory |
 //! | `flow` | the flow table |
 //! | `balance` | frontend → service → backend |
+//! | `load` | how many flows a backend has |
 //! | `affinity` | the backend of a client's last flow |
 //! | `rewrite` | replaces addresses and ports, checksums included |
 //! | `snat` | source ports for masquerading |
@@ -42,6 +43,7 @@ core::cfg_select! {
         mod fragment;
         mod hook;
         mod icmp;
+        mod load;
         mod maps;
         mod own;
         mod packet;

@@ -10,9 +10,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::abi::{
-    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, LocalAddress,
-    LocalAddressKey, NodeAddress, Reason, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats, Slot,
-    SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, XdpDevice, capacity,
+    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, Load, LoadKey,
+    LocalAddress, LocalAddressKey, NodeAddress, Reason, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats,
+    Slot, SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, XdpDevice, capacity,
 };
 
 use crate::{balance::Picked, forward::Route, packet::Packet};
@@ -29,6 +29,7 @@ pub const FLOWS: usize = capacity::FLOWS as usize;
 pub const FRAGMENTS: usize = capacity::FRAGMENTS as usize;
 pub const PEERS: usize = capacity::SOCKET_PEERS as usize;
 pub const AFFINITIES: usize = capacity::AFFINITY as usize;
+pub const LOADS: usize = capacity::LOADS as usize;
 pub const RANGES: usize = capacity::SOURCE_RANGES as usize;
 pub const CIDRS: usize = capacity::SERVICE_CIDRS as usize;
 pub const INTERFACES: usize = capacity::INTERFACES as usize;
@@ -89,6 +90,10 @@ pub static SOCKET_PEERS6: LruHashMap<SocketPeerKey<V6>, SocketPeer<V6>, PEERS> =
 pub static AFFINITY4: LruHashMap<AffinityKey<V4>, Affinity, AFFINITIES> = LruHashMap::new();
 #[btf_map]
 pub static AFFINITY6: LruHashMap<AffinityKey<V6>, Affinity, AFFINITIES> = LruHashMap::new();
+#[btf_map]
+pub static LOADS4: HashMap<LoadKey, Load, LOADS, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static LOADS6: HashMap<LoadKey, Load, LOADS, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static SOURCE_RANGES4: LpmTrie<SourceRange<V4>, Allowed, RANGES> = LpmTrie::new();
 #[btf_map]

@@ -15,7 +15,7 @@ use crate::{
     flow::{self, Known},
     forward, fragment,
     hook::{Entrance, PacketContext, Place, Tag, Verdict},
-    icmp,
+    icmp, load,
     maps::{HASH_SEED, TAKEOVER, Work},
     own,
     packet::{self, Link, Packet},
@@ -420,6 +420,7 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
     snat::reserve::<F>(work, !masquerade)?;
     flow::enter::<F>(&work.packet.tuple, &work.request)?;
 
+    load::began::<F>(work.service, work.picked.index, work.picked.backend.generation);
     count::translated::<F>(work.service, (ctx.length() - work.packet.l3()) as u64);
     if masquerade {
         return forward::send::<C, F>(ctx, &work.packet, &work.request.to, &work.route);

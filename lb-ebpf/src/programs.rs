@@ -14,7 +14,8 @@ use lb_common::abi::Reason;
 
 use crate::{
     hook::{Bare, Ethernet, PodEgress, PodIngress, Skb, UplinkEgress, UplinkIngress, Verdict},
-    path, socket,
+    path,
+    socket::{self, live},
 };
 
 #[classifier]
@@ -110,4 +111,11 @@ pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
     socket::recvmsg6(&ctx)
+}
+
+/// Run by the kernel for each element of `SOCKETS`, for the agent that reads.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn live_sockets(visit: *const live::Visit) -> i32 {
+    live::write(visit)
 }

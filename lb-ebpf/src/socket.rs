@@ -8,6 +8,7 @@
 
 mod address;
 mod datagram;
+pub mod live;
 mod stream;
 
 use aya_ebpf::{

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use lb_agent::loader::{LoadOptions, Loaded};
-use lb_tests::packets::{Dataplane, World, dataplane::SMALL, properties, rows};
+use lb_tests::packets::{Dataplane, World, dataplane::SMALL, least_conn, properties, rows};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// Loaded objects that no trial uses at the moment. One that a failed trial used is not given back.
@@ -62,6 +62,16 @@ fn failed(error: anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }
 
+/// A property, and its test of a family and a protocol.
+type Property = (&'static str, fn(&mut Dataplane, rows::Case) -> Result<()>);
+
+/// What holds where flows are balanced by the flows that backends have.
+const LEAST_CONN: [Property; 3] = [
+    ("of two backends the one with fewer flows gets a new one", least_conn::standing_flows_decide),
+    ("two choices spread flows more evenly than a hash", least_conn::flows_spread_evenly),
+    ("flows that end free their place", least_conn::flows_that_end_free_their_place),
+];
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let world = match World::enter() {
@@ -75,6 +85,11 @@ fn main() -> ExitCode {
     let pool = Pool::default();
     let mut trials = vec![pool.trial(world, "the verifier takes every program", |dataplane| {
         println!("{}", properties::sizes(dataplane)?);
+        // Of a type of its own, and loaded only where it is needed.
+        let sockets = dataplane.loaded.live_sockets()?.read()?;
+        ensure!(sockets.is_empty(), "nothing is attached, and these sockets have backends: {sockets:?}");
+        // The socket programs, which could not be loaded again without it, are.
+        dataplane.spoiled = true;
         Ok(())
     })];
     // Nothing is attached, so nobody reads the lines.
@@ -88,6 +103,10 @@ fn main() -> ExitCode {
         trials.push(pool.trial(world, name, move |dataplane| properties::flows_spread_and_return(dataplane, case)));
         let name = format!("{} {}: flows take turns where these are asked for", case.net.name, case.protocol_name());
         trials.push(pool.trial(world, name, move |dataplane| properties::flows_take_turns(dataplane, case)));
+        for (sentence, test) in LEAST_CONN {
+            let name = format!("{} {}: {sentence}", case.net.name, case.protocol_name());
+            trials.push(pool.trial(world, name, move |dataplane| test(dataplane, case)));
+        }
         let name = format!("{} {}: XDP sends by other devices that can", case.net.name, case.protocol_name());
         trials.push(pool.trial(world, name, move |dataplane| properties::other_devices_need_a_driver(dataplane, case)));
         let name = format!("{} {}: an affinity lasts from the last flow on", case.net.name, case.protocol_name());

@@ -1,13 +1,16 @@
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::Result;
 use clap::Args;
 use lb_agent::{
-    dataplane::{FamilyMaps, KernelMaps},
+    dataplane::{FamilyMaps, KernelMaps, Loads},
     loader::Pins,
     model::Family,
 };
-use lb_common::abi::BackendFlags;
+use lb_common::abi::{BackendFlags, Load, LoadKey, ServiceFlags};
 use serde::Serialize;
 
 use super::{
@@ -42,6 +45,8 @@ struct Backend {
     local: bool,
     /// New flows may get it; `false` while it is terminating.
     selectable: bool,
+    /// Its flows by this node, where new ones are balanced by that: as counted last, and those begun since.
+    flows: Option<u64>,
     /// `namespace/name:port/PROTOCOL` of the service port that it belongs to.
     service: String,
 }
@@ -51,6 +56,7 @@ const COLUMNS: &[Column<Backend>] = &[
     Column::new("SERVICE", |backend| backend.service.clone()),
     Column::new("LOCAL", |backend| backend.local.to_string()),
     Column::new("SELECTABLE", |backend| backend.selectable.to_string()),
+    Column::wide("FLOWS", |backend| backend.flows.map_or_else(|| "-".to_owned(), |flows| flows.to_string())),
     Column::wide("INDEX", |backend| backend.index.to_string()),
     Column::wide("GENERATION", |backend| backend.generation.to_string()),
 ];
@@ -72,6 +78,12 @@ where
     }
     let view = View::<A>::read(pins)?;
     let wanted = service.services(&view);
+    let loads: HashMap<LoadKey, Load> = Loads::open::<A>(|map| pins.open(map))?.read()?.into_iter().collect();
+    let flows = |backend: u32, generation, service| {
+        let (_, service) = view.services.get(&service)?;
+        let load = loads.get(&LoadKey { backend, generation });
+        (service.flags & ServiceFlags::LEAST_CONN != 0).then(|| load.map_or(0, |load| load.flows))
+    };
     let is_wanted = |backend: &lb_common::abi::Backend<A>| {
         let address = SocketAddr::new(backend.address.to_ip(), backend.port);
         wanted.contains(backend.service) && end.is_none_or(|end| end.matches(address))
@@ -85,6 +97,7 @@ where
             generation: backend.generation,
             local: backend.flags & BackendFlags::LOCAL != 0,
             selectable: backend.flags & BackendFlags::SELECTABLE != 0,
+            flows: flows(*index, backend.generation, backend.service),
             service: view.service(backend.service),
         })
     })

@@ -132,6 +132,7 @@ fn of_family<A: Family>() -> [&'static str; 9] {
         service_stats: _,
         flows: _,
         affinity: _,
+        loads: _,
     } = A::TABLES;
     [frontends, services, service_names, slots, backends, node_addresses, local_addresses, source_ranges, service_cidrs]
 }

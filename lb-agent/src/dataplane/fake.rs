@@ -405,6 +405,9 @@ impl<A: Family> Tables<A> {
         if service.flags & ServiceFlags::ROUND_ROBIN != 0 {
             write!(f, " in turn")?;
         }
+        if service.flags & ServiceFlags::LEAST_CONN != 0 {
+            write!(f, " by flows")?;
+        }
         writeln!(f, "{}", if service.flags & ServiceFlags::HAS_ENDPOINTS == 0 { " no endpoints" } else { "" })
     }
 

@@ -5,7 +5,7 @@ use aya::{
     maps::{Map, MapData, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use lb_common::abi::{Affinity, AffinityKey, Counter, Flow, Reason, ServiceStats, Tuple, maps};
+use lb_common::abi::{Affinity, AffinityKey, Counter, Flow, Load, LoadKey, Reason, ServiceStats, Tuple, maps};
 
 use super::{
     MapError, Operation,
@@ -147,5 +147,41 @@ where
         see: impl FnMut(&[AffinityKey<A>], &[Affinity]) -> Result<(), E>,
     ) -> Result<(), E> {
         self.0.visit(see)
+    }
+}
+
+/// `LOADS*` of one family.
+#[derive(Debug)]
+pub struct Loads(HashTable<LoadKey, Load>);
+
+impl Loads {
+    /// Takes the map of family `A` from where `open` finds it.
+    pub fn open<A: Family>(
+        mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>,
+    ) -> Result<Self, LoaderError> {
+        HashTable::open(&mut open, A::TABLES.loads).map(Self)
+    }
+
+    /// Every element.
+    pub fn read(&self) -> Result<Vec<(LoadKey, Load)>, MapError> {
+        self.0.read_all()
+    }
+
+    /// Writes how many flows a backend has.
+    pub fn set(&mut self, backend: &LoadKey, load: Load) -> Result<(), MapError> {
+        self.0.set(backend, &load)
+    }
+
+    /// Removes the element of a backend, if there is one: it has no flows.
+    pub fn remove(&mut self, backend: &LoadKey) -> Result<(), MapError> {
+        self.0.remove(backend)
+    }
+
+    /// Makes the table hold what another one does.
+    pub fn copy(&mut self, other: &Self) -> Result<(), MapError> {
+        for (backend, _) in self.read()? {
+            self.remove(&backend)?;
+        }
+        other.read()?.into_iter().try_for_each(|(backend, load)| self.set(&backend, load))
     }
 }

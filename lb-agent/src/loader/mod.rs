@@ -19,6 +19,7 @@ mod error;
 mod filters;
 mod former;
 mod hooks;
+mod live_sockets;
 mod netdev;
 mod pins;
 mod rehearsal;
@@ -35,6 +36,7 @@ pub use filters::clsact_filters;
 pub(crate) use filters::{Filter, bpf_filters};
 pub use former::former_devices;
 pub use hooks::{Attached, Device, Direction, LinkLayer, Role, SocketHook, XdpPlace, attached, pinned_programs};
+pub use live_sockets::LiveSockets;
 pub(crate) use netdev::features as xdp_features;
 pub use pins::{Lock, Pins};
 pub use rehearsal::{Rehearsal, RehearsalOutcome};
@@ -52,7 +54,7 @@ use aya::{
     maps::{Map, MapError, MapInfo},
     programs::{Program, ProgramError},
 };
-use lb_common::abi::maps::{COUNTERS, XDP_DEVICES};
+use lb_common::abi::maps::{COUNTERS, SOCKETS, XDP_DEVICES};
 
 use crate::{dataplane::KernelMaps, object::EBPF_OBJECT};
 use constants::Constants;
@@ -90,7 +92,7 @@ pub struct Loaded {
 /// The one program that is loaded only where it is asked for.
 const XDP_PROGRAM: &str = "uplink_xdp";
 
-/// Every program of the object.
+/// Every program that is attached somewhere; [`LiveSockets`] has one more.
 pub const PROGRAMS: [&str; 15] = [
     "pod_ingress",
     "pod_egress",
@@ -160,6 +162,14 @@ impl Loaded {
         KernelMaps::open(|map| self.take(map))
     }
 
+    /// What walks over the sockets of this load, which can be had once.
+    pub fn live_sockets(&mut self) -> Result<LiveSockets, LoaderError> {
+        let (Map::SkStorage(sockets) | Map::Unsupported(sockets)) = self.take(SOCKETS)? else {
+            return Err(no_map(SOCKETS));
+        };
+        LiveSockets::of(&mut self.ebpf, &sockets)
+    }
+
     /// Starts what turns the programs' records into log lines.
     pub fn packet_log(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
         aya_log::EbpfLogger::init(&mut self.ebpf)
@@ -174,6 +184,7 @@ fn no_map(map: &'static str) -> LoaderError {
 /// Loads the programs that are wanted, side by side: the verifier takes most of the time of a start, and works on as many
 /// programs at once as there are CPUs.
 fn load_programs(ebpf: &mut Ebpf, is_wanted: impl Fn(&str) -> bool) -> Result<(), LoaderError> {
+    let is_wanted = |program: &str| PROGRAMS.contains(&program) && is_wanted(program);
     thread::scope(|scope| {
         let mut loads: HashMap<_, _> = ebpf
             .programs_mut()

@@ -10,11 +10,14 @@ use aya::{
     maps::Map,
     programs::{Program, ProgramError, ProgramInfo, TestRun as _, TestRunOptions, TestRunResult},
 };
-use lb_common::abi::maps::{
-    AFFINITY4, AFFINITY6, BACKENDS4, BACKENDS6, CONFIG, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, LOCAL_ADDRS4,
-    LOCAL_ADDRS6, NODE_ADDRESSES4, NODE_ADDRESSES6, SERVICE_CIDRS4, SERVICE_CIDRS6, SERVICE_NAMES4, SERVICE_NAMES6,
-    SERVICE_STATS4, SERVICE_STATS6, SERVICES4, SERVICES6, SLOTS4, SLOTS6, SOCKET_PEERS4, SOCKET_PEERS6, SOURCE_RANGES4,
-    SOURCE_RANGES6, XDP_DEVICES,
+use lb_common::abi::{
+    capacity,
+    maps::{
+        AFFINITY4, AFFINITY6, BACKENDS4, BACKENDS6, CONFIG, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, LOADS4, LOADS6,
+        LOCAL_ADDRS4, LOCAL_ADDRS6, NODE_ADDRESSES4, NODE_ADDRESSES6, SERVICE_CIDRS4, SERVICE_CIDRS6, SERVICE_NAMES4,
+        SERVICE_NAMES6, SERVICE_STATS4, SERVICE_STATS6, SERVICES4, SERVICES6, SLOTS4, SLOTS6, SOCKET_PEERS4,
+        SOCKET_PEERS6, SOURCE_RANGES4, SOURCE_RANGES6, XDP_DEVICES,
+    },
 };
 
 use super::{LoadOptions, LoaderError, Pins, constants::Constants, load_program, no_map, pins::pin_error};
@@ -44,11 +47,14 @@ const READ_ONLY: [&str; 18] = [
 
 /// Elements of the tables of its own. One packet enters a handful; an LRU table hands each CPU a batch of its free elements
 /// (`LOCAL_FREE_TARGET` in `kernel/bpf/bpf_lru_list.c`, 128), which must not be all of them.
-const OWN: [(&str, u32); 12] = [
+const OWN: [(&str, u32); 14] = [
     (FLOWS4, 1 << 14),
     (FLOWS6, 1 << 14),
     (AFFINITY4, 1 << 14),
     (AFFINITY6, 1 << 14),
+    // As large as those that they are copied from.
+    (LOADS4, capacity::LOADS),
+    (LOADS6, capacity::LOADS),
     (SOCKET_PEERS4, 1),
     (SOCKET_PEERS6, 1),
     ("FRAGMENTS4", 1),

@@ -22,7 +22,12 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_ITER_CREATE: libc::c_int = 33;
 const BPF_LINK_DETACH: libc::c_int = 34;
+
+/// `BPF_TRACE_ITER`, of `enum bpf_attach_type`.
+const TRACE_ITER: u32 = 28;
 
 /// `BPF_F_QUERY_EFFECTIVE`: what runs, those of the cgroups above included.
 const QUERY_EFFECTIVE: u32 = 1;
@@ -132,6 +137,26 @@ struct Batch {
     flags: u64,
 }
 
+/// `link_create` of `union bpf_attr`, as iterators use it.
+#[repr(C)]
+#[derive(Default)]
+struct IteratorLink {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    information: u64,
+    length: u32,
+    pad: u32,
+}
+
+/// `iter_create`.
+#[repr(C)]
+struct IteratorCreate {
+    link: u32,
+    flags: u32,
+}
+
 /// `query` of `union bpf_attr`, whole: the kernel writes to fields at its end, whatever size is said.
 #[repr(C)]
 #[derive(Default)]
@@ -208,9 +233,7 @@ pub(crate) fn detach(path: &Path) -> io::Result<()> {
 fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut get = ObjectGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    let fd = i32::try_from(bpf(BPF_OBJ_GET, &mut get)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    made(bpf(BPF_OBJ_GET, &mut get)?)
 }
 
 fn link_info(fd: &OwnedFd) -> io::Result<LinkInfo> {
@@ -376,6 +399,32 @@ pub(crate) fn write_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values:
         ..Batch::default()
     };
     bpf(BPF_MAP_UPDATE_BATCH, &mut request).map(drop)
+}
+
+/// Links an iterator program to the map that it is to walk over (`map.map_fd` of `union bpf_iter_link_info`).
+pub(crate) fn walk_over(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let map = descriptor(map.as_raw_fd());
+    let mut link = IteratorLink {
+        program: descriptor(program.as_raw_fd()),
+        attach_type: TRACE_ITER,
+        information: ptr::from_ref(&map) as u64,
+        length: size(&map),
+        ..IteratorLink::default()
+    };
+    made(bpf(BPF_LINK_CREATE, &mut link)?)
+}
+
+/// Begins a walk: what the program writes is what is read.
+pub(crate) fn begin_walk(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut create = IteratorCreate { link: descriptor(link.as_raw_fd()), flags: 0 };
+    made(bpf(BPF_ITER_CREATE, &mut create)?)
+}
+
+/// A descriptor that the kernel has just returned.
+fn made(fd: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The cookie of the network namespace that this thread is in, as `bpf_get_netns_cookie` of its sockets shows it.

@@ -64,8 +64,8 @@ pub struct DesiredPort<A> {
     pub local: Vec<u32>,
     /// Some usable endpoint exists, in the lists or elsewhere.
     pub has_endpoints: bool,
-    /// New flows take the backends in turn.
-    pub round_robin: bool,
+    /// How new flows select among the positions of the lists.
+    pub balance: Balance,
     /// Session affinity timeout in seconds; 0 = none.
     pub affinity_seconds: u32,
     /// Networks of the clients that may use its frontends with [`FrontendFlags::SOURCE_RANGES`], ascending. Empty where
@@ -138,13 +138,10 @@ impl DesiredState {
                 let candidates = candidates(inputs, &name, place);
                 let restricted = frontends.iter().any(|(_, flags)| flags & FrontendFlags::SOURCE_RANGES != 0);
                 let mut desired = desired_port(name, frontends, &candidates, place);
-                match service.balance.unwrap_or(policy.balance) {
-                    Balance::Hash => {}
-                    Balance::Maglev => {
-                        desired.cluster = maglev(&desired.backends, &desired.cluster);
-                        desired.local = maglev(&desired.backends, &desired.local);
-                    }
-                    Balance::RoundRobin => desired.round_robin = true,
+                desired.balance = service.balance.unwrap_or(policy.balance);
+                if desired.balance == Balance::Maglev {
+                    desired.cluster = maglev(&desired.backends, &desired.cluster);
+                    desired.local = maglev(&desired.backends, &desired.local);
                 }
                 DesiredPort {
                     affinity_seconds: service.affinity_seconds.unwrap_or(0),
@@ -323,7 +320,7 @@ fn desired_port<A: Family>(
         cluster: place_all(chosen.cluster),
         local: place_all(chosen.local),
         has_endpoints: chosen.has_any,
-        round_robin: false,
+        balance: Balance::default(),
         affinity_seconds: 0,
         source_ranges: Vec::new(),
     }

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
-use lb_common::abi::ConfigFlags;
+use lb_common::abi::{ConfigFlags, ServiceFlags};
 
 use super::{Family, Node};
 
@@ -62,11 +62,14 @@ pub enum Balance {
     Maglev,
     /// In turn, on each CPU by itself: the most even, and a flow that is in no flow table any more is another one.
     RoundRobin,
+    /// By its backends' flows: of two that the flow's hash names, that which has fewer on this node. A flow that is in no
+    /// flow table any more is another one here, too.
+    LeastConn,
 }
 
 impl Balance {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Hash, Self::Maglev, Self::RoundRobin];
+    pub const ALL: [Self; 4] = [Self::Hash, Self::Maglev, Self::RoundRobin, Self::LeastConn];
 
     /// The name that flags and annotations have for it.
     pub const fn name(self) -> &'static str {
@@ -74,6 +77,16 @@ impl Balance {
             Self::Hash => "hash",
             Self::Maglev => "maglev",
             Self::RoundRobin => "round-robin",
+            Self::LeastConn => "least-conn",
+        }
+    }
+
+    /// Bits of [`ServiceFlags`]. (A Maglev table is a list like another.)
+    pub(crate) const fn flags(self) -> u32 {
+        match self {
+            Self::Hash | Self::Maglev => 0,
+            Self::RoundRobin => ServiceFlags::ROUND_ROBIN,
+            Self::LeastConn => ServiceFlags::LEAST_CONN,
         }
     }
 }
@@ -125,5 +138,20 @@ impl DetectLocal {
             Self::ClusterCidr(_) | Self::NodeCidr => ConfigFlags::PODS_BY_ADDRESS,
             Self::Nothing => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_to_balance_has_a_name_of_its_own_and_at_most_one_flag() {
+        for balance in Balance::ALL {
+            assert_eq!(balance.name().parse(), Ok(balance));
+        }
+        assert_eq!("fewest".parse::<Balance>(), Err(UnknownBalance));
+        let flags = Balance::ALL.map(Balance::flags);
+        assert_eq!(flags, [0, 0, ServiceFlags::ROUND_ROBIN, ServiceFlags::LEAST_CONN]);
     }
 }

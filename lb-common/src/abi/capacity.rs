@@ -16,6 +16,9 @@ pub const SLOTS: u32 = 1 << 20;
 /// replaced: 10,000 Services of 10 endpoints and 2 ports need 200,000, and twice that when all change at once. 8 MiB for
 /// IPv4, 16 for IPv6 (an array rounds its elements up to 8 bytes).
 pub const BACKENDS: u32 = 1 << 19;
+/// `LOADS*`: one for each backend that is selected by its flows and has any on this node. Elements are allocated when they
+/// are written; the empty table is 1 MiB.
+pub const LOADS: u32 = 1 << 16;
 /// `SOCKET_PEERS*`: two entries for each exchange of an unconnected UDP socket.
 pub const SOCKET_PEERS: u32 = 1 << 16;
 /// `AFFINITY*`: one for each client of each service port with affinity.

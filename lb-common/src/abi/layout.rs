@@ -56,6 +56,8 @@ fn the_layout_is_that_of_abi_version_4() {
     layout!(LocalAddressKey<V6>, 16, address: V6 = 0);
     layout!(LocalAddress, 4, flags: u32 = 0);
     layout!(XdpDevice, 12, state: u32 = 0, flags: u32 = 4, detail: u32 = 8);
+    layout!(LoadKey, 8, backend: u32 = 0, generation: u32 = 4);
+    layout!(Load, 8, flows: u64 = 0);
     layout!(Slot, 4, backend: u32 = 0);
     layout!(ServiceIndex, 4, service: u32 = 0);
     layout!(Counter, 8, count: u64 = 0);
@@ -69,6 +71,7 @@ fn the_layout_is_that_of_abi_version_4() {
         SocketFrontend, 48, frontend_address: V6 = 0, backend_address: V6 = 16, frontend_port: u16 = 32,
         backend_port: u16 = 34, backend: u32 = 36, generation: u32 = 40, pad: u32 = 44,
     );
+    layout!(LiveSocket, 12, backend: u32 = 0, generation: u32 = 4, is_v4: u32 = 8);
     layout!(SocketPeerKey<V4>, 16, cookie: [u32; 2] = 0, address: V4 = 8, port: u16 = 12, direction: u8 = 14, pad: u8 = 15);
     layout!(SocketPeerKey<V6>, 28, cookie: [u32; 2] = 0, address: V6 = 8, port: u16 = 24, direction: u8 = 26, pad: u8 = 27);
     layout!(SocketPeer<V4>, 16, address: V4 = 0, port: u16 = 4, pad: u16 = 6, backend: u32 = 8, generation: u32 = 12);

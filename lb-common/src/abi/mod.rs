@@ -11,6 +11,7 @@ mod backend;
 mod config;
 mod flow;
 mod frontend;
+mod load;
 mod node;
 mod prefix;
 mod service;
@@ -33,12 +34,13 @@ pub use backend::{Backend, BackendFlags};
 pub use config::{Config, ConfigFlags, MAX_PORT_RANGES, PortRange};
 pub use flow::{Flow, FlowAction, FlowDirection, Hook, TcpState};
 pub use frontend::{Frontend, FrontendFlags, FrontendKey};
+pub use load::{Load, LoadKey};
 pub use node::{Interface, LocalAddress, LocalAddressFlags, LocalAddressKey, NodeAddress};
 pub use prefix::{Allowed, LIST_BITS, Prefix, ServiceCidr, SourceRange};
 pub use reason::{Counter, Disposition, Reason};
 pub use service::{Service, ServiceFlags, ServiceIndex, ServiceStats, Slot, SlotRange};
 pub use service_name::{MAX_LABEL, ServiceName};
-pub use socket::{PeerDirection, SocketFrontend, SocketPeer, SocketPeerKey};
+pub use socket::{LiveSocket, PeerDirection, SocketFrontend, SocketPeer, SocketPeerKey};
 pub(crate) use tuple::halves;
 pub use tuple::{Address, Protocol, ProtocolNumber, Tuple};
 pub use xdp::{XdpDevice, XdpFlags, XdpState};
@@ -101,6 +103,10 @@ pub mod maps {
     pub const SERVICE_CIDRS4: &str = "SERVICE_CIDRS4";
     /// As [`SERVICE_CIDRS4`], IPv6.
     pub const SERVICE_CIDRS6: &str = "SERVICE_CIDRS6";
+    /// [`LoadKey`](super::LoadKey) to [`Load`](super::Load), IPv4.
+    pub const LOADS4: &str = "LOADS4";
+    /// As [`LOADS4`], IPv6.
+    pub const LOADS6: &str = "LOADS6";
     /// Socket storage: [`SocketFrontend`](super::SocketFrontend).
     pub const SOCKETS: &str = "SOCKETS";
     /// [`SocketPeerKey`](super::SocketPeerKey) to [`SocketPeer`](super::SocketPeer), IPv4.

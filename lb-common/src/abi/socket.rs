@@ -60,3 +60,15 @@ pub struct SocketPeer<A> {
     /// Generation of the backend when it was picked.
     pub generation: u32,
 }
+
+/// What the agent reads of a socket that has a backend. Not in any map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LiveSocket {
+    /// Index in `BACKENDS4` or `BACKENDS6`.
+    pub backend: u32,
+    /// Generation of the backend when it was picked.
+    pub generation: u32,
+    /// 1 for `BACKENDS4`, 0 for `BACKENDS6`.
+    pub is_v4: u32,
+}

@@ -1,9 +1,9 @@
 //! What user space needs to read and write the types as map data.
 
 use super::{
-    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, LocalAddress,
-    LocalAddressKey, NodeAddress, Prefix, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats, Slot,
-    SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, XdpDevice,
+    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, Load, LoadKey,
+    LocalAddress, LocalAddressKey, NodeAddress, Prefix, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats,
+    Slot, SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, XdpDevice,
 };
 
 macro_rules! pod {
@@ -31,6 +31,8 @@ pod!(
     FrontendKey<[u8; 4]>,
     FrontendKey<[u8; 16]>,
     Interface,
+    Load,
+    LoadKey,
     LocalAddress,
     LocalAddressKey<[u8; 4]>,
     LocalAddressKey<[u8; 16]>,

@@ -37,7 +37,7 @@ pub struct Inet6;
 pub struct Mapped;
 
 /// The third word of an IPv4-mapped address.
-const MAPPED_PREFIX: u32 = 0x0000_ffff_u32.to_be();
+pub const MAPPED_PREFIX: u32 = 0x0000_ffff_u32.to_be();
 
 // The verifier wants every access to the context as a plain load or store of one field at a constant offset; volatile
 // accesses keep LLVM from merging or moving them.

@@ -8,7 +8,7 @@ use super::{
     address::{SocketAddress, port, set_port},
     choose, cookie, halves,
 };
-use crate::{balance, count, family::Family};
+use crate::{balance, count, family::Family, load};
 
 type Address<S> = <<S as SocketAddress>::Family as Family>::Address;
 
@@ -53,6 +53,7 @@ pub fn send<S: SocketAddress>(ctx: &SockAddrContext) -> Result<(), Reason> {
     S::set_address(ctx, to);
     set_port(ctx, to_port);
     count::new_flow::<S::Family>(frontend.service);
+    load::began::<S::Family>(frontend.service, backend, generation);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use super::{
     address::{SocketAddress, port, set_port},
     choose,
 };
-use crate::{count, maps::SOCKETS};
+use crate::{count, load, maps::SOCKETS};
 
 /// Sends a `connect` to a frontend to one of its backends.
 #[inline(always)]
@@ -37,6 +37,7 @@ pub fn connect<S: SocketAddress>(ctx: &SockAddrContext, protocol: Protocol) -> R
     S::set_address(ctx, picked.backend.address);
     set_port(ctx, picked.backend.port);
     count::new_flow::<S::Family>(frontend.service);
+    load::began::<S::Family>(frontend.service, picked.index, picked.backend.generation);
     Ok(())
 }
 

@@ -28,6 +28,7 @@ pub struct Service {
     number: u8,
     internal_policy_local: bool,
     external_policy_local: bool,
+    balance: Option<&'static str>,
     endpoints: Vec<Endpoint>,
 }
 
@@ -43,7 +44,14 @@ impl Service {
     pub fn new(name: &str, number: u8) -> Self {
         assert!((1..100).contains(&number), "Services are numbered 1 to 99");
         let (internal_policy_local, external_policy_local) = (false, false);
-        Self { name: name.to_owned(), number, internal_policy_local, external_policy_local, endpoints: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            number,
+            internal_policy_local,
+            external_policy_local,
+            balance: None,
+            endpoints: Vec::new(),
+        }
     }
 
     /// With `internalTrafficPolicy: Local`.
@@ -56,6 +64,12 @@ impl Service {
     #[must_use]
     pub fn external_policy_local(self) -> Self {
         Self { external_policy_local: true, ..self }
+    }
+
+    /// With backends selected in this way.
+    #[must_use]
+    pub fn balance(self, way: &'static str) -> Self {
+        Self { balance: Some(way), ..self }
     }
 
     /// With these pods as its endpoints.
@@ -93,17 +107,18 @@ impl Service {
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, number, internal_policy_local, external_policy_local, endpoints } = self;
+        let Self { name, number, internal_policy_local, external_policy_local, balance, endpoints } = self;
         let Addresses { v4, v6 } = cluster_ips(*number);
         let policy = |is_local| if is_local { "Local" } else { "Cluster" };
         let (internal, external) = (policy(*internal_policy_local), policy(*external_policy_local));
+        let annotations = balance.map(|way| format!(", annotations: {{lb-agent/balance: {way}}}")).unwrap_or_default();
         let [echo_node_port, http_node_port] = self.node_ports();
         write!(
             f,
             "\
 apiVersion: v1
 kind: Service
-metadata: {{namespace: lab, name: {name}}}
+metadata: {{namespace: lab, name: {name}{annotations}}}
 spec:
   type: NodePort
   clusterIP: {v4}

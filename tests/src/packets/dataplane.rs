@@ -9,15 +9,15 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use aya::{
     Pod,
-    maps::{HashMap, MapData, PerCpuArray, PerCpuValues},
+    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
     util::nr_cpus,
 };
 use bytes::Bytes;
 use lb_agent::{
     controller::{Controller, Settings},
-    dataplane::{DataplaneMaps as _, FamilyMaps, KernelMaps, Tuning},
-    loader::{LoadOptions, Loaded, TableSizes},
+    dataplane::{DataplaneMaps as _, FamilyMaps, KernelMaps, Loads, Recount, Recounter, Tuning},
+    loader::{LoadOptions, Loaded, LoaderError, TableSizes},
     model::{Policy, SourceEvent},
 };
 use lb_common::abi::{
@@ -172,6 +172,9 @@ pub struct Dataplane {
     fragments6: FlowTable<[u8; 16]>,
     affinity4: AffinityTable<[u8; 4]>,
     affinity6: AffinityTable<[u8; 16]>,
+    loads4: Loads,
+    loads6: Loads,
+    recounter: Recounter,
     pub(super) world: World,
 }
 
@@ -190,8 +193,18 @@ impl Dataplane {
     fn load_for(world: World, sizes: TableSizes, netns_cookie: Option<u64>) -> Result<Self> {
         let mut loaded = Loaded::load(&LoadOptions { sizes, netns_cookie, xdp: true, ..LoadOptions::default() })?;
         let counters = loaded.take(maps::COUNTERS)?.try_into()?;
-        let flows4 = loaded.take(maps::FLOWS4)?.try_into()?;
-        let flows6 = loaded.take(maps::FLOWS6)?.try_into()?;
+        let (mut ours, mut theirs) = (std::collections::HashMap::new(), std::collections::HashMap::new());
+        for map in [maps::FLOWS4, maps::FLOWS6, maps::LOADS4, maps::LOADS6] {
+            let [one, other] = twice(loaded.take(map)?)?;
+            ours.insert(map, one);
+            theirs.insert(map, other);
+        }
+        let mut take = |map: &'static str| -> Result<Map, LoaderError> { Ok(ours.remove(map).expect("one of these")) };
+        let flows4 = take(maps::FLOWS4)?.try_into()?;
+        let flows6 = take(maps::FLOWS6)?.try_into()?;
+        let loads4 = Loads::open::<[u8; 4]>(&mut take)?;
+        let loads6 = Loads::open::<[u8; 16]>(&mut take)?;
+        let recounter = Recounter::open(|map| Ok(theirs.remove(map).expect("one of these")))?;
         let fragments4 = loaded.take("FRAGMENTS4")?.try_into()?;
         let fragments6 = loaded.take("FRAGMENTS6")?.try_into()?;
         let affinity4 = loaded.take(maps::AFFINITY4)?.try_into()?;
@@ -212,6 +225,9 @@ impl Dataplane {
             fragments6,
             affinity4,
             affinity6,
+            loads4,
+            loads6,
+            recounter,
             world,
         })
     }
@@ -304,12 +320,22 @@ impl Dataplane {
         Ok(A::affinity_table(self).iter().collect::<Result<_, _>>()?)
     }
 
-    /// Empties the tables of flows, fragments and affinities and sets all counters to zero.
+    /// Counts the flows of all backends anew, as the agent does every few seconds.
+    pub fn recount(&mut self) -> Result<Recount> {
+        Ok(self.recounter.recount()?)
+    }
+
+    /// Empties the tables of flows, fragments, affinities and loads and sets all counters to zero.
     pub fn forget(&mut self) -> Result<()> {
         self.forget_flows::<[u8; 4]>()?;
         self.forget_flows::<[u8; 16]>()?;
         self.forget_affinities::<[u8; 4]>()?;
         self.forget_affinities::<[u8; 16]>()?;
+        for loads in [&mut self.loads4, &mut self.loads6] {
+            for (backend, _) in loads.read()? {
+                loads.remove(&backend)?;
+            }
+        }
         let cpus = nr_cpus().map_err(|(file, error)| io::Error::new(error.kind(), format!("{file}: {error}")))?;
         for reason in Reason::ALL {
             let zeros = PerCpuValues::try_from(vec![0; usize::try_from(cpus.get())?])?;
@@ -387,6 +413,13 @@ impl Dataplane {
     }
 }
 
+/// Two handles of one map.
+fn twice(map: Map) -> Result<[Map; 2]> {
+    let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { bail!("no hash map: {map:?}") };
+    let again = MapData::from_id(data.info()?.id())?;
+    Ok([Map::from_map_data(data)?, Map::from_map_data(again)?])
+}
+
 /// An address as maps hold it.
 pub trait MapAddress: Address + Pod
 where
@@ -397,6 +430,8 @@ where
     fn flow_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self>;
     /// What became of first fragments.
     fn fragment_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self>;
+    /// How many flows each backend has.
+    fn loads(dataplane: &mut Dataplane) -> &mut Loads;
 }
 
 impl MapAddress for [u8; 4] {
@@ -407,6 +442,10 @@ impl MapAddress for [u8; 4] {
     fn fragment_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
         &mut dataplane.fragments4
     }
+
+    fn loads(dataplane: &mut Dataplane) -> &mut Loads {
+        &mut dataplane.loads4
+    }
 }
 
 impl MapAddress for [u8; 16] {
@@ -416,6 +455,10 @@ impl MapAddress for [u8; 16] {
 
     fn fragment_table(dataplane: &mut Dataplane) -> &mut FlowTable<Self> {
         &mut dataplane.fragments6
+    }
+
+    fn loads(dataplane: &mut Dataplane) -> &mut Loads {
+        &mut dataplane.loads6
     }
 }
 

@@ -12,6 +12,7 @@
 
 pub mod dataplane;
 pub mod diff;
+pub mod least_conn;
 pub mod packet;
 pub mod properties;
 pub mod row;

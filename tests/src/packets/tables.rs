@@ -96,6 +96,12 @@ impl TestService {
         self
     }
 
+    /// With new flows going to the endpoint of two that has fewer.
+    pub fn least_conn(mut self) -> Self {
+        self.service.balance = Some(Balance::LeastConn);
+        self
+    }
+
     /// With `loadBalancerSourceRanges`.
     pub fn source_range(mut self, address: IpAddr, bits: u8) -> Self {
         self.service.source_ranges.push(network(address, bits));

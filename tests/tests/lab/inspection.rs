@@ -23,7 +23,7 @@ use serde_json::Value;
 const EXTRA: &str = "
 apiVersion: v1
 kind: Service
-metadata: {name: extra, namespace: default}
+metadata: {name: extra, namespace: default, annotations: {lb-agent/balance: least-conn}}
 spec:
   type: LoadBalancer
   clusterIPs: [10.96.0.77, 'fd00:10:96::4d']
@@ -84,6 +84,8 @@ pub(crate) fn bpftool_shows_keys_and_values_by_field_names(sandbox: Sandbox) {
     {
         let client = &cluster.nodes()[0].host;
         eventually("the Service is served", || Conversation::open(client, to).is_ok(), |served| *served);
+        // Flows that have ended are not counted for long.
+        open.push(Conversation::open(client, to).unwrap_or_else(|o| panic!("{to}: {o:?}")));
     }
 
     let directory = cluster.nodes()[0].bpffs().join(format!("lb/v{ABI_VERSION}/maps"));

@@ -10,6 +10,7 @@ mod fragment;
 mod icmp;
 mod inspection;
 mod isolation;
+mod least_conn;
 mod node_port;
 mod own;
 mod routing;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         an_agent_that_starts_with_broken_manifests_leaves_what_was_served,
         an_agent_that_is_asked_to_end_leaves_the_data_plane_and_cleanup_removes_it,
     ));
+    tests.extend(sandboxed!(least_conn: new_connections_go_where_fewer_are_held));
     tests.extend(sandboxed!(
         socket: sockets_of_both_families_reach_ipv4_frontends,
         node_ports_answer_on_localhost_of_the_node_and_nowhere_else,

@@ -139,7 +139,11 @@ impl Context<'_> {
         let service = frontend.map(|(_, frontend)| frontend.service);
         let value = service.and_then(|index| tables.view.services.get(&index)).map(|(_, value)| *value);
         let clients = frontend.into_iter().flat_map(|(_, frontend)| tables.view.clients(frontend));
-        let balance = |flags| if flags & ServiceFlags::ROUND_ROBIN == 0 { "hash" } else { "roundRobin" };
+        let balance = |flags| match flags {
+            flags if flags & ServiceFlags::ROUND_ROBIN != 0 => "roundRobin",
+            flags if flags & ServiceFlags::LEAST_CONN != 0 => "leastConn",
+            _ => "hash",
+        };
         Ok(Explanation {
             family: A::NAME,
             protocol: ProtocolNumber(tuple.protocol).to_string(),

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use aya::Pod;
 use lb_agent::{
-    dataplane::{Affinities, Counters, Flows, MapError},
+    dataplane::{Affinities, Counters, Flows, Loads, MapError},
     loader::{Pins, Rehearsal, RehearsalOutcome},
     model::Family,
     network,
@@ -23,7 +23,8 @@ const FIRST_PORT: u16 = 20000;
 /// How many are tried.
 const PORTS: u16 = 1000;
 
-/// The programs that packets meet by one device, and the flows and affinities of the data plane as far as they matter.
+/// The programs that packets meet by one device, and the flows and affinities of the data plane as far as they matter, and how many flows
+/// each backend has there.
 pub(super) struct Stage<A> {
     rehearsal: Rehearsal,
     entrance: Entrance,
@@ -31,6 +32,8 @@ pub(super) struct Stage<A> {
     counters: Counters,
     flows: Flows<A>,
     affinities: Affinities<A>,
+    loads: Loads,
+    live_loads: Loads,
     live_flows: Flows<A>,
     pub(super) live_affinities: Affinities<A>,
 }
@@ -63,6 +66,8 @@ where
             counters: Counters::open(|map| rehearsal.take(map))?,
             flows: Flows::open(|map| rehearsal.take(map))?,
             affinities: Affinities::open(|map| rehearsal.take(map))?,
+            loads: Loads::open::<A>(|map| rehearsal.take(map))?,
+            live_loads: Loads::open::<A>(|map| pins.open(map))?,
             live_flows: Flows::open(|map| pins.open(map))?,
             live_affinities: Affinities::open(|map| pins.open(map))?,
             rehearsal,
@@ -142,6 +147,7 @@ where
                 self.affinities.set(client, &affinity)?;
             }
         }
+        self.loads.copy(&self.live_loads)?;
         Ok(())
     }
 

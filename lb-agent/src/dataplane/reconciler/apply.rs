@@ -181,8 +181,7 @@ impl<A: Family> Reconciler<A> {
         let value = Service {
             cluster: room.cluster.unwrap_or(old.cluster),
             local: room.local.unwrap_or(old.local),
-            flags: if desired.has_endpoints { ServiceFlags::HAS_ENDPOINTS } else { 0 }
-                | if desired.round_robin { ServiceFlags::ROUND_ROBIN } else { 0 },
+            flags: if desired.has_endpoints { ServiceFlags::HAS_ENDPOINTS } else { 0 } | desired.balance.flags(),
             affinity_seconds: desired.affinity_seconds,
         };
         if !applied.named {

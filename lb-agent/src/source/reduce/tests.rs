@@ -135,7 +135,7 @@ fn a_way_to_balance_that_does_not_exist_is_left_out() {
     let [rejection] = reduced.rejections.as_slice() else { panic!("not one rejection: {reduced:?}") };
     assert_eq!(
         rejection.to_string(),
-        "Service shop/web: metadata.annotations[lb-agent/balance]: is \"fairest\", expected one of hash, maglev, round-robin; the default is used"
+        "Service shop/web: metadata.annotations[lb-agent/balance]: is \"fairest\", expected one of hash, maglev, round-robin, least-conn; the default is used"
     );
 }
 

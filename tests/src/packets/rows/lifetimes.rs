@@ -296,7 +296,7 @@ where
 }
 
 /// Makes every entry one that was last seen these seconds earlier than it was.
-pub(super) fn quieten_all(dataplane: &mut Dataplane, seconds: u64) -> anyhow::Result<()> {
+pub(in super::super) fn quieten_all(dataplane: &mut Dataplane, seconds: u64) -> anyhow::Result<()> {
     fn family<A: MapAddress>(dataplane: &mut Dataplane, ticks: u64) -> anyhow::Result<()>
     where
         Tuple<A>: aya::Pod,

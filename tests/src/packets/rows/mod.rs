@@ -22,11 +22,12 @@ use std::net::{IpAddr, SocketAddr};
 use lb_agent::model::objects::Protocol;
 
 use super::{Net, Packet, Place, Row, Tables, TestService};
+pub(super) use lifetimes::quieten_all;
 
 /// Port of the frontends.
 const PORT: u16 = 80;
 /// Port of the endpoints.
-const TARGET: u16 = 8080;
+pub(super) const TARGET: u16 = 8080;
 /// A node port.
 const NODE_PORT: u16 = 30_080;
 /// Port of the clients.
@@ -60,7 +61,7 @@ impl Case {
     }
 
     /// The first packet of a flow.
-    fn first(self, source: SocketAddr, destination: SocketAddr) -> Packet {
+    pub(super) fn first(self, source: SocketAddr, destination: SocketAddr) -> Packet {
         match self.protocol {
             Protocol::Tcp => Packet::syn(source, destination),
             Protocol::Udp => Packet::udp(source, destination),
@@ -120,7 +121,7 @@ impl Case {
     }
 
     /// A Service on all kinds of frontends, without endpoints yet.
-    fn service(self) -> TestService {
+    pub(super) fn service(self) -> TestService {
         let name = format!("web-{}-{}", self.net.name, self.protocol_name());
         TestService::new(&name, self.protocol, self.cluster_ip())
             .node_port(NODE_PORT)

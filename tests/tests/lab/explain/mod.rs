@@ -27,7 +27,8 @@ use nix::errno::Errno;
 use serde_json::Value;
 
 /// What the data plane writes, as far as it is not counters of Services.
-const WRITTEN: [&str; 7] = ["FLOWS4", "FLOWS6", "AFFINITY4", "AFFINITY6", "SOCKET_PEERS4", "SOCKET_PEERS6", "COUNTERS"];
+const WRITTEN: [&str; 9] =
+    ["FLOWS4", "FLOWS6", "AFFINITY4", "AFFINITY6", "LOADS4", "LOADS6", "SOCKET_PEERS4", "SOCKET_PEERS6", "COUNTERS"];
 
 /// Everything that a question could have changed: each of those tables byte by byte, what Services have counted, every pin,
 /// and the program at every hook.

@@ -10,13 +10,14 @@
 //! Both directions of a flow are entries of the table, which know nothing of each other's state. Each counts for half a flow
 //! while it lives: until its FIN or a RST passes, or until it was quiet for longer than the lifetime of its state.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, time::Duration};
 
 use aya::{Pod, maps::Map};
 use lb_common::{
     abi::{Flow, LiveSocket, Load, LoadKey, TcpState, Tuple},
     lifetime,
 };
+use nix::time::{ClockId, clock_gettime};
 
 use super::{
     MapError,
@@ -74,6 +75,8 @@ pub struct Recount {
     pub backends: usize,
     /// Flows that they have.
     pub flows: u64,
+    /// CPU time that it took to count them, without what is needed once only.
+    pub took: Duration,
 }
 
 struct Tables<A> {
@@ -100,22 +103,31 @@ impl Recounter {
         if v4.is_empty() && v6.is_empty() {
             return Ok(Recount::default());
         }
-        let (sockets, failure) = match self.sockets.read() {
+        let loaded = self.sockets.load();
+        let began =
+            clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_err(|errno| RecountError::Clock(errno.into()))?;
+        let (sockets, failure) = match loaded.and_then(|()| self.sockets.read()) {
             Ok(sockets) => (sockets, None),
             Err(error) => (Vec::new(), Some(error)),
         };
         let of = |is_v4| sockets.iter().filter(move |socket| (socket.is_v4 != 0) == is_v4);
         let [v4, v6] = [self.v4.recount(v4, of(true), now)?, self.v6.recount(v6, of(false), now)?];
-        let counted = Recount { backends: v4.backends + v6.backends, flows: v4.flows + v6.flows };
+        let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_err(|errno| RecountError::Clock(errno.into()))?;
+        let took = Duration::from(now - began);
+        let counted = Recount { backends: v4.backends + v6.backends, flows: v4.flows + v6.flows, took };
         failure.map_or(Ok(counted), Err)
     }
 }
 
 impl Sockets {
-    fn read(&mut self) -> Result<Vec<LiveSocket>, RecountError> {
+    fn load(&mut self) -> Result<(), RecountError> {
         if let Self::Pinned(pins) = self {
             *self = Self::Loaded(LiveSockets::load(pins)?);
         }
+        Ok(())
+    }
+
+    fn read(&self) -> Result<Vec<LiveSocket>, RecountError> {
         match self {
             Self::Loaded(sockets) => sockets.read().map_err(RecountError::Sockets),
             Self::Nowhere | Self::Pinned(_) => Ok(Vec::new()),
@@ -160,7 +172,7 @@ where
                 *halves += 2;
             }
         }
-        let mut counted = Recount { backends: before.len(), flows: 0 };
+        let mut counted = Recount { backends: before.len(), ..Recount::default() };
         for (backend, Load { flows }) in before {
             let lives = halves.get(&backend).map_or(0, |halves| halves.div_ceil(2));
             counted.flows += lives;

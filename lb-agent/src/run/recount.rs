@@ -1,16 +1,13 @@
 //! When the flows of backends are counted anew, for `least-conn`.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use lb_agent::dataplane::Recounter;
 
 /// From one count to the next: for about as long a flow that has ended keeps others off its backend.
 const PERIOD: Duration = Duration::from_secs(5);
-/// The least ratio of the pause after a count to the time that it took: 2 % of a CPU at most, however many flows there are.
+/// The least ratio of the pause after a count to the CPU time that it took: 2 % of a CPU at most, however many flows there are.
 const IDLE: u32 = 49;
 
 /// Starts the thread. It is no part of the one that serves changes, which full flow tables would hold up for tens of
@@ -19,8 +16,10 @@ pub(super) fn spawn(mut recounter: Recounter) -> Result<()> {
     let count_on = move || {
         let mut failure = None;
         loop {
-            let start = Instant::now();
-            let failed = recounter.recount().err().map(|error| error.to_string());
+            let (took, failed) = match recounter.recount() {
+                Ok(counted) => (counted.took, None),
+                Err(error) => (Duration::ZERO, Some(error.to_string())),
+            };
             if let Some(error) = &failed
                 && failed != failure
             {
@@ -29,7 +28,7 @@ pub(super) fn spawn(mut recounter: Recounter) -> Result<()> {
                 );
             }
             failure = failed;
-            thread::sleep(PERIOD.max(start.elapsed() * IDLE));
+            thread::sleep(PERIOD.max(took * IDLE));
         }
     };
     thread::Builder::new().name("recount".to_owned()).spawn(count_on).context("recount thread")?;

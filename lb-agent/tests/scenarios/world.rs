@@ -95,6 +95,8 @@ impl World {
         let v6 = check::<[u8; 16]>(&self.maps.existing().expect("a fake reads"));
         assert_eq!((v4, v6), (Vec::new(), Vec::new()), "{place}");
 
+        // What rested is removed.
+        self.sync(place);
         self.controller = adopt(&self.maps, &self.policy);
         self.list();
         self.maps.take_writes();

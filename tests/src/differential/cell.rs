@@ -84,10 +84,13 @@ impl Cell {
     }
 
     /// Whether there is no reason to look again: what differs is explained, kube-proxy's modes agree, and what was not
-    /// answered were not SYNs, whose refusal may go unheard the first time.
+    /// answered were not SYNs, whose refusal may go unheard the first time, nor a few tries where others were answered,
+    /// which may all have been given the same endpoint.
     pub fn is_plain(&self, place: Place<'_>) -> bool {
         let is_silent = |observation: &Observation| observation.others.contains(&Verdict::Dropped);
-        let may_be_unheard = self.target.transport == Transport::Tcp && self.seen.iter().any(is_silent);
+        let may_be_heard =
+            self.target.transport == Transport::Tcp || self.seen.iter().any(|seen| !seen.reached.is_empty());
+        let may_be_unheard = may_be_heard && self.seen.iter().any(is_silent);
         let [ours, modes] = self.findings(place);
         !may_be_unheard && modes.is_empty() && ours.iter().all(|finding| is_explained(OURS, finding))
     }

@@ -17,8 +17,8 @@ use lb_common::abi::FrontendFlags;
 use crate::{
     dataplane::{AdoptedEndpoint, AdoptedPort, Reconciler},
     model::{
-        Cidr, Endpoint, EndpointSlice, Family, ObjectKey, Protocol, Service, ServicePort, ServiceType, SlicePort,
-        TrafficPolicy,
+        Balance, Cidr, Endpoint, EndpointSlice, Family, ObjectKey, Protocol, Service, ServicePort, ServiceType,
+        SlicePort, TrafficPolicy,
     },
 };
 
@@ -62,6 +62,7 @@ struct Parts {
     internal_is_local: bool,
     external_is_local: bool,
     affinity_seconds: u32,
+    balance: Option<Balance>,
     ports: BTreeMap<(Arc<str>, Protocol), Numbers>,
 }
 
@@ -75,6 +76,7 @@ impl Parts {
             internal_is_local,
             external_is_local,
             affinity_seconds,
+            balance,
             ports,
         } = self;
         let policy = |is_local| if is_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
@@ -99,7 +101,7 @@ impl Parts {
             external_policy: policy(external_is_local),
             affinity_seconds: Some(affinity_seconds).filter(|seconds| *seconds != 0),
             created: i64::MAX,
-            balance: None,
+            balance,
             health_check_node_port: None,
             uid: None,
         }
@@ -112,9 +114,10 @@ fn add<A: Family>(
     adopted: AdoptedPort<A>,
     node_name: &Arc<str>,
 ) {
-    let AdoptedPort { name, frontends, clients, affinity_seconds, endpoints } = adopted;
+    let AdoptedPort { name, frontends, clients, affinity_seconds, balance, endpoints } = adopted;
     let parts = services.entry(name.service.clone()).or_default();
     parts.affinity_seconds = affinity_seconds;
+    parts.balance = balance.or(parts.balance);
     parts.source_ranges.extend(clients.into_iter().filter_map(Cidr::to_net));
     let Numbers { port, node_port } = parts.ports.entry((Arc::clone(&name.port), name.protocol)).or_default();
     for (key, flags) in frontends {

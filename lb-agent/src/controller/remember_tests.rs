@@ -6,8 +6,8 @@ use crate::{
     controller::tests::World,
     dataplane::Fake,
     model::{
-        Change, Endpoint, EndpointSlice, ObjectKey, ObjectKind, Protocol, Service, ServicePort, ServiceType, SlicePort,
-        SourceEvent, TrafficPolicy,
+        Balance, Change, Endpoint, EndpointSlice, ObjectKey, ObjectKind, Protocol, Service, ServicePort, ServiceType,
+        SlicePort, SourceEvent, TrafficPolicy,
         testing::{endpoint, key, port, service, slice},
     },
 };
@@ -51,9 +51,14 @@ fn rich() -> (Service, Vec<(&'static str, EndpointSlice)>) {
 
 /// Maps that hold `rich` and `web`.
 fn served() -> World {
+    served_by(None)
+}
+
+/// Maps that hold `rich`, whose backends are picked in this way, and `web`.
+fn served_by(balance: Option<Balance>) -> World {
     let mut world = World::new(Fake::default());
     let (rich, slices) = rich();
-    world.service("rich", Some(rich));
+    world.service("rich", Some(Service { balance, ..rich }));
     for (name, slice) in slices {
         world.controller.apply(slice_change(name, Some(slice)));
     }
@@ -108,17 +113,19 @@ fn of(world: &World, name: &str) -> Vec<String> {
 
 #[test]
 fn nothing_that_was_served_changes_while_all_of_it_may_be_in_what_cannot_be_read() {
-    let mut world = served();
-    let before = (world.dump(), world.existing());
-    restart(&mut world, true, (Vec::new(), &[]), (Vec::new(), &[]));
-    let report = world.sync_all();
-    assert_eq!((report.writes, report.changes), (0, Vec::new()), "{}", world.maps);
-    assert_eq!((world.dump(), world.existing()), before);
+    for balance in [None, Some(Balance::Maglev), Some(Balance::RoundRobin), Some(Balance::LeastConn)] {
+        let mut world = served_by(balance);
+        let before = (world.dump(), world.existing());
+        restart(&mut world, true, (Vec::new(), &[]), (Vec::new(), &[]));
+        let report = world.sync_all();
+        assert_eq!((report.writes, report.changes), (0, Vec::new()), "{balance:?} {}", world.maps);
+        assert_eq!((world.dump(), world.existing()), before);
 
-    // It could be read, and none of it was there.
-    world.controller.apply(SourceEvent::Unread(false));
-    world.sync_all();
-    assert_eq!(world.dump(), [""; 0]);
+        // It could be read, and none of it was there.
+        world.controller.apply(SourceEvent::Unread(false));
+        world.sync_all();
+        assert_eq!(world.dump(), [""; 0]);
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(super) struct Explanation {
     pub(super) source_ranges: Vec<String>,
     /// 0 = none.
     pub(super) affinity_seconds: u32,
-    /// How an endpoint is picked: `hash` (a Maglev table is one as well) or `roundRobin`; `null` without a Service.
+    /// How an endpoint is picked: `hash` (a Maglev table is one as well), `roundRobin` or `leastConn`; `null` without a Service.
     pub(super) balance: Option<&'static str>,
     /// The programs that were run are those that are attached, instruction by instruction; `null` where none was run.
     pub(super) attached_build: Option<bool>,
@@ -91,7 +91,7 @@ pub(super) struct Share {
     pub(super) address: SocketAddr,
     /// On this node.
     pub(super) local: bool,
-    /// With which the next new flow gets it, from 0 to 1.
+    /// With which the next new flow gets it, from 0 to 1; of `leastConn`, where all have as many flows.
     pub(super) probability: f64,
 }
 
@@ -116,7 +116,11 @@ impl Explanation {
                 0 => "no affinity".to_owned(),
                 seconds => format!("affinity for {seconds}s"),
             };
-            let picked = if self.balance == Some("roundRobin") { "in turn" } else { "by hash" };
+            let picked = match self.balance {
+                Some("roundRobin") => "in turn",
+                Some("leastConn") => "of two by hash, the one with fewer flows",
+                _ => "by hash",
+            };
             fields.push(("Picking:", format!("{picked}, {affinity}")));
         }
         let fields = fields.iter().map(|(name, value)| format!("{name:<10}{value}"));

@@ -215,7 +215,8 @@ impl<A: Networks> Tables<A> {
         let by_address = self.config.flags & ConfigFlags::PODS_BY_ADDRESS != 0;
         let is_inside = match asker {
             Asker::NodeSocket(_) => true,
-            Asker::PodSocket => by_interface || by_address,
+            // A pod's address is of the pods' network, if its family has one.
+            Asker::PodSocket => by_interface || by_address && !A::pods(&self.config).is_nothing(),
             Asker::Packet { source, from_pod } => {
                 from_pod && by_interface || by_address && A::pods(&self.config).contains(source)
             }

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use lb_common::abi::{BackendFlags, FrontendKey};
+use lb_common::abi::{BackendFlags, FrontendKey, ServiceFlags};
 
-use super::Reconciler;
-use crate::model::{Cidr, Family, ServicePortName};
+use super::{Applied, Reconciler};
+use crate::model::{Balance, Cidr, Family, ServicePortName};
 
 /// A service port in the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct AdoptedPort<A> {
     pub clients: Vec<Cidr<A>>,
     /// Session affinity timeout in seconds; 0 = none.
     pub affinity_seconds: u32,
+    /// How its backends are picked; `None` where it has none, which do not tell.
+    pub balance: Option<Balance>,
     /// Its endpoints, ascending by address and port.
     pub endpoints: Vec<AdoptedEndpoint<A>>,
 }
@@ -55,8 +57,25 @@ impl<A: Family> Reconciler<A> {
                 frontends: applied.frontends.iter().filter_map(flags).collect(),
                 clients: applied.clients.into_iter().flat_map(|list| self.lists.of(list)).collect(),
                 affinity_seconds: applied.value.affinity_seconds,
+                balance: applied.balance(),
                 endpoints: applied.backends.iter().map(endpoint).collect(),
             }
         })
+    }
+}
+
+impl<A> Applied<A> {
+    /// How its slots and flags say that backends are picked.
+    fn balance(&self) -> Option<Balance> {
+        let has = |flag| self.value.flags & flag != 0;
+        // A table has each backend many times, a list once.
+        let is_table = |slots: &[u32]| slots.iter().collect::<HashSet<_>>().len() < slots.len();
+        match () {
+            () if has(ServiceFlags::ROUND_ROBIN) => Some(Balance::RoundRobin),
+            () if has(ServiceFlags::LEAST_CONN) => Some(Balance::LeastConn),
+            () if is_table(&self.cluster) || is_table(&self.local) => Some(Balance::Maglev),
+            // A table of one backend is a list.
+            () => (self.cluster.len() > 1 || self.local.len() > 1).then_some(Balance::Hash),
+        }
     }
 }

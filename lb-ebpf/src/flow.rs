@@ -155,8 +155,24 @@ impl<A: Address> Known<A> {
     pub fn is_foreign<F: Family<Address = A>>(&self, packet: &Packet<A>) -> bool {
         match packet.protocol() {
             Protocol::Udp => self.is_silent() && !is_sending::<F>(&packet.tuple, &self.to),
-            Protocol::Tcp => packet.tcp_flags & tcp::SYN != 0 && self.tcp_state & (TcpState::FIN | TcpState::RST) != 0,
+            Protocol::Tcp => packet.tcp_flags & tcp::SYN != 0 && self.has_ended(),
         }
+    }
+
+    /// Whether this direction of a connection was closed or reset, or is older than a connection gets in its state.
+    #[inline(always)]
+    fn has_ended(&self) -> bool {
+        self.tcp_state & (TcpState::FIN | TcpState::RST) != 0
+            || is_quiet(self.last_seen, Protocol::Tcp as u32, self.tcp_state)
+    }
+}
+
+/// Forgets the entry of a reply whose tuple another connection has now: no flag of what follows its handshake tells.
+#[inline(always)]
+pub fn give_way<F: Family>(packet: &Packet<F::Address>) {
+    if matches!(packet.protocol(), Protocol::Tcp) {
+        // It may have been evicted meanwhile.
+        let _: Result<(), i32> = F::flows().remove(&packet.tuple);
     }
 }
 

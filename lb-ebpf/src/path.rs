@@ -104,17 +104,18 @@ fn request<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F:
 
 #[inline(always)]
 fn reply<C: PacketContext, P: Place, F: Family>(ctx: &C, packet: &Packet<F::Address>) -> Result<Verdict, Reason> {
-    match flow::lookup::<F>(&packet.tuple) {
-        Some(known) if known.hooks & P::HOOK as u8 != 0 && !known.is_foreign::<F>(packet) => {
-            translate::<C, P, F>(ctx, packet, &known)
+    if let Some(known) = flow::lookup::<F>(&packet.tuple)
+        && known.hooks & P::HOOK as u8 != 0
+    {
+        if !known.is_foreign::<F>(packet) {
+            return translate::<C, P, F>(ctx, packet, &known);
         }
-        _ => {
-            if own::may_begin(packet) && hand_over::<F>(packet).is_some() {
-                begin_own::<F>();
-            }
-            Ok(Verdict::Next)
-        }
+        flow::give_way::<F>(packet);
     }
+    if own::may_begin(packet) && hand_over::<F>(packet).is_some() {
+        begin_own::<F>();
+    }
+    Ok(Verdict::Next)
 }
 
 /// The packet of `Work` leaves, and is answered.

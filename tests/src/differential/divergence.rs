@@ -102,6 +102,7 @@ pub const LIMITS: &[Difference] = &[
     Difference { id: "too-big", explains: None },
     Difference { id: "icmp-quote", explains: None },
     Difference { id: "own-exchanges", explains: None },
+    Difference { id: "one-port", explains: None },
     Difference { id: "sctp", explains: Some(sctp) },
 ];
 

@@ -76,6 +76,7 @@ fn main() -> ExitCode {
     tests.extend(sandboxed!(
         own: a_node_ports_number_is_as_good_a_source_port_as_any,
         a_node_ports_number_is_a_source_port_with_xdp,
+        an_endpoint_is_reached_by_itself_from_the_port_of_a_former_connection,
     ));
     tests.extend(sandboxed!(
         xdp: node_ports_are_served_from_outside_without_a_look_from_the_stack,

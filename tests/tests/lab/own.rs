@@ -1,4 +1,5 @@
-//! What the node and its pods ask outside, from ports that are the numbers of node ports.
+//! What the node and its pods ask outside of Services, from ports that mean something to a Service: the numbers of node
+//! ports, and those of former connections.
 
 use std::{
     io::{self, Read},
@@ -17,6 +18,8 @@ use tokio::{net::TcpSocket, runtime, time::timeout};
 use crate::node_port::{self, run};
 
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The port that a client uses twice.
+const FORMER_PORT: u16 = 40001;
 
 pub(crate) fn a_node_ports_number_is_as_good_a_source_port_as_any(sandbox: Sandbox) {
     assert_answered(Lab::new(sandbox, ReversePathFilter::Strict));
@@ -60,6 +63,22 @@ fn assert_answered(lab: Lab) {
             let answer = Ask::new(Transport::Http, http).from(&node1.pods[1]).answer(format_args!("{http} by {from}"));
             assert_eq!(answer.client_seen, from);
             node1.host.run(move || run("nft", &["delete", "table", table, "plugin"]));
+        }
+    }
+}
+
+/// Ports of connections are used again, and entries of the flow table that nobody needs stay until there is no room.
+pub(crate) fn an_endpoint_is_reached_by_itself_from_the_port_of_a_former_connection(sandbox: Sandbox) {
+    let (cluster, services) = node_port::start_on(Lab::new(sandbox, ReversePathFilter::Strict));
+    let [node1, node2] = cluster.nodes();
+    for (service, pod) in services.iter().zip([&node1.pods[0], &node2.pods[0]]) {
+        for family in Family::BOTH {
+            let from = SocketAddr::new(node1.vm.address(family), FORMER_PORT);
+            let endpoint = SocketAddr::new(pod.address(family), ECHO_PORT);
+            for to in [service.cluster_address(family, Transport::Tcp), endpoint] {
+                let line = node1.vm.run(move || ask_by_stream(from, to));
+                assert_eq!(said(line), format!("pod={} client={from}", pod.name()), "{from} asks {to}");
+            }
         }
     }
 }

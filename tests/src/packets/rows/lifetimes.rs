@@ -176,16 +176,42 @@ fn same_tuple(case: Case) -> Vec<Row> {
 fn foreign_handshakes(case: Case) -> Vec<Row> {
     let (pod, frontend, local) = (case.pod(), case.cluster_ip(), case.local());
     let (answer, late) = (case.answer(local, pod), case.later(local, pod));
-    [("was closed", TcpState::FIN), ("was reset", TcpState::RST)]
+    let (request, _) = entries(case, local);
+    let mut rows: Vec<Row> = [("was closed", TcpState::FIN), ("was reset", TcpState::RST)]
         .into_iter()
         .map(|(what, state)| {
             let last = ending(case.later(local, pod), state);
-            handshake(case, &format!("a SYN-ACK after a connection that {what} is of another one"))
-                .packet(POD_OUT, &last, Verdict::Next, last.clone().from(frontend))
-                .packet(POD_OUT, &late, Verdict::Next, late.clone().from(frontend))
-                .untouched(POD_OUT, &answer)
+            let request = if state == TcpState::RST { request.syn().with(state) } else { request.syn() };
+            handshake(
+                case,
+                &format!("a SYN-ACK after a connection that {what} is of another one, and so is what follows"),
+            )
+            .packet(POD_OUT, &last, Verdict::Next, last.clone().from(frontend))
+            .packet(POD_OUT, &late, Verdict::Next, late.clone().from(frontend))
+            .untouched(POD_OUT, &answer)
+            .flows([request])
+            .untouched(POD_OUT, &late)
         })
-        .collect()
+        .collect();
+    for &(what, state, lifetime) in lifetimes(Protocol::Tcp) {
+        let row = handshake(case, &format!("a SYN-ACK long after {what} is of another one, and so is what follows"))
+            .spoil("letting the reply's entry be quiet for less than the lifetime", move |dataplane| {
+                quieten(dataplane, state, lifetime - MARGIN)
+            });
+        let row = if state & (TcpState::FIN | TcpState::RST) == 0 {
+            row.packet(POD_OUT, &answer, Verdict::Next, answer.clone().from(frontend))
+                .spoil("letting it be quiet for longer", move |dataplane| quieten(dataplane, state, lifetime + 1))
+        } else {
+            row
+        };
+        rows.push(row.untouched(POD_OUT, &answer).flows([request.syn()]).untouched(POD_OUT, &late));
+    }
+    rows.push(
+        handshake(case, "a client's connection of its own from the port of one that is open is taken for that one")
+            .packet(POD_OUT, &late, Verdict::Next, late.clone().from(frontend))
+            .packet(POD_OUT, &answer, Verdict::Next, answer.clone().from(frontend)),
+    );
+    rows
 }
 
 /// The same in UDP, where only silence tells.

@@ -183,8 +183,8 @@ impl List {
 }
 
 /// Picks a backend for a new flow: the one of the client's last flow where the service has affinity, else the one whose
-/// turn it is, or by a hash of the flow or the socket, or of two by that hash the one that has fewer flows. `client` is asked only where there is affinity; its list is filled
-/// in here.
+/// turn it is, or by a hash of the flow or the socket, or of two by that hash the one that has fewer flows. `client` is asked
+/// only where there is affinity; its list is filled in here.
 #[inline(always)]
 pub fn pick<F: Family>(
     frontend: Frontend,

@@ -103,6 +103,7 @@ mod tests {
         assert_eq!(view.backend(5, Some(1)), "<backend 5?>");
         assert_eq!(view.backend(6, None), "<backend 6?>");
     }
+
     #[test]
     fn a_frontend_lets_in_the_clients_of_the_list_that_it_names() {
         let list = |service, edition| ClientList { service, edition };

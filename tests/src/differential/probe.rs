@@ -194,8 +194,8 @@ impl Client {
     }
 
     async fn observe(&self, target: &Target) -> Observation {
-        let surplus = [0, 1][self.look];
-        let wanted = tries(target.endpoints + surplus);
+        // In the second look one endpoint more than there should be.
+        let wanted = tries(target.endpoints + self.look);
         let mut observation = Observation::default();
         let mut made = 0;
         while made < wanted {

@@ -162,16 +162,17 @@ impl Session {
         for _ in 0..STARTS {
             self.arms.iter_mut().for_each(|arm| arm.start_proxy(&kubeconfig, &proxy.0, proxy.1));
             result = self.await_sentinel();
-            if result.is_ok() {
-                self.proxy = Some(proxy);
-                break;
-            }
-            // We have no such excuse.
-            if result.as_ref().is_err_and(|error| error.starts_with(Implementation::Lb.name())) {
-                break;
+            match &result {
+                Ok(()) => {
+                    self.proxy = Some(proxy);
+                    break;
+                }
+                // We have no such excuse.
+                Err(NotReady { late: Some(Implementation::Lb), .. }) => break,
+                Err(_) => {}
             }
         }
-        result
+        Ok(result?)
     }
 
     fn change(&mut self, step: &Step, touched: &mut BTreeSet<Named>) -> Result<(), String> {
@@ -230,7 +231,7 @@ impl Session {
     }
 
     /// Changes the sentinel, and waits until every proxy serves it as it is now.
-    fn await_sentinel(&mut self) -> Result<(), String> {
+    fn await_sentinel(&mut self) -> Result<(), NotReady> {
         self.sentinel_port += 1;
         let port = self.sentinel_port;
         // Its endpoint changes with every step.
@@ -250,8 +251,9 @@ impl Session {
                         continue;
                     }
                     if Instant::now() > deadline {
-                        let name = arm.implementation.name();
-                        return Err(format!("{name} has not taken the change in: sentinel at {to}: {outcome:?}"));
+                        let late = arm.implementation;
+                        let why = format!("{} has not taken the change in: sentinel at {to}: {outcome:?}", late.name());
+                        return Err(NotReady { late: Some(late), why });
                     }
                     answers = 0;
                     thread::sleep(POLL);
@@ -407,6 +409,25 @@ impl Session {
         let mut answers = threads.map(|thread| thread.join().expect("who asks does not panic").into_iter());
         let all = requests.iter().map(|_| answers.each_mut().map(|texts| texts.next().expect("one for each request")));
         all.collect()
+    }
+}
+
+/// Why the sentinel is not in force.
+struct NotReady {
+    /// Whose proxy has not taken it in; `None` where it could not be written.
+    late: Option<Implementation>,
+    why: String,
+}
+
+impl From<String> for NotReady {
+    fn from(why: String) -> Self {
+        Self { late: None, why }
+    }
+}
+
+impl From<NotReady> for String {
+    fn from(NotReady { why, .. }: NotReady) -> Self {
+        why
     }
 }
 

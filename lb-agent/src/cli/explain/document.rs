@@ -40,7 +40,8 @@ pub(super) struct Explanation {
     pub(super) source_ranges: Vec<String>,
     /// 0 = none.
     pub(super) affinity_seconds: u32,
-    /// How an endpoint is picked: `hash` (a Maglev table is one as well), `roundRobin` or `leastConn`; `null` without a Service.
+    /// How an endpoint is picked: `hash` (a Maglev table is one as well), `roundRobin` or `leastConn`; `null` without a
+    /// Service.
     pub(super) balance: Option<&'static str>,
     /// The programs that were run are those that are attached, instruction by instruction; `null` where none was run.
     pub(super) attached_build: Option<bool>,

@@ -23,8 +23,8 @@ const FIRST_PORT: u16 = 20000;
 /// How many are tried.
 const PORTS: u16 = 1000;
 
-/// The programs that packets meet by one device, and the flows and affinities of the data plane as far as they matter, and how many flows
-/// each backend has there.
+/// The programs that packets meet by one device, the flows and affinities of the data plane as far as they matter, and how
+/// many flows each backend has there.
 pub(super) struct Stage<A> {
     rehearsal: Rehearsal,
     entrance: Entrance,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use lb_common::abi::{BackendFlags, FrontendKey, ServiceFlags};
+use lb_common::abi::{BackendFlags, FrontendKey};
 
 use super::{Applied, Reconciler};
 use crate::model::{Balance, Cidr, Family, ServicePortName};
@@ -67,15 +67,14 @@ impl<A: Family> Reconciler<A> {
 impl<A> Applied<A> {
     /// How its slots and flags say that backends are picked.
     fn balance(&self) -> Option<Balance> {
-        let has = |flag| self.value.flags & flag != 0;
+        let by_flags = Balance::ALL.into_iter().find(|balance| balance.flags() & self.value.flags != 0);
+        let lists = [&self.cluster, &self.local];
         // A table has each backend many times, a list once.
         let is_table = |slots: &[u32]| slots.iter().collect::<HashSet<_>>().len() < slots.len();
-        match () {
-            () if has(ServiceFlags::ROUND_ROBIN) => Some(Balance::RoundRobin),
-            () if has(ServiceFlags::LEAST_CONN) => Some(Balance::LeastConn),
-            () if is_table(&self.cluster) || is_table(&self.local) => Some(Balance::Maglev),
+        by_flags.or(match () {
+            () if lists.iter().any(|slots| is_table(slots)) => Some(Balance::Maglev),
             // A table of one backend is a list.
-            () => (self.cluster.len() > 1 || self.local.len() > 1).then_some(Balance::Hash),
-        }
+            () => lists.iter().any(|slots| slots.len() > 1).then_some(Balance::Hash),
+        })
     }
 }

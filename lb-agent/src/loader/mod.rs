@@ -5,7 +5,7 @@
 //! connections do not notice a new one.
 //!
 //! ```text
-//! <bpffs>/lb/v4/maps/FLOWS4           every map of `PINNED`
+//! <bpffs>/lb/v5/maps/FLOWS4           every map of `PINNED`
 //!              /programs/connect4     every program, to tell which one a link holds
 //!              /links/cgroup-connect4  one for each socket hook
 //!              /links/tcx-7-ingress    one for each device and direction

@@ -19,7 +19,7 @@ macro_rules! layout {
 
 #[test]
 fn the_layout_is_that_of_abi_version_4() {
-    assert_eq!(ABI_VERSION, 4);
+    assert_eq!(ABI_VERSION, 5);
 
     layout!(Tuple<V4>, 16, src: V4 = 0, dst: V4 = 4, src_port: u16 = 8, dst_port: u16 = 10, protocol: u32 = 12);
     layout!(Tuple<V6>, 40, src: V6 = 0, dst: V6 = 16, src_port: u16 = 32, dst_port: u16 = 34, protocol: u32 = 36);
@@ -74,8 +74,8 @@ fn the_layout_is_that_of_abi_version_4() {
     layout!(LiveSocket, 12, backend: u32 = 0, generation: u32 = 4, is_v4: u32 = 8);
     layout!(SocketPeerKey<V4>, 16, cookie: [u32; 2] = 0, address: V4 = 8, port: u16 = 12, direction: u8 = 14, pad: u8 = 15);
     layout!(SocketPeerKey<V6>, 28, cookie: [u32; 2] = 0, address: V6 = 8, port: u16 = 24, direction: u8 = 26, pad: u8 = 27);
-    layout!(SocketPeer<V4>, 16, address: V4 = 0, port: u16 = 4, pad: u16 = 6, backend: u32 = 8, generation: u32 = 12);
-    layout!(SocketPeer<V6>, 28, address: V6 = 0, port: u16 = 16, pad: u16 = 18, backend: u32 = 20, generation: u32 = 24);
+    layout!(SocketPeer<V4>, 20, address: V4 = 0, port: u16 = 4, pad: u16 = 6, backend: u32 = 8, generation: u32 = 12, last_seen: u32 = 16);
+    layout!(SocketPeer<V6>, 32, address: V6 = 0, port: u16 = 16, pad: u16 = 18, backend: u32 = 20, generation: u32 = 24, last_seen: u32 = 28);
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub use xdp::{XdpDevice, XdpFlags, XdpState};
 
 /// Version of all layouts in this module. It names the directory of the pins, so that an agent never reads maps of
 /// another layout as its own.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Names of the maps, as the kernel and the pins know them (15 characters at most, `BPF_OBJ_NAME_LEN` less the NUL).
 pub mod maps {

@@ -45,7 +45,7 @@ pub struct SocketPeerKey<A> {
     pub pad: u8,
 }
 
-/// Value of `SOCKET_PEERS*`.
+/// Value of `SOCKET_PEERS*`: what replaces the address of a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(4))]
 pub struct SocketPeer<A> {
@@ -59,6 +59,8 @@ pub struct SocketPeer<A> {
     pub backend: u32,
     /// Generation of the backend when it was picked.
     pub generation: u32,
+    /// The low half of `bpf_jiffies64` at the last datagram this way.
+    pub last_seen: u32,
 }
 
 /// What the agent reads of a socket that has a backend. Not in any map.

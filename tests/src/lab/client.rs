@@ -138,7 +138,7 @@ impl Ask {
         outcome(match self.transport {
             Transport::Udp | Transport::UdpConnected => {
                 DatagramSocket::open_here(self.transport == Transport::UdpConnected, self.to)
-                    .and_then(|socket| socket.exchange(self.datagram_size))
+                    .and_then(|socket| socket.exchange(self.to, self.datagram_size))
             }
             Transport::Tcp => ask_stream(self.to, b""),
             Transport::Http => ask_stream(self.to, HTTP_REQUEST),
@@ -149,7 +149,7 @@ impl Ask {
         if matches!(self.transport, Transport::Udp | Transport::UdpConnected) {
             let socket = DatagramSocket::open_here(self.transport == Transport::UdpConnected, self.to)?;
             options::set(&socket.socket, self.to)?;
-            return socket.exchange(self.datagram_size);
+            return socket.exchange(self.to, self.datagram_size);
         }
         let request = if self.transport == Transport::Http { HTTP_REQUEST } else { b"" };
         ask_over(options::connect(self.to, PATIENCE)?, request)
@@ -267,7 +267,12 @@ impl DatagramSocket {
 
     /// Sends a datagram and waits for the answer.
     pub fn ask(&self) -> Outcome {
-        outcome(self.exchange(DATAGRAM_SIZE))
+        self.ask_at(self.to)
+    }
+
+    /// As [`ask`](Self::ask), at another address than it was opened for; only of a socket that is not connected.
+    pub fn ask_at(&self, to: SocketAddr) -> Outcome {
+        outcome(self.exchange(to, DATAGRAM_SIZE))
     }
 
     fn open_here(connected: bool, to: SocketAddr) -> io::Result<Self> {
@@ -285,8 +290,8 @@ impl DatagramSocket {
         Ok(Self { socket, to, connected })
     }
 
-    fn exchange(&self, size: usize) -> io::Result<Answer> {
-        let Self { socket, to, connected } = self;
+    fn exchange(&self, to: SocketAddr, size: usize) -> io::Result<Answer> {
+        let Self { socket, connected, .. } = self;
         let request = pattern(size);
         if *connected { socket.send(&request) } else { socket.send_to(&request, to) }?;
         let mut buffer = vec![0; usize::from(u16::MAX)];

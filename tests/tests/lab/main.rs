@@ -103,6 +103,8 @@ fn main() -> ExitCode {
         socket: sockets_of_both_families_reach_ipv4_frontends,
         node_ports_answer_on_localhost_of_the_node_and_nowhere_else,
         a_connect_to_a_local_policy_without_a_local_backend_fails_at_once,
+        a_socket_hears_each_answer_from_whom_it_asked,
+        a_socket_that_was_silent_is_balanced_anew,
     ));
     tests.extend(sandboxed!(
         icmp: a_closed_port_behind_a_service_refuses_its_clients,

@@ -5,12 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData},
+};
+use lb_agent::jiffies::Jiffies;
+use lb_common::abi::{ABI_VERSION, Address, PeerDirection, SocketPeer, SocketPeerKey, maps};
 use lb_tests::lab::{
-    Family, Host, Lab, ReversePathFilter,
-    client::{Ask, Outcome, Transport, ways},
-    cluster::Cluster,
+    Family, Host, Lab, Node, ReversePathFilter,
+    client::{Ask, DatagramSocket, Outcome, Transport, ways},
+    cluster::{Cluster, eventually},
     manifest::Service,
     sandbox::Sandbox,
+    server::ECHO_PORT,
 };
 
 /// Far less than a client waits that is not answered.
@@ -103,5 +110,88 @@ pub(crate) fn a_connect_to_a_local_policy_without_a_local_backend_fails_at_once(
             let answer = Ask::new(transport, to).from(&node2.pods[0]).answer(format_args!("node2-pod0 to {to}"));
             assert_eq!(answer.backend, node2.pods[1].name());
         }
+    }
+}
+
+/// One socket asks two Services of one endpoint, and the endpoint itself.
+pub(crate) fn a_socket_hears_each_answer_from_whom_it_asked(sandbox: Sandbox) {
+    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    let pod = &lab.nodes[1].pods[1];
+    let services = [1, 2].map(|number| Service::new(&format!("web{number}"), number).with_endpoints([pod]));
+    let cluster = Cluster::start(lab, &services);
+    let [node1, node2] = cluster.nodes();
+    let pod = &node2.pods[1];
+    for family in Family::BOTH {
+        let [first, second] = services.each_ref().map(|service| service.cluster_address(family, Transport::Udp));
+        let endpoint = SocketAddr::new(pod.address(family), ECHO_PORT);
+        let socket = DatagramSocket::open(&node1.host, Transport::Udp, first);
+        for to in [first, second, first, endpoint, first, endpoint, second] {
+            let answer = socket.ask_at(to).answer(format_args!("{to}"));
+            assert_eq!((&*answer.backend, answer.peer), (pod.name(), to));
+        }
+    }
+}
+
+/// So many that all of them go to the first of two endpoints once in 2^31.
+const SOCKETS: usize = 32;
+/// Seconds after which a quiet UDP exchange is over.
+const UDP: u64 = 120;
+
+pub(crate) fn a_socket_that_was_silent_is_balanced_anew(sandbox: Sandbox) {
+    let (cluster, service) = start(sandbox, 1);
+    let [node1, node2] = cluster.nodes();
+    let [former, other] = [&node1.pods[1], &node2.pods[1]];
+    let ways = Family::BOTH.map(|family| {
+        let to = service.cluster_address(family, Transport::Udp);
+        (family, to, [(); SOCKETS].map(|()| DatagramSocket::open(&node1.host, Transport::Udp, to)))
+    });
+    let strayed = |sockets: &[DatagramSocket; SOCKETS]| {
+        let backend = |socket: &DatagramSocket| socket.ask().answer("an endpoint that serves").backend;
+        sockets.iter().filter(|socket| backend(socket) == other.name()).count()
+    };
+    for (_, _, sockets) in &ways {
+        assert_eq!(strayed(sockets), 0, "there is one endpoint");
+    }
+    cluster.manifests.apply(&service.with_endpoints([former, other]));
+    for (family, to, sockets) in &ways {
+        let new = || {
+            let sockets = [(); SOCKETS].map(|()| DatagramSocket::open(&node1.host, Transport::Udp, *to));
+            strayed(&sockets)
+        };
+        eventually("new sockets use the new endpoint", new, |strayed| *strayed > 0);
+        assert_eq!(strayed(sockets), 0, "{family}: who talks to an endpoint stays with it");
+        age(node1, *family, UDP - 5, |_| true);
+        assert_eq!(strayed(sockets), 0, "{family}: so does who was silent for less than the lifetime of an exchange");
+        age(node1, *family, UDP + 1, |direction| direction == PeerDirection::Send as u8);
+        assert_eq!(strayed(sockets), 0, "{family}: and who was silent while the endpoint was not");
+        age(node1, *family, UDP + 1, |_| true);
+        assert!((1..SOCKETS).contains(&strayed(sockets)), "{family}: {} of {SOCKETS} moved", strayed(sockets));
+    }
+}
+
+/// Makes the datagrams of unconnected sockets, one way or both, as many seconds older.
+fn age(node: &Node, family: Family, seconds: u64, is_wanted: impl Fn(u8) -> bool) {
+    match family {
+        Family::V4 => age_entries::<[u8; 4]>(node, maps::SOCKET_PEERS4, seconds, is_wanted),
+        Family::V6 => age_entries::<[u8; 16]>(node, maps::SOCKET_PEERS6, seconds, is_wanted),
+    }
+}
+
+fn age_entries<A: Address>(node: &Node, name: &str, seconds: u64, is_wanted: impl Fn(u8) -> bool)
+where
+    SocketPeerKey<A>: Pod,
+    SocketPeer<A>: Pod,
+{
+    let path = node.bpffs().join(format!("lb/v{ABI_VERSION}/maps/{name}"));
+    let map = MapData::from_pin(&path).expect("a pinned map");
+    let mut map: HashMap<_, SocketPeerKey<A>, SocketPeer<A>> =
+        Map::LruHashMap(map).try_into().expect("its keys and values are these");
+    let ticks = seconds * Jiffies::now().expect("the kernel tells its ticks").per_second;
+    let ticks = u32::try_from(ticks).expect("a few minutes");
+    let entries: Vec<_> = map.iter().map(|entry| entry.expect("nobody writes meanwhile")).collect();
+    assert!(!entries.is_empty());
+    for (key, mut peer) in entries.into_iter().filter(|(key, _)| is_wanted(key.direction)) {
+        peer.last_seen = peer.last_seen.wrapping_sub(ticks);
+        map.insert(&key, &peer, 0).expect("it is there");
     }
 }

@@ -40,7 +40,7 @@ What node1's agent tells of itself, from its pinned maps:
     nsenter -t PID -m -p ip netns exec node1 $PWD/target/debug/lb-agent status --bpffs /run/lb/node1/bpf
 
 A map of node1's agent, by field names:
-    nsenter -t PID -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v4/maps/FRONTENDS4";
+    nsenter -t PID -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v5/maps/FRONTENDS4";
 
 /// Services balanced between hosts by our programs, in a lab of network namespaces.
 #[derive(Parser)]

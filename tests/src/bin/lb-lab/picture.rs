@@ -209,7 +209,7 @@ impl<'a> Picture<'a> {
         [
             format!("edit   {}", self.cluster.manifests.directory().display()),
             format!("shell  nsenter -t {pid} -m -p ip netns exec {node} bash"),
-            format!("maps   nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/{node}/bpf/lb/v4/maps/FRONTENDS4"),
+            format!("maps   nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/{node}/bpf/lb/v5/maps/FRONTENDS4"),
         ]
         .iter()
         .flat_map(|line| services::wrap(line, inside))

@@ -125,6 +125,12 @@ impl<A: Address> Known<A> {
         self.is_older(lifetime::UDP)
     }
 
+    /// Whether neither side of a UDP exchange has sent for so long that the next datagram is of another one.
+    #[inline(always)]
+    fn is_abandoned<F: Family<Address = A>>(&self, packet: &Packet<A>) -> bool {
+        self.is_silent() && !talks_the_other_way::<F>(&packet.tuple, &self.to)
+    }
+
     /// Whether the flow must be given a backend again.
     ///
     /// A UDP exchange ends when its endpoint is gone. A TCP connection is never moved (kube-proxy does not touch them
@@ -137,7 +143,9 @@ impl<A: Address> Known<A> {
         }
         match packet.protocol() {
             // What begins after a silence is another exchange, and the former's port may be another's by now.
-            Protocol::Udp => self.is_silent() || balance::current::<F>(self.backend, self.generation).is_none(),
+            Protocol::Udp => {
+                self.is_abandoned::<F>(packet) || balance::current::<F>(self.backend, self.generation).is_none()
+            }
             Protocol::Tcp => {
                 packet.opens_connection()
                     && (self.tcp_state & (TcpState::FIN | TcpState::RST) != 0
@@ -154,7 +162,7 @@ impl<A: Address> Known<A> {
     #[inline(always)]
     pub fn is_foreign<F: Family<Address = A>>(&self, packet: &Packet<A>) -> bool {
         match packet.protocol() {
-            Protocol::Udp => self.is_silent() && !is_sending::<F>(&packet.tuple, &self.to),
+            Protocol::Udp => self.is_abandoned::<F>(packet),
             Protocol::Tcp => packet.tcp_flags & tcp::SYN != 0 && self.has_ended(),
         }
     }
@@ -182,14 +190,14 @@ fn is_quiet(last_seen: u64, protocol: u32, state: u8) -> bool {
     is_older(last_seen, lifetime::of(protocol, state))
 }
 
-/// Whether the client of a UDP exchange still sends: it need not be answered. `reply` is the tuple of the answers, `to`
-/// what they become.
+/// Whether datagrams of a UDP exchange still come the other way: one side may only send, the other only listen. `tuple` is
+/// that of an entry, `to` what it makes of its datagrams.
 #[inline(always)]
-fn is_sending<F: Family>(reply: &Tuple<F::Address>, to: &Tuple<F::Address>) -> bool {
+fn talks_the_other_way<F: Family>(tuple: &Tuple<F::Address>, to: &Tuple<F::Address>) -> bool {
     match F::flows().get_ptr(&to.reversed()) {
         // SAFETY: the kernel keeps the element's memory while the program runs. Should it be reused meanwhile, its
-        // tuple is compared with another's: the client is taken to be silent.
-        Some(request) => unsafe { (*request).to == reply.reversed() && !is_older((*request).last_seen, lifetime::UDP) },
+        // tuple is compared with another's: the other side is taken to be silent.
+        Some(other) => unsafe { (*other).to == tuple.reversed() && !is_older((*other).last_seen, lifetime::UDP) },
         None => false,
     }
 }
@@ -198,7 +206,7 @@ fn is_sending<F: Family>(reply: &Tuple<F::Address>, to: &Tuple<F::Address>) -> b
 #[inline(always)]
 pub fn is_over<F: Family>(reply: &Tuple<F::Address>, flow: &Flow<F::Address>) -> bool {
     is_quiet(flow.last_seen, flow.to.protocol, flow.tcp_state)
-        && !(flow.to.protocol == Protocol::Udp as u32 && is_sending::<F>(reply, &flow.to))
+        && !(flow.to.protocol == Protocol::Udp as u32 && talks_the_other_way::<F>(reply, &flow.to))
 }
 
 /// The bits of [`TcpState`] that a segment's flags mean.

@@ -235,7 +235,18 @@ fn silent_exchanges(case: Case) -> Vec<Row> {
         let to_remote = packet.clone().from(case.masqueraded()).to(case.remote());
         to_remote.forwarded(Interface::Uplink.mac(), OTHER_NODE_MAC)
     };
+    // Both may be picked, but a pod's new flows go to the one on its node only.
+    let both = case.service().endpoint(local, Place::Local).endpoint(case.remote(), Place::Remote);
     vec![
+        case.row("an exchange whose client only listened for long stays with its endpoint", case.one_remote())
+            .packet(POD_IN, &first, Verdict::Next, first.clone().to(case.remote()))
+            .then(Tables::new([both.internal_local()]))
+            .spoil("letting the client be silent", |dataplane| {
+                quieten_directions(dataplane, UDP + 1, &[FlowDirection::Request])
+            })
+            .packet(POD_IN, &first, Verdict::Next, first.clone().to(case.remote()))
+            .spoil("letting both be silent", |dataplane| quieten_all(dataplane, UDP + 1))
+            .packet(POD_IN, &first, Verdict::Next, first.clone().to(local)),
         handshake(case, "an exchange that its client takes up again after a long silence is answered")
             .spoil("letting both entries be quiet", |dataplane| quieten_all(dataplane, UDP + 1))
             .packet(POD_IN, &first, Verdict::Next, first.clone().to(local))
@@ -323,18 +334,30 @@ where
 
 /// Makes every entry one that was last seen these seconds earlier than it was.
 pub(in super::super) fn quieten_all(dataplane: &mut Dataplane, seconds: u64) -> anyhow::Result<()> {
-    fn family<A: MapAddress>(dataplane: &mut Dataplane, ticks: u64) -> anyhow::Result<()>
+    quieten_directions(dataplane, seconds, &[FlowDirection::Request, FlowDirection::Reply])
+}
+
+/// The same for entries of these directions.
+fn quieten_directions(dataplane: &mut Dataplane, seconds: u64, directions: &[FlowDirection]) -> anyhow::Result<()> {
+    fn family<A: MapAddress>(
+        dataplane: &mut Dataplane,
+        ticks: u64,
+        is_wanted: impl Fn(&Flow<A>) -> bool,
+    ) -> anyhow::Result<()>
     where
         Tuple<A>: aya::Pod,
         Flow<A>: aya::Pod,
     {
         for FlowOf { key, mut flow } in dataplane.flows::<A>()? {
-            flow.last_seen -= ticks;
-            A::flow_table(dataplane).insert(&key, &flow, 0)?;
+            if is_wanted(&flow) {
+                flow.last_seen -= ticks;
+                A::flow_table(dataplane).insert(&key, &flow, 0)?;
+            }
         }
         Ok(())
     }
     let ticks = seconds * Jiffies::now()?.per_second;
-    family::<[u8; 4]>(dataplane, ticks)?;
-    family::<[u8; 16]>(dataplane, ticks)
+    let is_wanted = |direction| directions.iter().any(|wanted| *wanted as u8 == direction);
+    family::<[u8; 4]>(dataplane, ticks, |flow| is_wanted(flow.direction))?;
+    family::<[u8; 16]>(dataplane, ticks, |flow| is_wanted(flow.direction))
 }

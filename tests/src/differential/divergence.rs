@@ -7,6 +7,7 @@ use super::{
     detect_rules::{other_nodes_pod, outside_cluster_ip, pod_interfaces},
     history::{History, is_balanced},
     kept_rules::{node_udp_connected, udp_anew, udp_stale},
+    localhost::localhost_node_port,
     node_source::node_source,
     observation::{Aspect, Kind, Observation, Source},
     probe::ClientKind,
@@ -34,6 +35,9 @@ pub struct Finding<'a> {
     pub reference: &'a Observation,
     /// All that the other one's clients saw.
     pub other: &'a Observation,
+    /// What the same client saw of nftables mode where the Service port is served by the same endpoints, if this is about a
+    /// loopback address, where that mode serves nothing.
+    pub elsewhere: Option<&'a Observation>,
     /// What became of what it was asked at, if the exchange is one that is kept.
     pub history: Option<&'a History>,
 }
@@ -261,10 +265,6 @@ fn health_check_families(finding: &Finding<'_>) -> bool {
     finding.answers("/").is_some_and(|(theirs, ours)| {
         theirs.starts_with("Connection refused") && ours.starts_with("HTTP/1.1 200 OK\r\n")
     }) && finding.services().any(is_of_other_family)
-}
-
-fn localhost_node_port(finding: &Finding<'_>) -> bool {
-    finding.target.kind == FrontendKind::LocalhostNodePort && is_verdict(finding, Kind::Refused, Kind::Reached)
 }
 
 fn node_ports_without_mode(finding: &Finding<'_>) -> bool {

@@ -61,6 +61,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "own-address", explains: Some(own_address) },
     Difference { id: "no-wait", explains: Some(no_wait) },
     Difference { id: "node-source", explains: Some(node_source) },
+    Difference { id: "bound-source", explains: None },
     Difference { id: "node-udp-connected", explains: Some(node_udp_connected) },
     Difference { id: "udp-stale", explains: Some(udp_stale) },
     Difference { id: "udp-anew", explains: Some(udp_anew) },
@@ -71,6 +72,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "own-endpoint", explains: Some(own_endpoint) },
     Difference { id: "other-nodes-pod", explains: Some(other_nodes_pod) },
     Difference { id: "localhost-node-port", explains: Some(localhost_node_port) },
+    Difference { id: "link-local-node-port", explains: None },
     Difference { id: "node-ports-without-mode", explains: Some(node_ports_without_mode) },
     Difference { id: "pod-interfaces", explains: Some(pod_interfaces) },
     Difference { id: "outside-cluster-ip", explains: Some(outside_cluster_ip) },
@@ -79,6 +81,10 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "affinity-of-pods", explains: None },
     Difference { id: "other-protocols", explains: None },
     Difference { id: "error-sources", explains: None },
+    Difference { id: "netfilter", explains: None },
+    Difference { id: "original-destination", explains: None },
+    Difference { id: "local-listener", explains: None },
+    Difference { id: "own-cluster-ip", explains: None },
     Difference { id: "manifest-checks", explains: None },
     Difference { id: "last-good-state", explains: None },
     Difference { id: "primary-only", explains: None },
@@ -98,6 +104,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "same-file", explains: None },
     Difference { id: "conntrack-settings", explains: None },
     Difference { id: "empty-address", explains: None },
+    Difference { id: "one-shot-flags", explains: None },
 ];
 
 /// What is not built yet, and differs until it is.

@@ -127,3 +127,12 @@ fn what_is_wrong_ends_with_64_and_names_it() {
         assert!(log.contains(expected), "{log:?} for {arguments:?}");
     }
 }
+
+#[test]
+fn init_only_does_nothing_and_exits() {
+    // It is as good as done where the agent could not even start.
+    let output = run(&["--init-only", "--bpffs", "/nowhere", "--cgroup", "/nowhere"]);
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("--init-only: there is nothing to be done"), "{said}");
+}

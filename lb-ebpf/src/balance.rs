@@ -83,19 +83,23 @@ fn find<F: Family>(address: F::Address, port: u16, protocol: u8, own_loopback: b
         return found;
     }
     let Some(config) = CONFIG.get(0) else { return nothing };
+    let is_node_port = port >= config.node_port_min && port <= config.node_port_max;
+    let mut unserved = nothing;
     if F::cluster_ips(config).contains(address) {
-        let found = cluster_ip::<F>(address);
-        if found.what != What::Nothing {
-            return found;
-        }
+        unserved = cluster_ip::<F>(address);
     }
-    if port < config.node_port_min || port > config.node_port_max {
+    if unserved.what == What::Nothing && !is_node_port {
         return nothing;
     }
+    // What the node has itself is its own to answer for (a DNS cache that listens at a cluster IP), as kube-proxy sees to such
+    // packets only where they are forwarded (`cluster-ips-check` in `pkg/proxy/nftables/proxier.go`).
     // SAFETY: the value is one word; an element that was reused meanwhile is still an address of this node.
     let Some(own) = (unsafe { F::local_addresses().get(&LocalAddressKey { address }).copied() }) else {
-        return nothing;
+        return unserved;
     };
+    if !is_node_port {
+        return nothing;
+    }
     if own.flags & LocalAddressFlags::NODE_PORTS == 0 || own.flags & LocalAddressFlags::LOOPBACK != 0 && !own_loopback {
         return nothing;
     }

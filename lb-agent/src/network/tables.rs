@@ -247,10 +247,18 @@ impl Tables {
         sources
     }
 
-    /// Every global address, and both loopback addresses for the node itself.
+    /// Every address, whatever its scope, as kube-proxy's rules match what is the node's own (`GetNodeIPs` in
+    /// `pkg/proxy/util/nodeport_addresses.go`, `fib daddr type local`), and for the node itself one of each loopback network.
+    ///
+    /// Not the IPv6 addresses of a link: the kernel forwards nothing from such a client (`ip6_forward`), and the map's key does
+    /// not say which link.
     fn local_addresses(&self) -> BTreeMap<IpAddr, u32> {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let global = self.addresses.iter().filter(|address| address.global && !address.ip.is_loopback());
-        global.map(|address| (address.ip, 0)).chain(loopback.map(|ip| (ip, LocalAddressFlags::LOOPBACK))).collect()
+        let is_of_link = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let own = self.addresses.iter().map(|address| address.ip);
+        own.filter(|ip| !ip.is_loopback() && !is_of_link(*ip))
+            .map(|ip| (ip, 0))
+            .chain(loopback.map(|ip| (ip, LocalAddressFlags::LOOPBACK)))
+            .collect()
     }
 }

@@ -158,13 +158,19 @@ fn an_uplink_without_an_address_masquerades_with_the_nodes_own_wherever_it_is() 
 }
 
 #[test]
-fn the_nodes_own_addresses_are_the_global_ones_and_loopback() {
-    let node = node().network(None, Some(&[]), PORTS).node;
-    let expected =
-        ["192.0.2.9", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "172.16.0.1", "10.244.0.1", "198.51.100.1"];
+fn the_nodes_own_addresses_are_those_of_every_scope_but_of_an_ipv6_link() {
+    let mut tables = node();
+    let narrow = |device, text| Address { global: false, ..address(device, text) };
+    // Given with `scope host` and `scope link`; the last one is of a loopback network, and on every host.
+    tables.addresses.extend([narrow(1, "10.255.0.1"), narrow(9, "169.254.20.10"), narrow(1, "127.0.0.53")]);
+    let node = tables.network(None, Some(&[]), PORTS).node;
+    let expected = ["192.0.2.9", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "172.16.0.1", "10.244.0.1"];
+    let expected = expected.into_iter().chain(["198.51.100.1", "10.255.0.1", "169.254.20.10"]);
     let loopback = ["127.0.0.1", "::1"].map(|address| (ip(address), LocalAddressFlags::LOOPBACK));
-    let expected = expected.map(|address| (ip(address), 0)).into_iter().chain(loopback);
+    let expected = expected.map(|address| (ip(address), 0)).chain(loopback);
     assert_eq!(node.local_addresses, expected.collect());
+    // Others may not know a way to such an address: nothing is masqueraded with it.
+    assert!(node.masquerade4.values().all(|address| ![[10, 255, 0, 1], [169, 254, 20, 10]].contains(address)));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct Cell {
     pub target: Target,
     /// What became of what it asked at, if the exchange is one that is kept.
     pub history: Option<History>,
+    /// What the client saw of nftables mode elsewhere, if this is a node port on loopback: see [`Finding::elsewhere`].
+    pub elsewhere: Option<Observation>,
     /// What came of it.
     pub seen: [Observation; 3],
 }
@@ -48,7 +50,7 @@ impl Cell {
     /// ports on loopback, also in what we differ from that.
     fn findings<'a>(&'a self, place: Place<'a>) -> [Vec<Finding<'a>>; 2] {
         let [nftables, iptables, lb] = &self.seen;
-        let Self { client, host, target, history, .. } = self;
+        let Self { client, host, target, history, elsewhere, .. } = self;
         let choices = place.choices.filter(|_| target.has_affinity && !target.kept);
         let free = choices.map(|choices| choices.at(place.number, *client, target));
         let compared = [(0, 2), (0, 1), (1, 2)];
@@ -68,6 +70,7 @@ impl Cell {
                 aspect,
                 reference,
                 other,
+                elsewhere: elsewhere.as_ref(),
                 history,
             };
             aspects.into_iter().map(finding).collect::<Vec<_>>()
@@ -135,6 +138,7 @@ impl AnswerCell {
                 aspect,
                 reference: &NOTHING,
                 other: &NOTHING,
+                elsewhere: None,
                 history: None,
             };
             aspect.map(finding).into_iter().collect()

@@ -7,6 +7,7 @@ use super::{
     detect_rules::{other_nodes_pod, outside_cluster_ip, pod_interfaces},
     history::{History, is_balanced},
     kept_rules::{node_udp_connected, udp_anew, udp_stale},
+    localhost::localhost_node_port,
     node_source::node_source,
     observation::{Aspect, Kind, Observation, Source},
     probe::ClientKind,
@@ -34,6 +35,9 @@ pub struct Finding<'a> {
     pub reference: &'a Observation,
     /// All that the other one's clients saw.
     pub other: &'a Observation,
+    /// What the same client saw of nftables mode where the Service port is served by the same endpoints, if this is about a
+    /// loopback address, where that mode serves nothing.
+    pub elsewhere: Option<&'a Observation>,
     /// What became of what it was asked at, if the exchange is one that is kept.
     pub history: Option<&'a History>,
 }
@@ -57,6 +61,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "own-address", explains: Some(own_address) },
     Difference { id: "no-wait", explains: Some(no_wait) },
     Difference { id: "node-source", explains: Some(node_source) },
+    Difference { id: "bound-source", explains: None },
     Difference { id: "node-udp-connected", explains: Some(node_udp_connected) },
     Difference { id: "udp-stale", explains: Some(udp_stale) },
     Difference { id: "udp-anew", explains: Some(udp_anew) },
@@ -67,6 +72,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "own-endpoint", explains: Some(own_endpoint) },
     Difference { id: "other-nodes-pod", explains: Some(other_nodes_pod) },
     Difference { id: "localhost-node-port", explains: Some(localhost_node_port) },
+    Difference { id: "link-local-node-port", explains: None },
     Difference { id: "node-ports-without-mode", explains: Some(node_ports_without_mode) },
     Difference { id: "pod-interfaces", explains: Some(pod_interfaces) },
     Difference { id: "outside-cluster-ip", explains: Some(outside_cluster_ip) },
@@ -75,6 +81,10 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "affinity-of-pods", explains: None },
     Difference { id: "other-protocols", explains: None },
     Difference { id: "error-sources", explains: None },
+    Difference { id: "netfilter", explains: None },
+    Difference { id: "original-destination", explains: None },
+    Difference { id: "local-listener", explains: None },
+    Difference { id: "own-cluster-ip", explains: None },
     Difference { id: "manifest-checks", explains: None },
     Difference { id: "last-good-state", explains: None },
     Difference { id: "primary-only", explains: None },
@@ -94,6 +104,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "same-file", explains: None },
     Difference { id: "conntrack-settings", explains: None },
     Difference { id: "empty-address", explains: None },
+    Difference { id: "one-shot-flags", explains: None },
 ];
 
 /// What is not built yet, and differs until it is.
@@ -261,10 +272,6 @@ fn health_check_families(finding: &Finding<'_>) -> bool {
     finding.answers("/").is_some_and(|(theirs, ours)| {
         theirs.starts_with("Connection refused") && ours.starts_with("HTTP/1.1 200 OK\r\n")
     }) && finding.services().any(is_of_other_family)
-}
-
-fn localhost_node_port(finding: &Finding<'_>) -> bool {
-    finding.target.kind == FrontendKind::LocalhostNodePort && is_verdict(finding, Kind::Refused, Kind::Reached)
 }
 
 fn node_ports_without_mode(finding: &Finding<'_>) -> bool {

@@ -29,6 +29,7 @@ pub mod kept;
 mod kept_rules;
 pub mod kube_proxy;
 pub mod lapse;
+mod localhost;
 pub mod modes;
 mod node_source;
 pub mod observation;

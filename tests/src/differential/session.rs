@@ -36,7 +36,7 @@ use super::{
     relay,
     report::Report,
     scenario::{Named, Scenario, Step},
-    target::{Target, targets},
+    target::{FrontendKind, Target, targets},
 };
 use crate::lab::{
     Family,
@@ -338,8 +338,14 @@ impl Session {
         // put to the test again.
         let has_doubts = |client| first.iter().any(|cell| cell.client == client && !cell.is_plain(place));
         let wavering: Vec<ClientKind> = ClientKind::ALL.into_iter().filter(|client| has_doubts(*client)).collect();
-        let is_asked_again =
-            |cell: &Cell| !cell.is_plain(place) || cell.target.has_affinity && wavering.contains(&cell.client);
+        // What is compared with another place is asked again together with that.
+        let doubted = first.iter().filter(|cell| cell.elsewhere.is_some() && !cell.is_plain(place));
+        let compared: Vec<Target> = doubted.map(|cell| cell.target.clone()).collect();
+        let is_asked_again = |cell: &Cell| {
+            !cell.is_plain(place)
+                || cell.target.has_affinity && wavering.contains(&cell.client)
+                || cell.client == ClientKind::Node && compared.iter().any(|target| cell.target.is_like(target))
+        };
         let (again, mut counted): (Vec<_>, Vec<_>) = first.into_iter().partition(is_asked_again);
         if !again.is_empty() {
             let again = ClientKind::ALL.map(|client| {
@@ -374,12 +380,12 @@ impl Session {
     fn cells(&self, cells: &[(ClientKind, Vec<Target>)], observed: [Vec<Observation>; 3]) -> Vec<Cell> {
         let mut observed = observed.map(Vec::into_iter);
         let all = cells.iter().flat_map(|(client, targets)| targets.iter().map(move |target| (*client, target)));
-        all.map(|(client, target)| {
+        let cells = all.map(|(client, target)| {
             let seen = observed.each_mut().map(|observations| observations.next().expect("one for each target"));
             let host = client.host(&self.arms[0].lab).name().to_owned();
-            Cell { client, host, target: target.clone(), history: None, seen }
-        })
-        .collect()
+            Cell { client, host, target: target.clone(), history: None, elsewhere: None, seen }
+        });
+        with_elsewhere(cells.collect())
     }
 
     /// Asks the proxies' own servers, until they agree or it is clear that they will not.
@@ -410,6 +416,29 @@ impl Session {
         let all = requests.iter().map(|_| answers.each_mut().map(|texts| texts.next().expect("one for each request")));
         all.collect()
     }
+}
+
+/// Puts beside node ports on loopback what nftables mode did where a process of the node is given the same endpoints: at the
+/// node's own address, or, where it has no node ports, at the cluster IP of a Service whose policies do not tell the two apart.
+/// (To node ports, a process of the node comes by all endpoints whatever the external policy is.)
+fn with_elsewhere(mut cells: Vec<Cell>) -> Vec<Cell> {
+    let is_free = |cell: &&Cell| cell.client == ClientKind::Node && !cell.target.kept && !cell.target.has_affinity;
+    let served: Vec<(Target, Observation)> = cells
+        .iter()
+        .filter(is_free)
+        .filter(|Cell { target, seen: [nftables, ..], .. }| match target.kind {
+            FrontendKind::NodePort => !nftables.reached.is_empty(),
+            FrontendKind::ClusterIp => !nftables.reached.is_empty() && !target.internal_local,
+            _ => false,
+        })
+        .map(|cell| (cell.target.clone(), cell.seen[0].clone()))
+        .collect();
+    for cell in cells.iter_mut().filter(|cell| cell.target.kind == FrontendKind::LocalhostNodePort) {
+        let at = |kind| served.iter().find(|(target, _)| target.kind == kind && target.is_like(&cell.target));
+        let found = at(FrontendKind::NodePort).or_else(|| at(FrontendKind::ClusterIp));
+        cell.elsewhere = found.map(|(_, seen)| seen.clone());
+    }
+    cells
 }
 
 /// Why the sentinel is not in force.

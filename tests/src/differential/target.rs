@@ -63,6 +63,11 @@ impl Target {
         if self.address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
+    /// Whether another one is of the same Service port, family and protocol, maybe of another kind.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.service == other.service && self.family() == other.family() && self.transport == other.transport
+    }
+
     /// The exchanges that are kept at it: a connection, or a UDP socket that is connected and one that is not.
     pub fn to_keep(&self) -> Vec<Self> {
         let ways: &[Transport] = match self.transport {

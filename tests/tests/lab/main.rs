@@ -12,6 +12,7 @@ mod inspection;
 mod isolation;
 mod least_conn;
 mod node_port;
+mod others;
 mod own;
 mod routing;
 mod skb;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         a_local_policy_keeps_to_the_node_and_drops_where_it_has_no_backend,
         large_transfers_from_outside_arrive_whole,
         who_sends_what_does_not_fit_the_way_out_is_told_what_does,
+        addresses_of_every_scope_have_node_ports,
     ));
     tests.extend(sandboxed!(
         own: a_node_ports_number_is_as_good_a_source_port_as_any,
@@ -105,6 +107,13 @@ fn main() -> ExitCode {
         a_connect_to_a_local_policy_without_a_local_backend_fails_at_once,
         a_socket_hears_each_answer_from_whom_it_asked,
         a_socket_that_was_silent_is_balanced_anew,
+        a_socket_of_the_node_keeps_the_source_that_it_is_bound_to,
+    ));
+    tests.extend(sandboxed!(
+        others: what_is_sent_on_for_a_service_passes_no_hook_of_netfilter,
+        a_sidecar_is_told_that_the_endpoint_was_the_destination,
+        a_cache_at_a_services_cluster_ip_is_not_asked,
+        what_no_service_has_at_a_cluster_ip_of_the_nodes_own_is_the_nodes,
     ));
     tests.extend(sandboxed!(
         icmp: a_closed_port_behind_a_service_refuses_its_clients,

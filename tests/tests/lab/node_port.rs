@@ -1,6 +1,9 @@
 //! Clients outside the cluster, and node ports.
 
-use std::{net::SocketAddr, process::Command};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
 
 use lb_tests::lab::{
     Family, Host, Lab, Node, ReversePathFilter, UPLINK, agent,
@@ -240,6 +243,37 @@ pub(crate) fn forget_routes(host: &Host) {
             run("ip", &[family, "route", "flush", "cache"]);
         }
     });
+}
+
+/// Gives a host addresses that no other host knows a way to.
+pub(crate) fn add_addresses(host: &Host, addresses: impl IntoIterator<Item = IpAddr>) {
+    let addresses: Vec<String> = addresses.into_iter().map(|address| address.to_string()).collect();
+    host.run(move || {
+        for address in addresses {
+            // The kernel derives an IPv6 address' scope from the address.
+            let scope: &[&str] = if address.contains(':') { &["nodad"] } else { &["scope", "host"] };
+            run("ip", &[&["addr", "add", &address, "dev", "lo"][..], scope].concat());
+        }
+    });
+}
+
+pub(crate) fn addresses_of_every_scope_have_node_ports(sandbox: Sandbox) {
+    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    let own = ["172.31.0.1", "fd00:172:31::1"].map(|address| address.parse::<IpAddr>().expect("an address"));
+    add_addresses(&lab.nodes[0].host, own);
+    let (cluster, services) = start_on(lab);
+    let [node1, _] = cluster.nodes();
+    for (family, transport) in ways() {
+        for service in &services {
+            let port = service.node_port_address(&node1.host, family, transport).port();
+            let to = SocketAddr::new(own[usize::from(family == Family::V6)], port);
+            for client in [&node1.pods[1], &node1.vm, &node1.host] {
+                let path = format!("{} to {to} of {} over {transport}", client.name(), service.name());
+                let answer = Ask::new(transport, to).from(client).answer(&path);
+                assert_eq!(answer.peer, to, "{path}");
+            }
+        }
+    }
 }
 
 /// Runs a program on the calling thread's host.

@@ -1,6 +1,7 @@
 //! What is particular to processes whose socket calls are translated.
 
 use std::{
+    io::{self, ErrorKind, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -19,6 +20,9 @@ use lb_tests::lab::{
     sandbox::Sandbox,
     server::ECHO_PORT,
 };
+use tokio::{net::TcpSocket, runtime, time::timeout};
+
+use crate::node_port;
 
 /// Far less than a client waits that is not answered.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -194,4 +198,49 @@ where
         peer.last_seen = peer.last_seen.wrapping_sub(ticks);
         map.insert(&key, &peer, 0).expect("it is there");
     }
+}
+
+/// Addresses that the node has, and to which no other host knows a way.
+const UNKNOWN_ELSEWHERE: [&str; 2] = ["172.31.0.1", "fd00:172:31::1"];
+
+pub(crate) fn a_socket_of_the_node_keeps_the_source_that_it_is_bound_to(sandbox: Sandbox) {
+    let (cluster, [local, remote]) = node_port::start_on(Lab::new(sandbox, ReversePathFilter::Strict));
+    let [node1, _] = cluster.nodes();
+    let unknown = UNKNOWN_ELSEWHERE.map(|address| address.parse::<IpAddr>().expect("an address"));
+    node_port::add_addresses(&node1.host, unknown);
+    let ask = |from: IpAddr, service: &Service| {
+        let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
+        let to = service.cluster_address(family, Transport::Tcp);
+        node1.host.run(move || ask_from(from, to))
+    };
+    for from in unknown {
+        let said = ask(from, &local).unwrap_or_else(|error| panic!("{from}: {error}"));
+        let seen = said.strip_prefix("pod=node1-pod0 client=").and_then(|seen| seen.parse().ok());
+        assert_eq!(seen.map(|seen: SocketAddr| seen.ip()), Some(from), "{said}");
+        // The answers go elsewhere.
+        assert_eq!(ask(from, &remote).map_err(|error| error.kind()), Err(ErrorKind::TimedOut), "{from}");
+    }
+    for service in [&local, &remote] {
+        // Nothing leaves by a device with such a source (`__mkroute_output` in net/ipv4/route.c: `route_localnet`).
+        let refused = ask(Ipv4Addr::LOCALHOST.into(), service).map_err(|error| error.kind());
+        assert_eq!(refused, Err(ErrorKind::InvalidInput), "{}", service.name());
+        // Nobody takes what comes by a device with such a source (`ip6_rcv_core` in net/ipv6/ip6_input.c).
+        let unheard = ask(Ipv6Addr::LOCALHOST.into(), service).map_err(|error| error.kind());
+        assert_eq!(unheard, Err(ErrorKind::TimedOut), "{}", service.name());
+    }
+}
+
+/// What the server says to a connection from an address.
+fn ask_from(from: IpAddr, to: SocketAddr) -> io::Result<String> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut stream = runtime.block_on(async {
+        let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind(SocketAddr::new(from, 0))?;
+        timeout(3 * AT_ONCE, socket.connect(to)).await??.into_std()
+    })?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(3 * AT_ONCE))?;
+    let mut buffer = [0; 128];
+    let length = stream.read(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned())
 }

@@ -152,7 +152,8 @@ impl<A: Networks> Tables<A> {
         if let Some(found) = self.entry(key)? {
             return Ok(Some(found));
         }
-        if A::cluster_ips(&self.config).contains(key.address) {
+        let own = self.local_flags(key.address);
+        if own.is_none() && A::cluster_ips(&self.config).contains(key.address) {
             if let Some(found) = self.entry(FrontendKey::new(key.address, 0, 0))? {
                 return Ok(Some(found));
             }
@@ -161,7 +162,6 @@ impl<A: Networks> Tables<A> {
             }
         }
         let in_range = (self.config.node_port_min..=self.config.node_port_max).contains(&key.port);
-        let own = self.local_flags(key.address);
         let answers = own.is_some_and(|flags| {
             flags & LocalAddressFlags::NODE_PORTS != 0 && (flags & LocalAddressFlags::LOOPBACK == 0 || own_loopback)
         });

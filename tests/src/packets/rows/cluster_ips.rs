@@ -55,6 +55,13 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
             .dropped(POD, case.first(pod, unallocated), Reason::UnallocatedClusterIp)
             .dropped(UPLINK, case.first(client, unallocated), Reason::UnallocatedClusterIp)
             .flows([]),
+        case.row(
+            "an address of a ServiceCIDR that the node itself has is the node's",
+            Tables { service_cidrs: vec![network(net.node, bits)], ..case.one_local() },
+        )
+        .untouched(POD, case.first(pod, at(net.node, PORT)))
+        .untouched(UPLINK, case.first(client, at(net.node, PORT)))
+        .flows([]),
         refused(
             case.row("a ServiceCIDR changes nothing for an address that a Service has", with_cidr()),
             case,

@@ -87,6 +87,16 @@ impl<A: Family> ClientLists<A> {
         self.lists.get(&list).into_iter().flat_map(|list| &list.networks).copied()
     }
 
+    /// How many networks the map holds.
+    pub(super) fn count(&self) -> usize {
+        self.networks
+    }
+
+    /// Whether the map holds a network.
+    pub(super) fn holds(&self, (list, network): (ClientList, Cidr<A>)) -> bool {
+        self.lists.get(&list).is_some_and(|content| content.networks.contains(&network))
+    }
+
     /// All networks that the map holds.
     pub(super) fn all(&self) -> impl Iterator<Item = (ClientList, Cidr<A>)> {
         self.lists.iter().flat_map(|(list, content)| content.networks.iter().map(|network| (*list, *network)))

@@ -63,6 +63,7 @@ fn main() -> ExitCode {
     tests.extend(sandboxed!(
         audit: what_others_write_to_pinned_maps_is_put_right_within_a_minute_and_counted,
         a_look_at_ten_thousand_services_costs_little_and_never_much_at_once,
+        a_look_at_a_full_table_of_clients_never_costs_much_at_once,
     ));
     tests.extend(sandboxed!(cli::documented: every_command_and_every_field_is_in_the_document));
     tests.extend(sandboxed!(

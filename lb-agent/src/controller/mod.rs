@@ -299,12 +299,13 @@ impl Controller {
 }
 
 fn fill<A: Family>(capacity: Capacities, room: Capacities) -> Vec<TableFill> {
-    let TableNames { frontends, services, slots, backends, .. } = A::TABLES;
+    let TableNames { frontends, services, slots, backends, source_ranges, .. } = A::TABLES;
     let of = |table, capacity: u32, room| TableFill { table, used: capacity.saturating_sub(room), capacity };
     vec![
         of(frontends, capacity.frontends, room.frontends),
         of(services, capacity.services, room.services),
         of(slots, capacity.slots, room.slots),
         of(backends, capacity.backends, room.backends),
+        of(source_ranges, capacity.source_ranges, room.source_ranges),
     ]
 }

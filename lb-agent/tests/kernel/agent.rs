@@ -403,6 +403,8 @@ pub(crate) fn a_refused_connection_from_outside_is_counted_and_traced() {
             r#"lb_map_entries{map="FRONTENDS4"} 3"#,
             r#"lb_map_entries{map="SERVICES4"} 1"#,
             r#"lb_map_capacity{map="SERVICES4"} 1024"#,
+            r#"lb_map_entries{map="SOURCE_RANGES4"} 0"#,
+            r#"lb_map_capacity{map="SOURCE_RANGES6"} 131072"#,
             r#"lb_map_entries{map="FLOWS4"} 0"#,
             r#"lb_map_entries{map="LOCAL_ADDRS4"} 2"#,
             r#"lb_watch_up{watch="directory"} 1"#,

@@ -156,6 +156,9 @@ pub(super) fn failed(map: &'static str, operation: Operation, error: AyaError) -
 /// A prefix: how many of its first bits count, and its data.
 pub(super) type Prefix<K> = (u32, K);
 
+/// Some prefixes, and the last of them where there may be more.
+pub(super) type Prefixes<K> = (Vec<Prefix<K>>, Option<Prefix<K>>);
+
 /// A table of prefixes with its name. What matters is which prefixes are there, not their values.
 #[derive(Debug)]
 pub(super) struct PrefixTable<K, V> {
@@ -178,13 +181,9 @@ impl<K: Pod, V: Pod> PrefixTable<K, V> {
         Ok(info.max_entries())
     }
 
-    /// Reads about this many prefixes, after one that an earlier call named, else the first; and names the last of them
-    /// where there may be more. If that one was removed meanwhile, some come again, or not at all.
-    pub(super) fn read_some(
-        &self,
-        after: Option<Prefix<K>>,
-        about: usize,
-    ) -> Result<(Vec<Prefix<K>>, Option<Prefix<K>>), MapError> {
+    /// Reads about this many prefixes, after the last of an earlier call, else the first. If that one was removed meanwhile,
+    /// some come again, or not at all.
+    pub(super) fn read_some(&self, after: Option<Prefix<K>>, about: usize) -> Result<Prefixes<K>, MapError> {
         let (mut keys, mut values) = (Vec::<Key<K>>::new(), Vec::<V>::new());
         let after = after.map(|(bits, data)| Key::new(bits, data));
         let next = syscall::read_some(self.map.map().fd().as_fd(), after, about, &mut keys, &mut values);

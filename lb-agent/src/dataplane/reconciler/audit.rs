@@ -95,7 +95,7 @@ impl<A: Family> Reconciler<A> {
                     self.audit_node(maps, report);
                     Place::SourceRanges(Walk { after: None, found: 0, writes: self.lists.writes })
                 }
-                Place::SourceRanges(walk) => match self.walk_source_ranges(maps, walk, about, report) {
+                Place::SourceRanges(walk) => match self.walk_source_ranges(maps, &walk, about, report) {
                     None => Place::Frontends(None),
                     Some(walk) => Place::SourceRanges(walk),
                 },
@@ -154,11 +154,11 @@ impl<A: Family> Reconciler<A> {
     fn walk_source_ranges<M: FamilyMaps<A>>(
         &self,
         maps: &mut M,
-        walk: Walk<A>,
+        walk: &Walk<A>,
         about: usize,
         report: &mut AuditReport,
     ) -> Option<Walk<A>> {
-        let Walk { after, found, writes } = walk;
+        let Walk { after, found, writes } = *walk;
         if writes == self.lists.writes {
             let (prefixes, last) = report.look(maps.some_source_prefixes(after, about), |(found, _)| found.len())?;
             let found = found + prefixes.len();

@@ -83,7 +83,12 @@ impl Notice {
     /// Only that there is no room: another failure is tried again, and is gone before anybody reads of it.
     fn no_room(failure: &Failure, inputs: &Inputs, node: &str) -> Option<Self> {
         let port = failure.service_port.as_ref().filter(|_| failure.error.is_full())?;
-        let text = format!("node {node}: {failure}; the former state stays in force");
+        let stays = if failure.error.concerns_clients_only() {
+            "who may use its addresses stays as it was"
+        } else {
+            "the former state stays in force"
+        };
+        let text = format!("node {node}: {failure}; {stays}");
         Some(Self::of_service(&port.service, inputs, "TableFull", text, true))
     }
 
@@ -350,7 +355,7 @@ mod tests {
         assert_eq!(
             told.note,
             "node node-a: shop/web:http/TCP: table SOURCE_RANGES4 is full: a new list of 9 networks of clients is entered \
-             beside the former one, and there is room for 7; the former state stays in force"
+             beside what is in force, and there is room for 7; who may use its addresses stays as it was"
         );
         assert_eq!(notice(&failure(ApplyError::NameTooLong)), None);
     }

@@ -1,4 +1,5 @@
-//! Counters. Per CPU, because this toolchain has no atomic addition for the BPF target, and because it is cheaper.
+//! Counters. Each CPU has its own, and adds to it as to any number: what no other CPU writes needs no atomic addition, which
+//! costs more (`load.rs` has one, for numbers that all CPUs share and that decide something).
 
 use lb_common::abi::Reason;
 

@@ -387,3 +387,75 @@ fn ten_thousand_services_of_ten_endpoints_are_looked_at_within_a_minute_and_a_li
     let next = world.controller.next_audit().expect("it goes on");
     assert!(next - start < Duration::from_secs(32), "the next pass begins {:?} after this one did", next - start);
 }
+
+#[test]
+fn many_networks_of_clients_are_looked_at_a_little_at_once_and_all_at_once_where_something_is_wrong() {
+    const MANY: u32 = 30_000;
+    let mut world = World::new();
+    let range = |number: u32| -> ipnet::IpNet {
+        let [_, a, b, c] = (number * 8).to_be_bytes();
+        net(&format!("11.{a}.{b}.{c}/29"))
+    };
+    let restricted = |ranges: std::ops::Range<u32>| Service {
+        service_type: ServiceType::LoadBalancer,
+        load_balancer_ips: vec![[192, 0, 2, 20].into()],
+        source_ranges: ranges.map(range).collect(),
+        ..service("10.96.0.20")
+    };
+    let ask = |world: &mut World, ranges| {
+        world.controller.apply(SourceEvent::Changed(Change::Service(key("many"), Some(restricted(ranges)))));
+        let report = world.controller.sync(&mut world.maps, world.now);
+        assert!(report.failures.is_empty(), "{:?}", report.failures);
+    };
+    ask(&mut world, 0..MANY);
+    let before = world.snapshot();
+    let longest = |world: &mut World| {
+        let mut longest = 0;
+        let mut repairs = Vec::new();
+        loop {
+            let report = world.controller.audit_some(&mut world.maps, 8192, world.now);
+            assert!(report.failures.is_empty(), "{:?}", report.failures);
+            longest = longest.max(report.read);
+            repairs.extend(report.repairs);
+            if report.pass == Pass::Completed {
+                return (longest, repairs.len());
+            }
+        }
+    };
+    let (read, repairs) = longest(&mut world);
+    assert!(read < 8192 + 100, "{read} at once");
+    assert_eq!(repairs, 0);
+
+    // One that is gone, one that is another's, and both, so that there are as many as there should be.
+    let list = before.0.source_ranges.last().expect("there are").0;
+    let held = |number: u32| (list, Cidr::from_net(range(number)).expect("IPv4"));
+    for (gone, stray) in [(Some(17_000), None), (None, Some(MANY + 5)), (Some(29_999), Some(MANY + 6))] {
+        let fake = world.maps.inner();
+        if let Some((list, network)) = gone.map(held) {
+            FamilyMaps::<[u8; 4]>::remove_source_range(fake, list, network).expect("a fake");
+        }
+        if let Some((list, network)) = stray.map(held) {
+            fake.set_source_range(list, network).expect("a fake");
+        }
+        let (_, repairs) = longest(&mut world);
+        assert_eq!(repairs, usize::from(gone.is_some()) + usize::from(stray.is_some()));
+        assert_eq!(world.snapshot(), before);
+    }
+
+    // Lists that change in the midst of it are no drift, and hide none.
+    for (steps, asked) in [(1, 5..MANY), (2, 0..MANY), (3, 0..10)] {
+        for _ in 0..steps {
+            let report = world.controller.audit_some(&mut world.maps, 8192, world.now);
+            assert!(report.repairs.is_empty() && report.pass == Pass::UnderWay, "{report:?}");
+        }
+        ask(&mut world, asked);
+        let kept = world.snapshot();
+        let (list, network) = kept.0.source_ranges[0];
+        world.maps.inner().remove_source_range(list, network).expect("a fake");
+        assert_eq!(longest(&mut world).1, 1);
+        assert_eq!(world.snapshot(), kept);
+        world.now += Tuning::DEFAULT_GRACE;
+        world.controller.sync(&mut world.maps, world.now);
+        assert_eq!(longest(&mut world).1, 0);
+    }
+}

@@ -6,10 +6,10 @@ use lb_common::abi::maps;
 
 use super::tests::{GRACE, World};
 use crate::{
-    dataplane::{Capacities, ClientList, Existing, Fake, FamilyMaps},
+    dataplane::{Capacities, ClientList, Existing, Fake, FamilyMaps, TableFill},
     model::{
-        Change, Cidr, Service, ServiceType,
-        testing::{key, service},
+        Change, Cidr, Endpoint, Service, ServiceType,
+        testing::{endpoint, key, service, slice},
     },
 };
 
@@ -190,8 +190,8 @@ fn a_list_stays_in_force_where_there_is_no_room_for_another_beside_it_until_ther
     let mut world = world(Capacities { source_ranges: 5, ..ROOMY }, &[(1, &[80], &[A, B, C]), (2, &[81], &[A, B])]);
     let before = world.existing();
     world.change_all([change((1, &[80, 82], &[B, C, D]))]);
-    let told = "default/s1:http/TCP: table SOURCE_RANGES4 is full: a new list of 3 networks of clients is entered beside the \
-                former one, and there is room for 0";
+    let told = "default/s1:http/TCP: table SOURCE_RANGES4 is full: a new list of 3 networks of clients is entered beside \
+                what is in force, and there is room for 0";
     assert_eq!(world.failures(), [told]);
     assert_eq!(world.existing(), before);
     assert_eq!(world.maps.take_writes(), BTreeMap::new());
@@ -217,4 +217,87 @@ fn a_list_stays_in_force_where_there_is_no_room_for_another_beside_it_until_ther
     assert_eq!((world.failures(), world.controller.next_deadline()), (Vec::new(), None));
     assert_eq!(seen(&world.existing()), expected(&[(1, &[80, 82], &[B, C, D])]));
     assert_eq!(world.existing().source_ranges.len(), 3);
+}
+
+/// The lines of a dump that are of a Service's port 80, each from what its endpoints are on.
+fn served(world: &World, name: &str) -> Vec<String> {
+    let of = format!("default/{name}:http/TCP ");
+    world.dump().iter().filter_map(|line| Some(line.split_once(&of)?.1.to_owned())).collect()
+}
+
+#[test]
+fn endpoints_follow_where_a_list_of_clients_has_no_room() {
+    let mut world = world(Capacities { source_ranges: 4, ..ROOMY }, &[(1, &[80], &[A, B, C])]);
+    world.service("s2", Some(Service { source_ranges: Vec::new(), ..restricted((2, &[81], &[])) }));
+    for name in ["s1", "s2"] {
+        world.slice(name, &["10.0.0.1", "10.0.0.2"]);
+    }
+    world.sync_all();
+    let of_both = "cluster [10.0.0.1:8080 10.0.0.2:8080] local []";
+    let of_one = of_both.replace("10.0.0.1:8080 ", "");
+    assert_eq!(served(&world, "s2"), [of_both, of_both]);
+
+    // One is to have another list and the other is to have one; and an endpoint of both goes.
+    world.change_all([change((1, &[80, 82], &[B, C, D])), change((2, &[81], &[A, B]))]);
+    for name in ["s1", "s2"] {
+        world.slice(name, &["10.0.0.2"]);
+    }
+    let report = world.controller.sync(&mut world.maps, world.now);
+    let told: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("list of 3 networks") && told[1].contains("list of 2 networks"), "{told:?}");
+    assert_eq!(report.changes.len(), 2, "what changed is told: {:?}", report.changes);
+    let clients = format!("clients [{A} {B} {C}]");
+    for _ in 0..2 {
+        // Who was let in is, and nobody else; an address that is new waits for the list.
+        assert_eq!(served(&world, "s1"), [of_one.clone(), format!("{of_one} {clients}")]);
+        assert_eq!(served(&world, "s2"), [&*of_one, &*of_one]);
+        assert_eq!(world.controller.services_behind(), 2);
+        world.restart();
+        world.failures();
+    }
+
+    // An address that is given up goes at once, though the list cannot come yet.
+    world.change_all([change((1, &[], &[])), change((2, &[], &[A, B]))]);
+    world.sync_all();
+    assert_eq!((served(&world, "s1").len(), served(&world, "s2").len()), (1, 1));
+    world.now += GRACE;
+    world.sync_all();
+    world.change_all([change((1, &[80, 82], &[B, C, D]))]);
+    world.sync_all();
+    assert_eq!(seen(&world.existing()), expected(&[(1, &[80, 82], &[B, C, D])]));
+}
+
+#[test]
+fn a_load_balancer_learns_of_endpoints_that_go_though_a_list_of_clients_has_no_room() {
+    let mut world = world(Capacities { source_ranges: 5, ..ROOMY }, &[]);
+    let ask = |world: &mut World, ranges, endpoints: &[Endpoint]| {
+        let service = Service { health_check_node_port: Some(32_000), ..restricted((1, &[80], ranges)) };
+        world.service("s1", Some(service));
+        world.change_all([Change::EndpointSlice(key("s1"), Some(slice("s1", endpoints)))]);
+    };
+    let here = |address| Endpoint { node_name: Some("here".into()), ..endpoint(address) };
+    let counted = |world: &World| world.controller.health_checks()[&key("s1")].local4;
+    ask(&mut world, &[A, B, C], &[here("10.0.0.1"), here("10.0.0.2")]);
+    world.sync_all();
+    assert_eq!(counted(&world), Some(2));
+    ask(&mut world, &[B, C, D], &[here("10.0.0.2")]);
+    let report = world.controller.sync(&mut world.maps, world.now);
+    assert_eq!((report.failures.len(), report.health_checks_changed), (1, true));
+    assert_eq!(counted(&world), Some(1));
+}
+
+#[test]
+fn the_fill_of_the_table_of_clients_is_told_with_the_lists_that_rest() {
+    let mut world = world(ROOMY, &[(1, &[80], &[A, B])]);
+    let fill = |world: &World, table| world.controller.fill(&world.maps).into_iter().find(|fill| fill.table == table);
+    let of = |table, used| Some(TableFill { table, used, capacity: 100 });
+    let (v4, v6) = (maps::SOURCE_RANGES4, maps::SOURCE_RANGES6);
+    assert_eq!((fill(&world, v4), fill(&world, v6)), (of(v4, 2), of(v6, 0)));
+    world.change_all([change((1, &[80], &[C]))]);
+    world.sync_all();
+    assert_eq!(fill(&world, v4), of(v4, 3));
+    world.now += GRACE;
+    world.sync_all();
+    assert_eq!(fill(&world, v4), of(v4, 1));
 }

@@ -192,9 +192,14 @@ impl Controller {
 
         let mut succeeded = self.apply_node(maps, &network, &mut report);
         for service in changed {
-            if self.apply_service(maps, &network, &service, now, &mut report) {
+            let failures_before = report.failures.len();
+            let done = self.apply_service(maps, &network, &service, now, &mut report);
+            // Its endpoints are in the maps also where no more is missing than a list of clients.
+            if report.failures.iter().skip(failures_before).all(|failure| failure.error.concerns_clients_only()) {
                 report.health_checks_changed |= self.note_health_check(&service);
                 report.programmed.append(&mut self.inputs.take_triggers(&service));
+            }
+            if done {
                 self.retry.remove(&service);
             } else {
                 self.retry.insert(service);
@@ -299,12 +304,13 @@ impl Controller {
 }
 
 fn fill<A: Family>(capacity: Capacities, room: Capacities) -> Vec<TableFill> {
-    let TableNames { frontends, services, slots, backends, .. } = A::TABLES;
+    let TableNames { frontends, services, slots, backends, source_ranges, .. } = A::TABLES;
     let of = |table, capacity: u32, room| TableFill { table, used: capacity.saturating_sub(room), capacity };
     vec![
         of(frontends, capacity.frontends, room.frontends),
         of(services, capacity.services, room.services),
         of(slots, capacity.slots, room.slots),
         of(backends, capacity.backends, room.backends),
+        of(source_ranges, capacity.source_ranges, room.source_ranges),
     ]
 }

@@ -87,6 +87,16 @@ impl<A: Family> ClientLists<A> {
         self.lists.get(&list).into_iter().flat_map(|list| &list.networks).copied()
     }
 
+    /// How many networks the map holds.
+    pub(super) fn count(&self) -> usize {
+        self.networks
+    }
+
+    /// Whether the map holds a network.
+    pub(super) fn holds(&self, (list, network): (ClientList, Cidr<A>)) -> bool {
+        self.lists.get(&list).is_some_and(|content| content.networks.contains(&network))
+    }
+
     /// All networks that the map holds.
     pub(super) fn all(&self) -> impl Iterator<Item = (ClientList, Cidr<A>)> {
         self.lists.iter().flat_map(|(list, content)| content.networks.iter().map(|network| (*list, *network)))
@@ -98,21 +108,15 @@ impl<A: Family> ClientLists<A> {
         lists.find(|(_, content)| content.networks.iter().eq(wanted)).map(|(list, _)| *list)
     }
 
-    /// Makes sure that there is room for a list beside those that are there. `replaces`: the one that it is to replace.
-    pub(super) fn make_room(
-        &self,
-        service: u32,
-        wanted: &[Cidr<A>],
-        replaces: Option<ClientList>,
-    ) -> Result<(), ApplyError> {
+    /// Makes sure that there is room for a list beside those that are there. `in_force`: whether frontends of the service
+    /// are there already.
+    pub(super) fn make_room(&self, service: u32, wanted: &[Cidr<A>], in_force: bool) -> Result<(), ApplyError> {
         let (table, room) = (A::TABLES.source_ranges, self.room());
         if wanted.len() <= room || self.find(service, wanted).is_some() {
             return Ok(());
         }
-        Err(match replaces {
-            None => ApplyError::Full { table },
-            Some(_) => ApplyError::NoRoomBeside { table, clients: wanted.len(), room },
-        })
+        let beside = ApplyError::NoRoomBeside { table, clients: wanted.len(), room };
+        Err(if in_force { beside } else { ApplyError::Full { table } })
     }
 
     /// Finds the list of these networks, which are ascending, among those of a service, or enters it.
@@ -288,18 +292,18 @@ mod tests {
         let mut fake = Fake::new(ROOM);
         let mut lists = ClientLists::new(ROOM.source_ranges);
         let old = [1, 2, 3].map(network);
-        let entered = lists.enter(&mut fake, 7, &old).expect("room");
+        lists.enter(&mut fake, 7, &old).expect("room");
         let new = [4, 5, 6].map(network);
-        let error = lists.make_room(7, &new, Some(entered)).expect_err("no room for both").to_string();
+        let error = lists.make_room(7, &new, true).expect_err("no room for both").to_string();
         assert_eq!(
             error,
-            "table SOURCE_RANGES4 is full: a new list of 3 networks of clients is entered beside the former one, and \
-             there is room for 2"
+            "table SOURCE_RANGES4 is full: a new list of 3 networks of clients is entered beside what is in force, \
+             and there is room for 2"
         );
-        let error = lists.make_room(8, &new, None).expect_err("no room").to_string();
+        let error = lists.make_room(8, &new, false).expect_err("no room").to_string();
         assert_eq!(error, "table SOURCE_RANGES4 is full");
-        lists.make_room(7, &old, Some(entered)).expect("it is there");
-        lists.make_room(7, &new[..2], Some(entered)).expect("room");
+        lists.make_room(7, &old, true).expect("it is there");
+        lists.make_room(7, &new[..2], true).expect("room");
     }
 
     #[test]

@@ -2,6 +2,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
+    ops::Bound,
 };
 
 use lb_common::{
@@ -13,7 +14,9 @@ use lb_common::{
 };
 use nix::libc::E2BIG;
 
-use super::{Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
+use super::{
+    Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, Prefixes, SourcePrefix,
+};
 use crate::model::{Cidr, Family};
 
 /// Called after every single write, with the maps as a reader would find them.
@@ -226,6 +229,17 @@ where
 
     fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError> {
         Ok(self.tables().source_ranges.iter().map(|(list, clients)| SourcePrefix::new(*list, *clients)).collect())
+    }
+
+    fn some_source_prefixes(&self, after: Option<SourcePrefix<A>>, about: usize) -> Result<Prefixes<A>, MapError> {
+        let ranges = &self.tables().source_ranges;
+        // One that is gone is no place to go on from.
+        let after = after.and_then(SourcePrefix::network).filter(|range| ranges.contains(range));
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = ranges.range((from, Bound::Unbounded)).map(|(list, clients)| SourcePrefix::new(*list, *clients));
+        let found: Vec<_> = rest.take(about).collect();
+        let last = found.last().filter(|_| found.len() == about).copied();
+        Ok((found, last))
     }
 
     fn service_cidrs(&self) -> Result<Vec<Cidr<A>>, MapError> {

@@ -1,7 +1,9 @@
 use lb_common::abi::{Backend, Config, Frontend, FrontendKey, Service, ServiceName, SlotRange, maps};
 use nix::libc::EAGAIN;
 
-use super::{Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
+use super::{
+    Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, Prefixes, SourcePrefix,
+};
 use crate::model::{Cidr, Family};
 
 /// Maps whose writes fail at random, as a kernel short of memory lets them fail: without effect, except that a failed
@@ -93,6 +95,10 @@ impl<A: Family, M: FamilyMaps<A>> FamilyMaps<A> for Faulty<M> {
 
     fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError> {
         self.inner.source_prefixes()
+    }
+
+    fn some_source_prefixes(&self, after: Option<SourcePrefix<A>>, about: usize) -> Result<Prefixes<A>, MapError> {
+        self.inner.some_source_prefixes(after, about)
     }
 
     fn service_cidrs(&self) -> Result<Vec<Cidr<A>>, MapError> {

@@ -7,8 +7,9 @@ use lb_common::abi::{
 };
 
 use super::{
-    Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Page, ServiceCounters, SourcePrefix,
-    table::{ArrayMap, HashTable, PrefixTable},
+    Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Page, Prefixes, ServiceCounters,
+    SourcePrefix,
+    table::{self, ArrayMap, HashTable, PrefixTable},
 };
 use crate::{
     loader::LoaderError,
@@ -127,6 +128,10 @@ impl Half for [u8; 16] {
     }
 }
 
+fn prefix<A>((bits, SourceRange { service, edition, client }): table::Prefix<SourceRange<A>>) -> SourcePrefix<A> {
+    SourcePrefix { bits, service, edition, client }
+}
+
 impl<A: Half> FamilyMaps<A> for KernelMaps
 where
     FrontendKey<A>: Pod,
@@ -218,13 +223,14 @@ where
 
     fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError> {
         let prefixes = A::tables(self).source_ranges.read_all()?;
-        let prefix = |(bits, SourceRange { service, edition, client }): (u32, SourceRange<A>)| SourcePrefix {
-            bits,
-            service,
-            edition,
-            client,
-        };
         Ok(prefixes.into_iter().map(prefix).collect())
+    }
+
+    fn some_source_prefixes(&self, after: Option<SourcePrefix<A>>, about: usize) -> Result<Prefixes<A>, MapError> {
+        let after = after
+            .map(|SourcePrefix { bits, service, edition, client }| (bits, SourceRange { service, edition, client }));
+        let (prefixes, last) = A::tables(self).source_ranges.read_some(after, about)?;
+        Ok((prefixes.into_iter().map(prefix).collect(), last.map(prefix)))
     }
 
     fn service_cidrs(&self) -> Result<Vec<Cidr<A>>, MapError> {

@@ -129,6 +129,9 @@ impl<A: Family> SourcePrefix<A> {
 /// Some elements of a hash table, and where the next ones are: `None` at the end.
 pub type Page<K, V> = (Vec<(K, V)>, Option<u32>);
 
+/// Some prefixes of `SOURCE_RANGES*`, and the last of them where there may be more.
+pub type Prefixes<A> = (Vec<SourcePrefix<A>>, Option<SourcePrefix<A>>);
+
 /// The maps of one IP family. Every operation is idempotent: writing what is there, and removing what is not, succeed.
 /// An operation that fails had no effect; only [`Self::set_slots`] may have written some of its slots.
 pub trait FamilyMaps<A: Address> {
@@ -158,6 +161,9 @@ pub trait FamilyMaps<A: Address> {
     fn local_addresses(&self) -> Result<Vec<(A, u32)>, MapError>;
     /// Reads `SOURCE_RANGES*`.
     fn source_prefixes(&self) -> Result<Vec<SourcePrefix<A>>, MapError>;
+    /// Reads about this many prefixes of `SOURCE_RANGES*`, after the last of an earlier call, else the first. If that one was
+    /// removed meanwhile, some come again, or not at all.
+    fn some_source_prefixes(&self, after: Option<SourcePrefix<A>>, about: usize) -> Result<Prefixes<A>, MapError>;
     /// Reads `SERVICE_CIDRS*`.
     fn service_cidrs(&self) -> Result<Vec<Cidr<A>>, MapError>;
 

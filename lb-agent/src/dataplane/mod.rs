@@ -22,7 +22,9 @@ pub use check::{Violation, check};
 pub use fake::{Fake, HasTables, Observer, Tables};
 pub use faulty::Faulty;
 pub use kernel::KernelMaps;
-pub use maps::{Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, SourcePrefix};
+pub use maps::{
+    Capacities, ClientList, DataplaneMaps, Existing, FamilyMaps, MapError, Operation, Page, Prefixes, SourcePrefix,
+};
 pub use reconciler::{AdoptedEndpoint, AdoptedPort, Reconciler, Tuning};
 pub use recount::{Recount, RecountError, Recounter};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};

@@ -9,6 +9,11 @@
 //!
 //! Both directions of a flow are entries of the table, which know nothing of each other's state. Each counts for half a flow
 //! while it lives: until its FIN or a RST passes, or until it was quiet for longer than the lifetime of its state.
+//!
+//! Where sockets cannot be counted, that they have no flows would send all that is new to those who have the most. So a
+//! backend keeps what the table said that it has, less an eighth with each count, or has what was counted of its other
+//! flows, if that is more. One count that fails changes little. But what nobody counts for long must not pile up: a
+//! backend that comes would be given everything until it has as many flows as the others ever began.
 
 use std::{collections::HashMap, io, time::Duration};
 
@@ -29,11 +34,15 @@ use crate::{
     model::Family,
 };
 
+/// What part of its flows a backend loses with each count without sockets: a half in 26 s.
+const FORGOTTEN: u64 = 8;
+
 /// Counts the flows of both families.
 pub struct Recounter {
     v4: Tables<[u8; 4]>,
     v6: Tables<[u8; 16]>,
     sockets: Sockets,
+    took: Duration,
 }
 
 /// Where the sockets are.
@@ -75,8 +84,6 @@ pub struct Recount {
     pub backends: usize,
     /// Flows that they have.
     pub flows: u64,
-    /// CPU time that it took to count them, without what is needed once only.
-    pub took: Duration,
 }
 
 struct Tables<A> {
@@ -87,7 +94,8 @@ struct Tables<A> {
 impl Recounter {
     /// Takes the maps from where `open` finds them, and looks at no sockets.
     pub fn open(mut open: impl FnMut(&'static str) -> Result<Map, LoaderError>) -> Result<Self, LoaderError> {
-        Ok(Self { v4: Tables::open(&mut open)?, v6: Tables::open(&mut open)?, sockets: Sockets::Nowhere })
+        let (v4, v6) = (Tables::open(&mut open)?, Tables::open(&mut open)?);
+        Ok(Self { v4, v6, sockets: Sockets::Nowhere, took: Duration::ZERO })
     }
 
     /// Of the data plane at these pins, its sockets included.
@@ -98,31 +106,50 @@ impl Recounter {
 
     /// Counts what lives now, and writes it. Looks at flows and sockets only where a backend's are of interest.
     pub fn recount(&mut self) -> Result<Recount, RecountError> {
+        let began = time_on_cpu()?;
+        let mut once = Duration::ZERO;
+        let counted = self.count(&mut once);
+        self.took = time_on_cpu()?.saturating_sub(began + once);
+        counted
+    }
+
+    /// CPU time that the last count took, failed or not, without what is needed once only.
+    pub fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// Adds to `once` the time that it took to load what will be there from now on.
+    fn count(&mut self, once: &mut Duration) -> Result<Recount, RecountError> {
         let now = Jiffies::now().map_err(RecountError::Clock)?;
         let (v4, v6) = (self.v4.loads.read()?, self.v6.loads.read()?);
         if v4.is_empty() && v6.is_empty() {
             return Ok(Recount::default());
         }
-        let loaded = self.sockets.load();
-        let began =
-            clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_err(|errno| RecountError::Clock(errno.into()))?;
-        let (sockets, failure) = match loaded.and_then(|()| self.sockets.read()) {
-            Ok(sockets) => (sockets, None),
-            Err(error) => (Vec::new(), Some(error)),
+        let (sockets, failure) = match self.sockets.load(once).and_then(|()| self.sockets.read()) {
+            Ok(sockets) => (Some(sockets), None),
+            Err(error) => (None, Some(error)),
         };
-        let of = |is_v4| sockets.iter().filter(move |socket| (socket.is_v4 != 0) == is_v4);
+        let of = |is_v4: bool| {
+            let sockets = sockets.as_ref()?.iter();
+            Some(sockets.filter(move |socket| (socket.is_v4 != 0) == is_v4))
+        };
         let [v4, v6] = [self.v4.recount(v4, of(true), now)?, self.v6.recount(v6, of(false), now)?];
-        let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_err(|errno| RecountError::Clock(errno.into()))?;
-        let took = Duration::from(now - began);
-        let counted = Recount { backends: v4.backends + v6.backends, flows: v4.flows + v6.flows, took };
+        let counted = Recount { backends: v4.backends + v6.backends, flows: v4.flows + v6.flows };
         failure.map_or(Ok(counted), Err)
     }
 }
 
+fn time_on_cpu() -> Result<Duration, RecountError> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    time.map(Duration::from).map_err(|errno| RecountError::Clock(errno.into()))
+}
+
 impl Sockets {
-    fn load(&mut self) -> Result<(), RecountError> {
+    fn load(&mut self, once: &mut Duration) -> Result<(), RecountError> {
         if let Self::Pinned(pins) = self {
+            let began = time_on_cpu()?;
             *self = Self::Loaded(LiveSockets::load(pins)?);
+            *once += time_on_cpu()?.saturating_sub(began);
         }
         Ok(())
     }
@@ -144,11 +171,11 @@ where
         Ok(Self { flows: Flows::open(&mut *open)?, loads: Loads::open::<A>(&mut *open)? })
     }
 
-    /// `before`: what the table held when the count began.
+    /// `before`: what the table held when the count began. `sockets`: `None` where they could not be counted.
     fn recount<'a>(
         &mut self,
         before: Vec<(LoadKey, Load)>,
-        sockets: impl Iterator<Item = &'a LiveSocket>,
+        sockets: Option<impl Iterator<Item = &'a LiveSocket>>,
         now: Jiffies,
     ) -> Result<Recount, MapError> {
         if before.is_empty() {
@@ -166,7 +193,8 @@ where
             }
             Ok::<_, MapError>(())
         })?;
-        for LiveSocket { backend, generation, is_v4: _ } in sockets {
+        let forget_by = if sockets.is_some() { 1 } else { FORGOTTEN };
+        for LiveSocket { backend, generation, is_v4: _ } in sockets.into_iter().flatten() {
             let backend = LoadKey { backend: *backend, generation: *generation };
             if let Some(halves) = halves.get_mut(&backend) {
                 *halves += 2;
@@ -174,7 +202,8 @@ where
         }
         let mut counted = Recount { backends: before.len(), ..Recount::default() };
         for (backend, Load { flows }) in before {
-            let lives = halves.get(&backend).map_or(0, |halves| halves.div_ceil(2));
+            let kept = flows - flows.div_ceil(forget_by);
+            let lives = halves.get(&backend).map_or(0, |halves| halves.div_ceil(2)).max(kept);
             counted.flows += lives;
             if lives == 0 {
                 self.loads.remove(&backend)?;

@@ -12,10 +12,11 @@ pub enum ApplyError {
         /// Name of the table.
         table: &'static str,
     },
-    /// A table has no room for a list of clients beside the one that it is to replace, which stays in force.
+    /// A table has no room for a list of clients beside what is in force. Who may use the service port's frontends stays
+    /// as it was; its endpoints are what they should be.
     #[error(
-        "table {table} is full: a new list of {clients} networks of clients is entered beside the former one, and there is \
-         room for {room}"
+        "table {table} is full: a new list of {clients} networks of clients is entered beside what is in force, and there \
+         is room for {room}"
     )]
     NoRoomBeside {
         /// Name of the table.
@@ -41,6 +42,11 @@ impl ApplyError {
             Self::Map(error) => error.is_full(),
             Self::NameTooLong => false,
         }
+    }
+
+    /// Whether the endpoints of the service port are what they should be all the same.
+    pub fn concerns_clients_only(&self) -> bool {
+        matches!(self, Self::NoRoomBeside { .. })
     }
 
     /// Whether the IPv4 tables are behind by it.

@@ -153,6 +153,12 @@ pub(super) fn failed(map: &'static str, operation: Operation, error: AyaError) -
     MapError { map, operation, source }
 }
 
+/// A prefix: how many of its first bits count, and its data.
+pub(super) type Prefix<K> = (u32, K);
+
+/// Some prefixes, and the last of them where there may be more.
+pub(super) type Prefixes<K> = (Vec<Prefix<K>>, Option<Prefix<K>>);
+
 /// A table of prefixes with its name. What matters is which prefixes are there, not their values.
 #[derive(Debug)]
 pub(super) struct PrefixTable<K, V> {
@@ -175,8 +181,19 @@ impl<K: Pod, V: Pod> PrefixTable<K, V> {
         Ok(info.max_entries())
     }
 
-    /// Every prefix: how many of its first bits count, and its data.
-    pub(super) fn read_all(&self) -> Result<Vec<(u32, K)>, MapError> {
+    /// Reads about this many prefixes, after the last of an earlier call, else the first. If that one was removed meanwhile,
+    /// some come again, or not at all.
+    pub(super) fn read_some(&self, after: Option<Prefix<K>>, about: usize) -> Result<Prefixes<K>, MapError> {
+        let (mut keys, mut values) = (Vec::<Key<K>>::new(), Vec::<V>::new());
+        let after = after.map(|(bits, data)| Key::new(bits, data));
+        let next = syscall::read_some(self.map.map().fd().as_fd(), after, about, &mut keys, &mut values);
+        let next = next.map_err(|source| MapError { map: self.name, operation: Operation::Read, source })?;
+        let prefix = |key: Key<K>| (key.prefix_len(), key.data());
+        Ok((keys.into_iter().map(prefix).collect(), next.map(prefix)))
+    }
+
+    /// Every prefix.
+    pub(super) fn read_all(&self) -> Result<Vec<Prefix<K>>, MapError> {
         let keys = self.map.keys().map(|key| key.map(|key| (key.prefix_len(), key.data())));
         keys.collect::<Result<_, _>>().map_err(|error| failed(self.name, Operation::Read, error))
     }

@@ -272,7 +272,7 @@ pub(crate) fn visit<K: Pod, V: Pod, B>(
     limit: usize,
     mut see: impl FnMut(&[K], &[V]) -> ControlFlow<B>,
 ) -> io::Result<ControlFlow<B>> {
-    let mut position = None;
+    let mut position: Option<u32> = None;
     let mut read = 0;
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     while read < limit {
@@ -292,15 +292,18 @@ pub(crate) fn visit<K: Pod, V: Pod, B>(
 /// Reads the elements of a hash map or an array after `position`, the first ones where there is none: `about` that many, and
 /// more where a bucket of a hash map holds more. They replace what `keys` and `values` hold. Returns the position after
 /// them, `None` at the end.
-pub(crate) fn read_some<K: Pod, V: Pod>(
+///
+/// A position is an `u32` for hash maps, and the key of the last element for all others: for arrays an `u32` as well. Of a
+/// trie whose last element was removed meanwhile, the kernel begins anew, or leaves elements out.
+pub(crate) fn read_some<P: Pod, K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
-    position: Option<u32>,
+    position: Option<P>,
     about: usize,
     keys: &mut Vec<K>,
     values: &mut Vec<V>,
-) -> io::Result<Option<u32>> {
-    // A position in the map: `u32` for hash maps, a key for arrays, which is a `u32` as well.
-    let mut next = 0_u32;
+) -> io::Result<Option<P>> {
+    // SAFETY: every bit pattern of a `Pod` is a value.
+    let mut next: P = unsafe { mem::zeroed() };
     let mut batch = about;
     loop {
         keys.clear();

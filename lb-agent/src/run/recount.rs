@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use lb_agent::dataplane::Recounter;
+use lb_agent::dataplane::{RecountError, Recounter};
 
 /// From one count to the next: for about as long a flow that has ended keeps others off its backend.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -16,19 +16,21 @@ pub(super) fn spawn(mut recounter: Recounter) -> Result<()> {
     let count_on = move || {
         let mut failure = None;
         loop {
-            let (took, failed) = match recounter.recount() {
-                Ok(counted) => (counted.took, None),
-                Err(error) => (Duration::ZERO, Some(error.to_string())),
-            };
-            if let Some(error) = &failed
+            let failed = recounter.recount().err().map(|error| match error {
+                RecountError::Map(_) | RecountError::Clock(_) => {
+                    format!("the flows of backends could not be counted, and least-conn goes by old counts: {error}")
+                }
+                RecountError::Program(_) | RecountError::Sockets(_) => {
+                    format!("least-conn forgets little by little what sockets are connected to: {error}")
+                }
+            });
+            if let Some(told) = &failed
                 && failed != failure
             {
-                tracing::warn!(
-                    "the flows of backends could not be counted, and least-conn goes by old counts: {error}"
-                );
+                tracing::warn!("{told}");
             }
             failure = failed;
-            thread::sleep(PERIOD.max(took * IDLE));
+            thread::sleep(PERIOD.max(recounter.took() * IDLE));
         }
     };
     thread::Builder::new().name("recount".to_owned()).spawn(count_on).context("recount thread")?;

@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::abi::LocalAddressFlags;
+use lb_agent::dataplane::Loads;
+use lb_common::abi::{Load, LocalAddressFlags};
 use nix::libc;
 
 use crate::sandbox::{self, Elsewhere, Sandbox, command, ip};
@@ -402,6 +403,8 @@ pub(crate) fn a_refused_connection_from_outside_is_counted_and_traced() {
             r#"lb_map_entries{map="FRONTENDS4"} 3"#,
             r#"lb_map_entries{map="SERVICES4"} 1"#,
             r#"lb_map_capacity{map="SERVICES4"} 1024"#,
+            r#"lb_map_entries{map="SOURCE_RANGES4"} 0"#,
+            r#"lb_map_capacity{map="SOURCE_RANGES6"} 131072"#,
             r#"lb_map_entries{map="FLOWS4"} 0"#,
             r#"lb_map_entries{map="LOCAL_ADDRS4"} 2"#,
             r#"lb_watch_up{watch="directory"} 1"#,
@@ -421,10 +424,13 @@ pub(crate) fn three_capabilities_are_enough() {
     sandbox::run(|sandbox| {
         make_uplink();
         write_manifest(sandbox, &["10.244.0.5"]);
+        ip("addr add 10.244.0.5/32 dev lo");
+        let _endpoint = TcpListener::bind("10.244.0.5:8080").expect("free");
         for _ in 0..2 {
-            let mut agent =
-                Agent::start(sandbox, &["setpriv", "--bounding-set", PRIVILEGES, "--inh-caps", "-all"], &[]);
+            let wrapper = ["setpriv", "--bounding-set", PRIVILEGES, "--inh-caps", "-all"];
+            let mut agent = Agent::start(sandbox, &wrapper, &["--balance=least-conn"]);
             until(sandbox, "healthy", healthy);
+            connections_are_counted_as_long_as_they_are_held(sandbox);
             let status = fs::read_to_string(format!("/proc/{}/status", agent.0.id())).expect("its status");
             let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
             assert_eq!(effective.trim(), "000000c000001000");
@@ -435,6 +441,25 @@ pub(crate) fn three_capabilities_are_enough() {
         command("setpriv", &format!("--bounding-set {PRIVILEGES} --inh-caps -all {AGENT} cleanup --bpffs {bpffs}"));
         assert!(!sandbox.bpffs.join("lb").exists());
     });
+}
+
+/// That an agent with `least-conn` counts the connections of sockets: the kernel walks over them for a program of its own.
+fn connections_are_counted_as_long_as_they_are_held(sandbox: &Sandbox) {
+    let flows = || show(sandbox, &["backend", "list"])["items"][0]["flows"].as_u64();
+    let enter = format!("echo 0 >{}/cgroup.procs", sandbox.cgroup.display());
+    let connect = "exec 3<>/dev/tcp/10.96.0.10/80 && exec sleep 600";
+    let mut client = Command::new("bash").args(["-c", &format!("{enter} && {connect}")]).spawn().expect("bash");
+    until(sandbox, "a connection", || flows() == Some(1));
+    // Nobody but who counts puts this right.
+    let pins = lb_agent::loader::Pins::new(&sandbox.bpffs);
+    let mut loads = Loads::open::<[u8; 4]>(|map| pins.open(map)).unwrap_or_else(|error| panic!("{error}"));
+    let (backend, _) = loads.read().expect("read")[0];
+    loads.set(&backend, Load { flows: 5000 }).expect("written");
+    until(sandbox, "it is counted", || flows() == Some(1));
+    client.kill().expect("it runs");
+    client.wait().expect("a child");
+    until(sandbox, "it is gone", || flows() == Some(0));
+    assert!(!log(sandbox).contains("least-conn"), "{}", log(sandbox));
 }
 
 pub(crate) fn missing_privileges_and_a_bpffs_that_cannot_be_mounted_are_told_with_a_remedy() {

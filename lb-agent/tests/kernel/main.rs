@@ -12,6 +12,7 @@ mod network;
 // Of lb-tests, which depends on this crate.
 #[path = "../../../tests/src/lab/owner.rs"]
 mod owner;
+mod recount;
 mod sandbox;
 mod trial;
 mod xdp;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
     tests.extend(sandboxed!(
         audit: what_others_write_to_pinned_maps_is_put_right_within_a_minute_and_counted,
         a_look_at_ten_thousand_services_costs_little_and_never_much_at_once,
+        a_look_at_a_full_table_of_clients_never_costs_much_at_once,
     ));
     tests.extend(sandboxed!(cli::documented: every_command_and_every_field_is_in_the_document));
     tests.extend(sandboxed!(
@@ -106,6 +108,7 @@ fn main() -> ExitCode {
         named_devices_are_uplinks_as_soon_as_they_are_there_and_missing_until_then,
         the_range_of_local_ports_is_that_of_the_namespace,
     ));
+    tests.extend(sandboxed!(recount: flows_of_sockets_that_cannot_be_counted_are_forgotten_little_by_little));
     tests.extend(sandboxed!(
         xdp: a_new_agent_takes_the_link_over_and_another_mode_replaces_it,
         cleanup_removes_xdp_and_so_does_a_device_that_is_no_uplink_any_more,

@@ -40,26 +40,30 @@ impl<A: Family> Reconciler<A> {
         for port in ports {
             let was_named = self.applied.get(&port.name).is_some_and(|applied| applied.named);
             let kind = if was_named { ChangeKind::Updated } else { ChangeKind::Added };
-            match self.apply_port(maps, port, now) {
-                Ok(true) => report.changes.push(change(port.name.clone(), kind, self.applied.get(&port.name))),
-                Ok(false) => {}
-                Err(error) => {
-                    succeeded = false;
-                    report.failures.push(Failure { service_port: Some(port.name.clone()), error });
-                }
+            let writes_before = self.writes();
+            let result = self.apply_port(maps, port, now);
+            let changed = match &result {
+                Ok(dropped) => *dropped || self.writes() > writes_before,
+                Err(error) => error.concerns_clients_only() && self.writes() > writes_before,
+            };
+            if changed {
+                report.changes.push(change(port.name.clone(), kind, self.applied.get(&port.name)));
+            }
+            if let Err(error) = result {
+                succeeded = false;
+                report.failures.push(Failure { service_port: Some(port.name.clone()), error });
             }
         }
         succeeded
     }
 
-    /// Returns whether anything changed.
+    /// Returns whether frontends were dropped.
     fn apply_port<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
         desired: &DesiredPort<A>,
         now: Instant,
     ) -> Result<bool, ApplyError> {
-        let writes_before = self.writes();
         self.doomed.remove(&desired.name);
         let mut applied = if let Some(applied) = self.applied.remove(&desired.name) {
             applied
@@ -81,7 +85,7 @@ impl<A: Family> Reconciler<A> {
             }
             self.applied.insert(desired.name.clone(), applied);
         }
-        Ok(result? || self.writes() > writes_before)
+        result
     }
 
     /// Returns whether frontends were dropped.
@@ -92,6 +96,10 @@ impl<A: Family> Reconciler<A> {
         applied: &mut Applied<A>,
         now: Instant,
     ) -> Result<bool, ApplyError> {
+        let clients_fit = match self.make_room_for_clients(desired, applied) {
+            Err(error) if !error.concerns_clients_only() => return Err(error),
+            fit => fit,
+        };
         let room = self.make_room(desired, applied)?;
         let backends = match self.publish(maps, desired, room, applied, now) {
             Ok(backends) => backends,
@@ -107,15 +115,15 @@ impl<A: Family> Reconciler<A> {
         if dropped && desired.name.protocol == Protocol::Udp {
             self.bereft.insert(desired.name.clone());
         }
-        // An error of one does not keep the other from being done.
-        let admitted = self.admit(maps, desired, applied);
-        let entered = admitted.and_then(|()| Ok(self.write_frontends(maps, desired, applied)?));
+        // An error of one does not keep the others from being done.
+        let admitted = clients_fit.and_then(|()| self.admit(maps, desired, applied));
+        let entered = self.write_frontends(maps, desired, applied, admitted.is_ok());
         let trimmed = self.trim(maps, desired, &backends, applied, now);
-        entered.and(trimmed.map_err(Into::into))?;
+        entered.and(trimmed).map_err(ApplyError::from).and(admitted)?;
         Ok(dropped)
     }
 
-    /// Makes sure that there is room in every table before anything is written, and takes the slots.
+    /// Makes sure that there is room in every other table before anything is written, and takes the slots.
     fn make_room(&mut self, desired: &DesiredPort<A>, applied: &Applied<A>) -> Result<Room, ApplyError> {
         let full = |table| Err(ApplyError::Full { table });
         let tables = A::TABLES;
@@ -124,7 +132,6 @@ impl<A: Family> Reconciler<A> {
         if self.frontends.len() + new_frontends > self.frontend_capacity {
             return full(tables.frontends);
         }
-        self.make_room_for_clients(desired, applied)?;
         let found: Vec<Option<u32>> =
             desired.backends.iter().map(|backend| self.backends.find(&applied.backends, backend)).collect();
         let new_backends = found.iter().filter(|index| index.is_none()).count();
@@ -245,16 +252,26 @@ impl<A: Family> Reconciler<A> {
         self.retire(maps, &mut applied.backends, stay, now)
     }
 
+    /// `admitted`: whether the list of clients is there that restricted frontends are to name. Without, those that there are
+    /// stay as they are, so that they let in whom they let in before, and new ones wait.
     fn write_frontends<M: FamilyMaps<A>>(
         &mut self,
         maps: &mut M,
         desired: &DesiredPort<A>,
         applied: &Applied<A>,
+        admitted: bool,
     ) -> Result<(), MapError> {
         let Applied { index, clients, .. } = *applied;
         let mut result = Ok(());
         for (key, flags) in &desired.frontends {
-            let clients = clients.filter(|_| flags & FrontendFlags::SOURCE_RANGES != 0);
+            let restricted = flags & FrontendFlags::SOURCE_RANGES != 0;
+            if restricted && !admitted {
+                if self.frontends.get(key).is_some_and(|frontend| frontend.service == index) {
+                    self.removals.remove(key);
+                }
+                continue;
+            }
+            let clients = clients.filter(|_| restricted);
             let edition = clients.map_or(0, |list| list.edition);
             let value = Frontend { service: index, owner: hash::frontend_owner(key), flags: *flags, edition };
             if self.frontends.get(key) != Some(&value) {

@@ -35,12 +35,12 @@ const LEAST: usize = 64;
 
 /// Where the audit of a family's maps goes on.
 #[derive(Debug, Default)]
-pub(super) enum Place {
+pub(super) enum Place<A> {
     /// `NODE_ADDRESSES*`, `LOCAL_ADDRS*` and `SERVICE_CIDRS*`, which are small.
     #[default]
     Node,
-    /// `SOURCE_RANGES*`, at once: the kernel has no place in a trie to go on from.
-    SourceRanges,
+    /// `SOURCE_RANGES*`, of which so much was found to be as it was written.
+    SourceRanges(Walk<A>),
     /// What is in `FRONTENDS*`, by place in the table.
     Frontends(Option<u32>),
     /// What is in `SERVICE_NAMES*`, likewise.
@@ -49,6 +49,21 @@ pub(super) enum Place {
     Backends(u32),
     /// `SLOTS*`, `SERVICES*`, `SERVICE_NAMES*` and `FRONTENDS*`, by service port: those after this one.
     Ports(Option<ServicePortName>),
+}
+
+/// A walk through `SOURCE_RANGES*`.
+///
+/// Each prefix that is found is compared with what was written. What is missing is not found, so those that are found are
+/// counted. If one of them is another's, or they are not as many as were written, or lists were changed meanwhile, so that
+/// there is no place to go on from, then all of the table is read at once, which tells what is wrong. Otherwise nothing is.
+#[derive(Debug)]
+pub(super) struct Walk<A> {
+    /// The last prefix that was found.
+    after: Option<SourcePrefix<A>>,
+    /// How many were found.
+    found: usize,
+    /// Writes to the lists before it began.
+    writes: u64,
 }
 
 /// Whose an index in `SERVICES*` is, for messages: found out when there is something to say.
@@ -78,12 +93,12 @@ impl<A: Family> Reconciler<A> {
             self.audit_place = match mem::take(&mut self.audit_place) {
                 Place::Node => {
                     self.audit_node(maps, report);
-                    Place::SourceRanges
+                    Place::SourceRanges(Walk { after: None, found: 0, writes: self.lists.writes })
                 }
-                Place::SourceRanges => {
-                    self.audit_source_ranges(maps, report);
-                    Place::Frontends(None)
-                }
+                Place::SourceRanges(walk) => match self.walk_source_ranges(maps, &walk, about, report) {
+                    None => Place::Frontends(None),
+                    Some(walk) => Place::SourceRanges(walk),
+                },
                 Place::Frontends(from) => match self.audit_frontends(maps, from, about, report) {
                     None => Place::Names(None),
                     next => Place::Frontends(next),
@@ -133,6 +148,32 @@ impl<A: Family> Reconciler<A> {
             };
             report.note(service_cidrs, key, drift, 1, written);
         }
+    }
+
+    /// Returns the walk where there is more to find.
+    fn walk_source_ranges<M: FamilyMaps<A>>(
+        &self,
+        maps: &mut M,
+        walk: &Walk<A>,
+        about: usize,
+        report: &mut AuditReport,
+    ) -> Option<Walk<A>> {
+        let Walk { after, found, writes } = *walk;
+        if writes == self.lists.writes {
+            let (prefixes, last) = report.look(maps.some_source_prefixes(after, about), |(found, _)| found.len())?;
+            let found = found + prefixes.len();
+            let is_ours = |prefix: &SourcePrefix<A>| prefix.network().is_some_and(|network| self.lists.holds(network));
+            if prefixes.iter().all(is_ours) && found <= self.lists.count() {
+                if last.is_some() {
+                    return Some(Walk { after: last, found, writes });
+                }
+                if found == self.lists.count() {
+                    return None;
+                }
+            }
+        }
+        self.audit_source_ranges(maps, report);
+        None
     }
 
     fn audit_source_ranges<M: FamilyMaps<A>>(&self, maps: &mut M, report: &mut AuditReport) {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! apply:   enter its list, if there is none of these networks ──> frontends, which name it
+//!          no room for it beside the former one ──> frontends that it would be of stay as they are
 //! finish:  lists that no frontend names any more rest ──> a grace period later their networks are removed
 //! ```
 //!
@@ -25,7 +26,7 @@ impl<A: Family> Reconciler<A> {
         desired: &DesiredPort<A>,
         applied: &Applied<A>,
     ) -> Result<(), ApplyError> {
-        wanted(desired).map_or(Ok(()), |wanted| self.lists.make_room(applied.index, wanted, applied.clients))
+        wanted(desired).map_or(Ok(()), |wanted| self.lists.make_room(applied.index, wanted, applied.named))
     }
 
     /// Enters the list that a service port wants, which its frontends may name then. Of the former one it takes note.

@@ -87,7 +87,7 @@ pub struct Reconciler<A> {
     local_addresses: Tracker<A, u32>,
     service_cidrs: Tracker<Cidr<A>, ()>,
     /// Where the audit goes on.
-    audit_place: audit::Place,
+    audit_place: audit::Place<A>,
     writes: u64,
 }
 

@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn long_lines_are_wrapped_at_words() {
-        let line = "maps   nsenter -t 4242 -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v4/maps/FRONTENDS4";
+        let line = "maps   nsenter -t 4242 -m -p bpftool map dump pinned /run/lb/node1/bpf/lb/v5/maps/FRONTENDS4";
         let lines = wrap(line, 78);
         assert_eq!(lines.len(), 2);
         assert!(lines.iter().all(|line| line.trim_end().len() <= 78), "{lines:?}");

@@ -19,7 +19,7 @@ use super::plan::{
 
 /// How long a list of endpoints may be: more make no other cases, and cost tries.
 const MOST_ENDPOINTS: usize = 4;
-/// How many Services there are, and changes of them, at most.
+/// How many Services there are, and changes of them or of the node, at most.
 const MOST_SERVICES: usize = 2;
 const MOST_CHANGES: usize = 2;
 
@@ -77,6 +77,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => any::<bool>().prop_map(|slices| Change::Renamed { slices }),
         1 => Just(Change::Families),
         1 => Just(Change::Deleted),
+        1 => option::of(sample::select(ZONES)).prop_map(Change::Zone),
     ]
 }
 
@@ -138,6 +139,9 @@ fn condition() -> impl Strategy<Value = Condition> {
     let of = |ready, serving, terminating| Just(Condition(Some((ready, serving, terminating))));
     prop_oneof![
         6 => Just(Condition(None)),
+        1 => of(true, true, false),
+        // As the controller says it of a Service with `publishNotReadyAddresses`.
+        1 => of(true, true, true),
         1 => of(false, true, true),
         1 => of(false, false, true),
         1 => of(false, false, false),

@@ -50,7 +50,7 @@ pub(super) struct Plan {
     pub changes: Vec<(usize, Change)>,
 }
 
-/// What may happen to a Service.
+/// What may happen to a Service, or to the node.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     Slices(Slices),
@@ -62,6 +62,8 @@ pub(super) enum Change {
     /// Its second family goes, or comes.
     Families,
     Deleted,
+    /// The node of the proxies is in this zone, or in none.
+    Zone(Option<&'static str>),
 }
 
 /// What a Service keeps for as long as it is there, and what it does not.
@@ -185,6 +187,10 @@ impl Plan {
                     is_there[index] = false;
                     (false, false)
                 }
+                Change::Zone(zone) => {
+                    applied.push(node_in(*zone));
+                    (false, false)
+                }
             };
             if has_service {
                 // Having an address is not changed in place, and the families of what has none neither.
@@ -218,6 +224,15 @@ fn other_families(families: &[&str]) -> &'static [&'static str] {
         ["IPv4"] => both,
         _ => reversed,
     }
+}
+
+/// The Node of the proxies.
+fn node_in(zone: Option<&str>) -> Value {
+    let mut labels = json!({ "kubernetes.io/hostname": "node1" });
+    if let Some(zone) = zone {
+        labels["topology.kubernetes.io/zone"] = json!(zone);
+    }
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node1", "labels": labels } })
 }
 
 fn name(index: usize) -> String {

@@ -17,8 +17,8 @@ use lb_common::{
 use crate::{
     hook::PacketContext,
     maps::{
-        self, AFFINITIES, BACKENDS, CIDRS, FLOWS, FRAGMENTS, FRONTENDS, INTERFACES, LOADS, ON_DEMAND, PEERS, RANGES,
-        SERVICES, SLOTS, Work,
+        self, AFFINITIES, BACKENDS, CIDRS, FLOWS, FRAGMENTS, FRONTENDS, INTERFACES, LOADS, LOCALS, ON_DEMAND, PEERS,
+        RANGES, SERVICES, SLOTS, Work,
     },
     packet::{
         self, Packet,
@@ -46,7 +46,7 @@ pub trait Family: Copy {
     fn fragments() -> &'static LruHashMap<Tuple<Self::Address>, Flow<Self::Address>, FRAGMENTS>;
     fn frontends() -> &'static HashMap<FrontendKey<Self::Address>, Frontend, FRONTENDS, ON_DEMAND>;
     fn loads() -> &'static HashMap<LoadKey, Load, LOADS, ON_DEMAND>;
-    fn local_addresses() -> &'static HashMap<LocalAddressKey<Self::Address>, LocalAddress, INTERFACES>;
+    fn local_addresses() -> &'static HashMap<LocalAddressKey<Self::Address>, LocalAddress, LOCALS, ON_DEMAND>;
     fn node_addresses() -> &'static HashMap<Interface, NodeAddress<Self::Address>, INTERFACES>;
     fn scratch() -> &'static PerCpuArray<Work<Self::Address>, 1>;
     fn services() -> &'static Array<Service, SERVICES>;
@@ -157,7 +157,7 @@ macro_rules! family_maps {
             &maps::$loads
         }
         #[inline(always)]
-        fn local_addresses() -> &'static HashMap<LocalAddressKey<$address>, LocalAddress, INTERFACES> {
+        fn local_addresses() -> &'static HashMap<LocalAddressKey<$address>, LocalAddress, LOCALS, ON_DEMAND> {
             &maps::$local_addresses
         }
         #[inline(always)]

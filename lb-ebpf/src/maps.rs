@@ -32,6 +32,7 @@ pub const AFFINITIES: usize = capacity::AFFINITY as usize;
 pub const LOADS: usize = capacity::LOADS as usize;
 pub const RANGES: usize = capacity::SOURCE_RANGES as usize;
 pub const CIDRS: usize = capacity::SERVICE_CIDRS as usize;
+pub const LOCALS: usize = capacity::LOCAL_ADDRESSES as usize;
 pub const INTERFACES: usize = capacity::INTERFACES as usize;
 /// Elements are allocated when they are written: tables that are mostly empty cost nothing.
 pub const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -79,9 +80,9 @@ pub static NODE_ADDRESSES4: HashMap<Interface, NodeAddress<V4>, INTERFACES> = Ha
 #[btf_map]
 pub static NODE_ADDRESSES6: HashMap<Interface, NodeAddress<V6>, INTERFACES> = HashMap::new();
 #[btf_map]
-pub static LOCAL_ADDRS4: HashMap<LocalAddressKey<V4>, LocalAddress, INTERFACES> = HashMap::new();
+pub static LOCAL_ADDRS4: HashMap<LocalAddressKey<V4>, LocalAddress, LOCALS, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static LOCAL_ADDRS6: HashMap<LocalAddressKey<V6>, LocalAddress, INTERFACES> = HashMap::new();
+pub static LOCAL_ADDRS6: HashMap<LocalAddressKey<V6>, LocalAddress, LOCALS, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static SOCKET_PEERS4: LruHashMap<SocketPeerKey<V4>, SocketPeer<V4>, PEERS> = LruHashMap::new();
 #[btf_map]

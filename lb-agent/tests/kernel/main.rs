@@ -99,6 +99,7 @@ fn main() -> ExitCode {
     ));
     tests.extend(sandboxed!(
         maps: what_is_written_is_what_exists,
+        a_node_may_have_every_cluster_ip_itself,
         a_full_table_and_an_index_beyond_its_end_are_told_apart,
         tables_of_the_default_size_are_read_in_well_under_a_second,
     ));

@@ -6,8 +6,8 @@ use lb_agent::{
     model::{Cidr, Family},
 };
 use lb_common::abi::{
-    ABI_VERSION, Backend, BackendFlags, Config, Frontend, FrontendFlags, FrontendKey, Service, ServiceFlags,
-    ServiceName, SlotRange,
+    ABI_VERSION, Backend, BackendFlags, Config, Frontend, FrontendFlags, FrontendKey, LocalAddressFlags, Service,
+    ServiceFlags, ServiceName, SlotRange,
 };
 use nix::{
     sys::time::TimeSpec,
@@ -34,6 +34,26 @@ pub(crate) fn what_is_written_is_what_exists() {
         let config = Config { abi_version: ABI_VERSION, node_port_min: 30000, ..Config::default() };
         maps.set_config(&config).expect("written");
         assert_eq!(maps.config().expect("read"), config);
+    });
+}
+
+/// As of a node that had kube-proxy in ipvs mode, and kube-ipvs0 still: its own address, the highest, is there as well.
+pub(crate) fn a_node_may_have_every_cluster_ip_itself() {
+    sandbox::run(|_| {
+        let mut maps = maps(&small());
+        let mut expected: Vec<([u8; 4], u32)> = (0..20_000_u16)
+            .map(|number| {
+                let [high, low] = number.to_be_bytes();
+                ([10, 96, high, low], 0)
+            })
+            .collect();
+        expected.push(([192, 168, 100, 1], LocalAddressFlags::NODE_PORTS));
+        for (address, flags) in &expected {
+            maps.set_local_address(*address, *flags).expect("there is room");
+        }
+        let mut found = FamilyMaps::<[u8; 4]>::local_addresses(&maps).expect("read");
+        found.sort_unstable();
+        assert_eq!(found, expected);
     });
 }
 

@@ -123,7 +123,16 @@ impl Query {
                     MatchOp::Equal => vec![value],
                     // Of regular expressions only lists of words.
                     MatchOp::Re(_) => value.split('|').collect(),
-                    MatchOp::NotEqual | MatchOp::NotRe(_) => panic!("{name} {label} {op}"),
+                    // What is left out need not be there, but others must be.
+                    MatchOp::NotEqual => {
+                        let is_other =
+                            |labels: &BTreeMap<String, String>| labels.get(label).is_some_and(|v| v != value);
+                        if !series.iter().any(is_other) {
+                            missing.push(format!("{name}{{{label}!=\"{value}\"}}"));
+                        }
+                        continue;
+                    }
+                    MatchOp::NotRe(_) => panic!("{name} {label} {op}"),
                 };
                 let unknown = values.into_iter().filter(|value| !is_shown(value));
                 missing.extend(unknown.map(|value| format!("{name}{{{label}=\"{value}\"}}")));

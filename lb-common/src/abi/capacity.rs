@@ -28,5 +28,8 @@ pub const AFFINITY: u32 = 1 << 16;
 pub const SOURCE_RANGES: u32 = 1 << 17;
 /// `SERVICE_CIDRS*`.
 pub const SERVICE_CIDRS: u32 = 1 << 8;
-/// `NODE_ADDRESSES*`, `LOCAL_ADDRS*` and `XDP_DEVICES`.
+/// `LOCAL_ADDRS*`: elements are allocated when they are written. A node that had kube-proxy in ipvs mode may still have every
+/// cluster IP, on kube-ipvs0.
+pub const LOCAL_ADDRESSES: u32 = 1 << 16;
+/// `NODE_ADDRESSES*` and `XDP_DEVICES`.
 pub const INTERFACES: u32 = 1 << 10;

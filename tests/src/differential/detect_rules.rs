@@ -1,11 +1,13 @@
 //! Announced differences in whom proxies take for pods of their node, and so in whom kube-proxy masquerades.
 
+use serde_json::Value;
+
 use super::{
     divergence::{Finding, is_here},
     history::Place,
     observation::{Aspect, Kind, Source},
     probe::ClientKind,
-    target::{FrontendKind, Target},
+    target::{FrontendKind, Target, list},
 };
 
 impl Finding<'_> {
@@ -42,7 +44,25 @@ impl Finding<'_> {
     }
 }
 
+/// Whether a slice says of a pod of the node that it is there.
+fn says_that_it_is_here(finding: &Finding<'_>, pod: &str) -> bool {
+    let Some(number) = pod.strip_prefix("node1-pod").and_then(|number| number.parse::<u8>().ok()) else { return false };
+    let addresses = [format!("10.1.1.{}", number + 1), format!("fd00:10:1:1::{:x}", number + 1)];
+    let is_it = |address: &Value| addresses.iter().any(|of_pod| address == of_pod.as_str());
+    let slices = finding.scenario.objects_after(finding.step).filter(|object| object["kind"] == "EndpointSlice");
+    slices
+        .flat_map(|slice| list(&slice["endpoints"]))
+        .any(|endpoint| endpoint["nodeName"] == "node1" && list(&endpoint["addresses"]).iter().any(is_it))
+}
+
 pub(super) fn other_nodes_pod(finding: &Finding<'_>) -> bool {
+    if let Aspect::Source(endpoint, theirs, ours) = &finding.aspect {
+        return finding.is_from_other_nodes_pod()
+            && theirs.iter().eq([&Source::Own])
+            && ours.iter().eq([&Source::Node])
+            && is_here(&endpoint.host)
+            && !says_that_it_is_here(finding, &endpoint.host);
+    }
     finding.is_from_other_nodes_pod()
         && matches!(&finding.aspect, Aspect::Verdict(theirs, _) if theirs.contains(&Kind::Dropped))
         // An endpoint that does not say that it is here is masqueraded, too.

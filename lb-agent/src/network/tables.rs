@@ -247,8 +247,11 @@ impl Tables {
         sources
     }
 
-    /// Every address, whatever its scope, as kube-proxy's rules match what is the node's own (`GetNodeIPs` in
-    /// `pkg/proxy/util/nodeport_addresses.go`, `fib daddr type local`), and for the node itself one of each loopback network.
+    /// Every address that a device has, whatever its scope, as kube-proxy lists the node's own (`GetNodeIPs` in
+    /// `pkg/proxy/util/nodeport_addresses.go`), and for the node itself one of each loopback network.
+    ///
+    /// Not what is local by a route alone (`ip route add local`, or the other addresses of a network on the loopback
+    /// device): kube-proxy's rules match that, too (`fib daddr type local`), but the map holds addresses, not networks.
     ///
     /// Not the IPv6 addresses of a link: the kernel forwards nothing from such a client (`ip6_forward`), and the map's key does
     /// not say which link.

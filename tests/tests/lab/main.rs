@@ -74,11 +74,13 @@ fn main() -> ExitCode {
         large_transfers_from_outside_arrive_whole,
         who_sends_what_does_not_fit_the_way_out_is_told_what_does,
         addresses_of_every_scope_have_node_ports,
+        an_address_that_is_local_by_a_route_alone_has_no_node_ports,
     ));
     tests.extend(sandboxed!(
         own: a_node_ports_number_is_as_good_a_source_port_as_any,
         a_node_ports_number_is_a_source_port_with_xdp,
         an_endpoint_is_reached_by_itself_from_the_port_of_a_former_connection,
+        a_connection_with_the_node_ends_where_its_port_becomes_a_node_port,
     ));
     tests.extend(sandboxed!(
         xdp: node_ports_are_served_from_outside_without_a_look_from_the_stack,
@@ -111,6 +113,7 @@ fn main() -> ExitCode {
     ));
     tests.extend(sandboxed!(
         others: what_is_sent_on_for_a_service_passes_no_hook_of_netfilter,
+        a_firewall_that_forwards_nothing_keeps_outside_from_endpoints_here_alone,
         a_sidecar_is_told_that_the_endpoint_was_the_destination,
         a_cache_at_a_services_cluster_ip_is_not_asked,
         what_no_service_has_at_a_cluster_ip_of_the_nodes_own_is_the_nodes,

@@ -69,6 +69,31 @@ pub(crate) fn what_is_sent_on_for_a_service_passes_no_hook_of_netfilter(sandbox:
     }
 }
 
+/// As Docker leaves a node (`iptables -P FORWARD DROP`).
+const FORWARDS_NOTHING: &str =
+    "table inet firewall { chain forward { type filter hook forward priority 0; policy drop; }; }";
+
+pub(crate) fn a_firewall_that_forwards_nothing_keeps_outside_from_endpoints_here_alone(sandbox: Sandbox) {
+    let (cluster, [local, remote]) = node_port::start_on(Lab::new(sandbox, ReversePathFilter::Strict));
+    let [node1, node2] = cluster.nodes();
+    let client = &cluster.lab.client;
+    let ask = |service: &Service, family, transport| {
+        Ask::new(transport, service.node_port_address(&node1.host, family, transport)).from(client)
+    };
+    for (family, transport) in ways() {
+        let outcome = ask(&local, family, transport);
+        assert!(matches!(outcome, Outcome::Reached(_)), "without a firewall, {family} {transport}: {outcome:?}");
+    }
+    node1.host.run(|| run("nft", &[FORWARDS_NOTHING]));
+    for (family, transport) in ways() {
+        assert_eq!(ask(&local, family, transport), Outcome::TimedOut, "endpoint here, {family} {transport}");
+        match ask(&remote, family, transport) {
+            Outcome::Reached(answer) => assert_eq!(answer.backend, node2.pods[0].name()),
+            outcome => panic!("endpoint elsewhere, {family} {transport}: {outcome:?}"),
+        }
+    }
+}
+
 /// Counts what comes from hosts or goes to them, at each of the hooks.
 fn count(node: &Host, what: &str, hosts: &[&Host]) {
     let rules = |hook: &str| {

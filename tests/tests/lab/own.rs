@@ -2,14 +2,16 @@
 //! ports, and those of former connections.
 
 use std::{
-    io::{self, Read},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
 use lb_tests::lab::{
     Family, Lab, ReversePathFilter,
-    client::{Ask, Transport},
+    client::{Ask, Outcome, Transport},
+    cluster::{Cluster, eventually},
+    manifest::Service,
     sandbox::Sandbox,
     server::{ECHO_PORT, HTTP_PORT, Server},
 };
@@ -80,6 +82,39 @@ pub(crate) fn an_endpoint_is_reached_by_itself_from_the_port_of_a_former_connect
                 assert_eq!(said(line), format!("pod={} client={from}", pod.name()), "{from} asks {to}");
             }
         }
+    }
+}
+
+/// A client talks with a process of the node at a port that becomes a Service's meanwhile.
+pub(crate) fn a_connection_with_the_node_ends_where_its_port_becomes_a_node_port(sandbox: Sandbox) {
+    let lab = Lab::new(sandbox, ReversePathFilter::Strict);
+    let existing = Service::new("existing", 1).with_endpoints([&lab.nodes[0].pods[0]]);
+    let cluster = Cluster::start(lab, [&existing]);
+    let [node1, node2] = cluster.nodes();
+    let client = &cluster.lab.client;
+    let late = Service::new("late", 2).with_endpoints([&node2.pods[0]]);
+    let open = |family| {
+        let to = late.node_port_address(&node1.host, family, Transport::Tcp);
+        let listener = node1.host.run(move || TcpListener::bind(to).expect("listen"));
+        let mut here = client.run(move || TcpStream::connect_timeout(&to, PATIENCE)).expect("connect");
+        let (mut there, _) = listener.accept().expect("a connection that is open");
+        for stream in [&here, &there] {
+            stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        }
+        here.write_all(b"?").expect("written");
+        there.read_exact(&mut [0]).expect("what the client wrote");
+        (to, here, there)
+    };
+    let connections = Family::BOTH.map(open);
+    cluster.manifests.apply(&late);
+    for (to, mut here, _there) in connections {
+        let by_the_service =
+            |outcome: &Outcome| matches!(outcome, Outcome::Reached(answer) if answer.backend == node2.pods[0].name());
+        eventually("the Service is served", || Ask::new(Transport::Tcp, to).from(client), by_the_service);
+        // An endpoint of the Service gets it, and knows of no such connection.
+        here.write_all(b"?").expect("written");
+        let error = here.read_exact(&mut [0]).expect_err("the process is not asked");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{to}");
     }
 }
 

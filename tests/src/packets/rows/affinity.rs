@@ -21,15 +21,14 @@ pub(super) fn rows(case: Case) -> Vec<Row> {
         each_client(case),
         established(case),
         endpoint_gone(case),
+        affinity_back(case),
         terminating(case),
         lists_of_paths(case),
         lists_apart(case),
         ports_of_a_service(case),
         another_services_backend(case),
     ];
-    if case.protocol == Protocol::Udp {
-        rows.push(udp_repick(case));
-    }
+    rows.push(if case.protocol == Protocol::Udp { udp_repick(case) } else { endpoint_back(case) });
     rows
 }
 
@@ -133,6 +132,26 @@ fn endpoint_gone(case: Case) -> Row {
         started(case, "an affinity to an endpoint that is gone ends", one_local(case), local).then(one_remote(case));
     let row = flows(row, case, CLIENT_PORT + 1, case.cluster_ip(), remote).then(both(case));
     flows(row, case, CLIENT_PORT + 100, case.cluster_ip(), remote)
+}
+
+/// An element of `BACKENDS*` that connections may still use is kept, and with it who had it. Those of UDP are not.
+fn endpoint_back(case: Case) -> Row {
+    let local = case.local();
+    let row = started(
+        case,
+        "an endpoint that left and came back while its client was silent has its client again",
+        one_local(case),
+        local,
+    );
+    flows(row.then(one_remote(case)).then(both(case)), case, CLIENT_PORT + 1, case.cluster_ip(), local)
+}
+
+fn affinity_back(case: Case) -> Row {
+    let local = case.local();
+    let sentence = "a Service that gets its session affinity back has its clients where they were";
+    let without = case.two_backends();
+    let row = started(case, sentence, one_local(case), local).then(without).then(both(case));
+    flows(row, case, CLIENT_PORT + 1, case.cluster_ip(), local)
 }
 
 fn terminating(case: Case) -> Row {

@@ -266,8 +266,10 @@ fn describe(error: &Error) -> String {
 /// Whether a flag is to blame, which the message names.
 fn is_usage(error: &Error) -> bool {
     error.chain().any(|cause| {
-        matches!(cause.downcast_ref(), Some(LoaderError::Cgroup { .. } | LoaderError::NoBpffs { .. }))
-            || cause.is::<ManifestsError>()
+        matches!(
+            cause.downcast_ref(),
+            Some(LoaderError::Cgroup { .. } | LoaderError::NoBpffs { .. } | LoaderError::NotEmpty { .. })
+        ) || cause.is::<ManifestsError>()
             || cause.is::<ConnectError>()
             || cause.is::<ConfigurationError>()
             || cause.is::<run::Unsupported>()

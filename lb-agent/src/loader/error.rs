@@ -49,6 +49,15 @@ pub enum LoaderError {
         /// Why it could not be mounted.
         source: io::Error,
     },
+    /// The directory of `--bpffs` is not a bpffs, and is in use for something else.
+    #[error(
+        "--bpffs {dir}: not a bpffs, and not empty: one that is mounted there would hide what it holds; name an empty \
+         directory or a bpffs, as a rule /sys/fs/bpf"
+    )]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// Something below the directory of our pins failed.
     #[error("{action} {path}: {source}")]
     Pins {

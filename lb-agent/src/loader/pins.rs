@@ -53,7 +53,7 @@ impl Pins {
     }
 
     /// The pins of every version that are there.
-    pub(crate) fn versions(&self) -> Result<Vec<Self>, LoaderError> {
+    pub fn versions(&self) -> Result<Vec<Self>, LoaderError> {
         let ours = self.root.parent().unwrap_or(&self.root);
         let is_version = |path: &PathBuf| {
             let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix('v'));
@@ -167,6 +167,9 @@ fn ensure_bpffs(dir: &Path) -> Result<(), LoaderError> {
     let no_bpffs = |errno: Errno| LoaderError::NoBpffs { dir: dir.to_owned(), source: errno.into() };
     if statfs(dir).map_err(no_bpffs)?.filesystem_type() == BPF_FS_MAGIC {
         return Ok(());
+    }
+    if !files(dir)?.is_empty() {
+        return Err(LoaderError::NotEmpty { dir: dir.to_owned() });
     }
     mount(Some("bpf"), dir, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(no_bpffs)?;
     tracing::info!(dir = %dir.display(), "mounted a bpffs");

@@ -1,6 +1,9 @@
 //! What must be mounted, and what an earlier agent left there.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
@@ -12,6 +15,11 @@ pub(super) fn bpffs(dir: &Path) -> Check {
     let remedy = format!("do `mount -t bpf bpf {shown}` on the node, and mount it into the agent's container");
     match statfs(dir).map(|found| found.filesystem_type() == BPF_FS_MAGIC) {
         Ok(true) => Check::ok("bpffs", shown.to_string()),
+        Ok(false) if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) => Check::failure(
+            "bpffs",
+            format!("{shown} is none, and not empty: one that is mounted there would hide what it holds"),
+            "name an empty directory or a bpffs, as a rule --bpffs /sys/fs/bpf",
+        ),
         Ok(false) if loader::has_sys_admin() => Check::ok("bpffs", format!("{shown}: the agent will mount one there")),
         Ok(false) => {
             Check::failure("bpffs", format!("{shown} is none, and without CAP_SYS_ADMIN none can be mounted"), remedy)
@@ -61,8 +69,6 @@ pub(super) fn pins(pins: &Pins) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::{super::Verdict, *};
 
     #[test]
@@ -74,6 +80,18 @@ mod tests {
         let gone = dir.path().join("gone");
         assert_eq!(cgroup(Some(&gone)).0.verdict, Verdict::Failure);
         assert_eq!(bpffs(&gone).verdict, Verdict::Failure);
+    }
+
+    #[test]
+    fn a_directory_that_holds_files_is_no_place_for_a_bpffs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("theirs"), "").expect("written");
+        let check = bpffs(dir.path());
+        assert_eq!(check.verdict, Verdict::Failure);
+        assert!(check.found.contains("not empty") && check.remedy.is_some(), "{check:?}");
+        let error = Pins::create(dir.path()).expect_err("it would be hidden").to_string();
+        assert!(error.starts_with(&format!("--bpffs {}: not a bpffs, and not empty", dir.path().display())), "{error}");
+        assert!(dir.path().join("theirs").exists());
     }
 
     #[test]

@@ -201,8 +201,15 @@ pub(crate) fn an_agent_that_was_killed_leaves_a_data_plane_that_the_next_one_ado
         assert!(log(sandbox).contains("the data plane stays"), "{}", log(sandbox));
 
         let bpffs = sandbox.bpffs.display().to_string();
-        assert!(lb_agent(&["cleanup", "--bpffs", &bpffs]).status.success());
+        let cleanup = || {
+            let cleaned = lb_agent(&["cleanup", "--bpffs", &bpffs]);
+            assert!(cleaned.status.success(), "{cleaned:?}");
+            String::from_utf8_lossy(&cleaned.stderr).into_owned()
+        };
+        assert_eq!(cleanup(), "");
         assert!(!sandbox.bpffs.join("lb").exists());
+        let again = cleanup();
+        assert!(again.starts_with(&format!("nothing of lb-agent's in {bpffs}/lb: ")), "{again}");
         let nothing = lb_agent(&["status", "--bpffs", &bpffs]);
         assert_eq!(nothing.status.code(), Some(1));
         let said = String::from_utf8_lossy(&nothing.stderr);

@@ -10,18 +10,23 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::ServiceCIDR,
 };
-use serde::de::IgnoredAny;
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Deserializer, Value};
+use serde_saphyr::Budget;
 use tracing::info;
 
 use super::{
     defaults::{Missing, give_defaults},
     kinds::{Kind, classify},
     refuse::contradiction,
+    slips::slip,
 };
 use crate::{
     model::ObjectKind,
-    source::reduce::{Reduce, Reduced, cut, reduce_json},
+    source::reduce::{Reduce, Reduced, cut, quote, reduce_json},
 };
 
 /// How many documents without an object are described in one file's problem.
@@ -133,12 +138,12 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn document(&mut self, document: &Document<'_>) {
-        match serde_saphyr::from_str::<Value>(document.text) {
+        match parse::<Value>(document.text) {
             Ok(Value::Null) => {}
             Ok(object) => self.object(document, object, None),
             Err(error) => {
                 let line = line_of(document, &error);
-                self.problem(document, line, &error.without_snippet().to_string());
+                self.problem(document, line, &said(&error));
             }
         }
     }
@@ -182,11 +187,11 @@ impl Reader<'_> {
         }
     }
 
-    fn take<K: Reduce>(&mut self, document: &Document<'_>, mut object: Value, item: Option<usize>) {
+    fn take<K: Reduce + Serialize>(&mut self, document: &Document<'_>, mut object: Value, item: Option<usize>) {
         let missing = give_defaults(K::KIND, &mut object);
         let mut reduced = reduce_json::<K>(&object);
         if reduced.change.is_some()
-            && let Err(problem) = contradiction(K::KIND, &object)
+            && let Err(problem) = slip::<K>(&object).and_then(|()| contradiction(K::KIND, &object))
         {
             reduced.change = None;
             reduced.rejections = vec![problem.rejection(K::KIND, reduced.key.clone())];
@@ -194,7 +199,7 @@ impl Reader<'_> {
         let mut line = document.line;
         if reduced.change.is_none() && item.is_none() {
             // Where the shape is wrong the parser knows the line: it is asked again only then.
-            line = serde_saphyr::from_str::<K>(document.text).err().map_or(line, |error| line_of(document, &error));
+            line = parse::<K>(document.text).err().map_or(line, |error| line_of(document, &error));
         }
         for missing in missing {
             let Missing { problem, fatal } = missing;
@@ -208,7 +213,17 @@ impl Reader<'_> {
             rejection.origin = Some(origin.clone());
         }
         if reduced.key.name.is_empty() {
-            return self.problem(document, line, &format!("{} without metadata.name", K::KIND.name()));
+            let kind = K::KIND.name();
+            return match &object["metadata"]["name"] {
+                Value::Null | Value::String(_) => {
+                    self.problem(document, line, &format!("{kind} without metadata.name"))
+                }
+                name => {
+                    let found = cut(&name.to_string());
+                    let problem = format!("metadata.name of {kind} is {found}, expected a text: put it in quotes");
+                    self.problem(document, line, &problem);
+                }
+            };
         }
         self.contents.objects.push((K::KIND, reduced));
     }
@@ -221,6 +236,29 @@ impl Reader<'_> {
     }
 }
 
+/// Parses a document. The library's limits are made for small files: one that is large may have as many nodes as it has
+/// bytes, and two events for each, as every node takes a byte at least. Aliases stay within the limits of small files:
+/// they alone make more of a text than it holds.
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    let limits = Budget::default();
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_nodes: limits.max_nodes.max(text.len()),
+            max_events: limits.max_events.max(2 * text.len()),
+            max_total_scalar_bytes: limits.max_total_scalar_bytes.max(text.len()),
+        },
+    };
+    serde_saphyr::from_str_with_options(text, options)
+}
+
+/// What the parser says, without the text that it is about. What it says of keys is meant for who calls it.
+fn said(error: &serde_saphyr::Error) -> String {
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => format!("{} is there twice", quote(key)),
+        error => error.to_string(),
+    }
+}
+
 /// The line of the file that an error of the YAML parser is about.
 fn line_of(document: &Document<'_>, error: &serde_saphyr::Error) -> usize {
     let within = error.location().and_then(|location| usize::try_from(location.line()).ok());
@@ -230,6 +268,7 @@ fn line_of(document: &Document<'_>, error: &serde_saphyr::Error) -> usize {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -311,6 +350,150 @@ mod tests {
         let service = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n";
         let contents = read("a.yaml", service, "node-a");
         assert!(contents.problems.is_empty() && contents.objects.is_empty());
+    }
+
+    /// A list of Services with a slice of ten endpoints each, as an API server writes them.
+    fn large_list(services: usize) -> Value {
+        let items = (0..services).flat_map(|index| {
+            let name = format!("web-{index}");
+            let address = |j: usize| format!("10.{j}.{}.{}", index / 250, index % 250 + 1);
+            let endpoint = |j: usize| {
+                json!({
+                    "addresses": [address(j + 1)],
+                    "conditions": { "ready": true, "serving": true, "terminating": false },
+                    "nodeName": format!("node-{j}"),
+                    "targetRef": { "kind": "Pod", "name": format!("{name}-{j}"), "namespace": "default", "uid": "y" },
+                    "zone": "z",
+                })
+            };
+            let endpoints: Vec<_> = (0..10).map(endpoint).collect();
+            let service = json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": { "name": name },
+                "spec": { "clusterIP": address(96), "ports": [{ "port": 80 }] },
+                "status": { "loadBalancer": {} },
+            });
+            let slice = json!({
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } },
+                "addressType": "IPv4",
+                "endpoints": endpoints,
+                "ports": [{ "port": 8080, "protocol": "TCP" }],
+            });
+            [service, slice]
+        });
+        let items: Vec<_> = items.collect();
+        json!({ "apiVersion": "v1", "kind": "List", "items": items })
+    }
+
+    #[test]
+    fn a_file_is_read_whole_however_many_objects_it_has() {
+        let list = large_list(700);
+        let yaml = serde_saphyr::to_string(&list).expect("JSON is YAML");
+        for text in [yaml, serde_json::to_string_pretty(&list).expect("JSON")] {
+            let contents = read("a.yaml", &text, "node-a");
+            assert_eq!(contents.problems, [""; 0]);
+            assert_eq!(contents.objects.len(), 1_400);
+            assert!(contents.objects.iter().all(|(_, reduced)| reduced.change.is_some()));
+        }
+        // As dense as a text can be: more than a million events.
+        let dense = format!("[{}]", "[],".repeat(510_000));
+        assert!(parse::<IgnoredAny>(&dense).is_ok());
+    }
+
+    #[test]
+    fn what_stands_twice_and_names_that_are_no_text_are_told_in_own_words() {
+        for (text, expected) in [
+            (
+                "apiVersion: v1\nkind: Service\nmetadata: {name: 123}\n",
+                "line 1 (document 1): metadata.name of Service is 123, expected a text: put it in quotes",
+            ),
+            ("apiVersion: v1\nkind: Service\nmetadata: {}\n", "line 1 (document 1): Service without metadata.name"),
+            (
+                "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}\nspec: {}\n",
+                "line 5 (document 1): \"spec\" is there twice",
+            ),
+        ] {
+            assert_eq!(read("a.yaml", text, "node-a").problems, [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_slip_that_would_end_a_service_is_refused_by_file_object_and_field() {
+        let service = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  clusterIP: 10.96.0.1\n  \
+                       externalTrafficPolicy: Cluster\n  ports:\n  - port: 80\n    protocol: TCP\n";
+        let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web\n  labels:\n    \
+                     kubernetes.io/service-name: web\naddressType: IPv4\nports:\n- port: 80\n  protocol: TCP\n\
+                     endpoints:\n- addresses: [10.0.0.1]\n  conditions: {ready: true}\n";
+        let members = &service[service.find("\n  clusterIP").expect("members")..];
+        for (text, from, to, expected) in [
+            (service, members, &*members.replace("\n  ", "\n"), "clusterIP: is no field of Service"),
+            (service, "spec:", "specs:", "specs: is no field of Service"),
+            (service, &service[service.find("spec:").expect("spec")..], "", "spec: is missing"),
+            (service, "ports:", "port:", "spec.port: is no field of Service"),
+            (service, "\n  ports:\n  - port: 80\n    protocol: TCP", "", "spec.ports: is missing"),
+            (service, "  - port: 80\n    protocol: TCP\n", "", "spec.ports: is missing"),
+            (service, "\n  - port: 80\n    protocol: TCP\n", " []\n", "spec.ports: is empty, expected a port"),
+            (service, "TCP", "tcp", r#"spec.ports[0].protocol: is "tcp", expected TCP, UDP or SCTP"#),
+            (service, "Policy", "Polcy", "spec.externalTrafficPolcy: is no field of Service"),
+            (service, "clusterIP", "clusterIp", "spec.clusterIp: is no field of Service"),
+            (service, "name: web", "name: web\n  label: {}", "metadata.label: is no field of Service"),
+            (
+                service,
+                "protocol: TCP",
+                "nodePort: 30080",
+                "spec.ports[0].nodePort: is 30080, but type is ClusterIP, expected NodePort or LoadBalancer",
+            ),
+            (
+                service,
+                "clusterIP: 10.96.0.1",
+                "clusterIP: None\n  type: NodePort",
+                "spec.clusterIP: is None, but type is NodePort",
+            ),
+            (slice, "endpoints:", "endpoint:", "endpoint: is no field of EndpointSlice"),
+            (slice, &slice[slice.find("endpoints:").expect("endpoints")..], "", "endpoints: is missing"),
+            (slice, "[10.0.0.1]", "[]", "endpoints[0].addresses: is empty, expected an address"),
+            (slice, "TCP", "tcp", r#"ports[0].protocol: is "tcp", expected TCP, UDP or SCTP"#),
+            (slice, "ready", "redy", "endpoints[0].conditions.redy: is no field of EndpointSlice"),
+        ] {
+            assert!(read("a.yaml", text, "node-a").objects[0].1.rejections.is_empty(), "{text}");
+            let text = text.replacen(from, to, 1);
+            let contents = read("a.yaml", &text, "node-a");
+            let reduced = &contents.objects[0].1;
+            assert_eq!(reduced.change, None, "{text}");
+            let kind = contents.objects[0].0.name();
+            let expected = format!("{kind} default/web in a.yaml:1 (document 1): {expected}");
+            let found: Vec<_> = reduced.rejections.iter().map(ToString::to_string).collect();
+            assert_eq!(found, [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_an_api_server_writes_is_no_slip() {
+        // As `kubectl get -o yaml` shows them, with a field of a status that is not known yet.
+        let service = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  uid: x\n  resourceVersion: \"1\"\n  \
+                       creationTimestamp: \"2026-01-01T00:00:00Z\"\n  labels: {a: b}\n  managedFields:\n  \
+                       - {manager: m, operation: Update, fieldsType: FieldsV1, fieldsV1: {\"f:spec\": {}}}\n\
+                       spec:\n  clusterIP: 10.96.0.1\n  clusterIPs: [10.96.0.1]\n  selector: {a: b}\n  type: NodePort\n  \
+                       sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}\n  \
+                       ports: [{port: 80, targetPort: http, nodePort: 30080}, {name: s, port: 80, protocol: SCTP, nodePort: 30081}]\n\
+                       status: {loadBalancer: {}, tomorrow: 1}\n";
+        let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web\n  labels: \
+                     {kubernetes.io/service-name: web}\naddressType: IPv4\nports: null\nendpoints: null\n";
+        let cidr =
+            "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: a}\nspec: {cidrs: [10.0.0.0/8]}\n";
+        let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}\nspec: {podCIDR: 10.0.0.0/24, taints: [{key: a, \
+                    effect: NoSchedule}]}\nstatus: {capacity: {cpu: \"2\"}, tomorrow: 1}\n";
+        let headless = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: None}\n";
+        let named =
+            "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: ExternalName, externalName: a.b}\n";
+        for text in [service, slice, cidr, node, headless, named] {
+            let contents = read("a.yaml", text, "node-a");
+            let reduced = &contents.objects[0].1;
+            assert!(reduced.change.is_some(), "{text}: {:?}", reduced.rejections);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod document;
 mod file;
 mod kinds;
 mod refuse;
+mod slips;
 mod store;
 
 #[cfg(test)]

@@ -28,7 +28,8 @@ pub(super) fn contradiction(kind: ObjectKind, object: &Value) -> Result<(), Prob
     }
 }
 
-fn is_served(service: &Value) -> bool {
+/// Whether the Service is for us, headless or not.
+pub(super) fn is_served(service: &Value) -> bool {
     service["spec"]["type"] != "ExternalName" && service["metadata"]["labels"].get(PROXY_NAME_LABEL).is_none()
 }
 

@@ -216,7 +216,7 @@ impl Reader<'_> {
             let kind = K::KIND.name();
             return match &object["metadata"]["name"] {
                 Value::Null | Value::String(_) => {
-                    self.problem(document, line, &format!("{kind} without metadata.name"))
+                    self.problem(document, line, &format!("{kind} without metadata.name"));
                 }
                 name => {
                     let found = cut(&name.to_string());

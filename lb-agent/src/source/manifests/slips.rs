@@ -87,8 +87,8 @@ fn slice(slice: &Value) -> Result<(), Problem> {
             return Err(Problem::new(format!("endpoints[{index}].addresses"), "is empty, expected an address"));
         }
     }
-    let ports = slice["ports"].as_array().into_iter().flatten().enumerate();
-    ports.map(|(index, port)| protocol(|| format!("ports[{index}].protocol"), port)).collect()
+    let mut ports = slice["ports"].as_array().into_iter().flatten().enumerate();
+    ports.try_for_each(|(index, port)| protocol(|| format!("ports[{index}].protocol"), port))
 }
 
 /// Empty is TCP to an API server.

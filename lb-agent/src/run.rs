@@ -137,7 +137,7 @@ pub(crate) async fn run(configuration: Configuration) -> Result<()> {
     let (internal, internal_ips) = watch::channel(None);
     let (changes, network) = watch::channel(Network::default());
     tokio::spawn(watcher.run(internal_ips, changes));
-    let proxy_health = Arc::new(ProxyHealth::new(in_cluster));
+    let proxy_health = Arc::new(ProxyHealth::new(in_cluster, effective.sync_period()));
     let health_server = HealthServer::new(Arc::clone(&proxy_health));
     let (unbound, bind_failed) = mpsc::channel(2);
     if let Some(address) = effective.healthz {

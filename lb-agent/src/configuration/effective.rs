@@ -4,6 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -166,6 +167,17 @@ impl Effective {
         &self.kube_proxy.mode
     }
 
+    /// How long kube-proxy would wait at most between two writes of all its rules: that of its mode.
+    pub fn sync_period(&self) -> Duration {
+        let KubeProxyConfiguration { iptables, ipvs, nftables, .. } = &self.kube_proxy;
+        let period = match self.proxy_mode() {
+            "ipvs" => ipvs.sync_period,
+            "nftables" => nftables.sync_period,
+            _ => iptables.sync_period,
+        };
+        Duration::from_nanos(period.as_nanoseconds().unsigned_abs())
+    }
+
     /// What `/configz` of kube-proxy answers: JSON, with the names in the order of the Go type.
     pub fn configz(&self) -> String {
         // Texts, numbers and lists of them, below names that are texts: nothing that JSON cannot hold.
@@ -274,10 +286,15 @@ fn node_port_addresses(given: &[String]) -> NodePortAddresses {
     if networks.is_empty() {
         return NodePortAddresses::All;
     }
-    for every in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
+    let every = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+    for every in every {
         if !networks.iter().any(|network| network.addr().is_ipv4() == every.addr().is_ipv4()) {
             networks.push(every);
         }
+    }
+    // As good as no network (`MatchAll`): servers of health checks then need no address of their own.
+    if every.iter().all(|every| networks.contains(every)) {
+        return NodePortAddresses::All;
     }
     NodePortAddresses::Within(networks)
 }

@@ -58,6 +58,8 @@ const fn field(path: &'static str, flag: &'static str, kind: Kind, treatment: Tr
 
 const REQUESTS: &str = "there are a few long watches and hardly another request: nothing to limit";
 const AT_ONCE: &str = "a change is written when it arrives, and costs what it changes; nothing is written periodically";
+const LATE: &str = "of the section of the mode: a change that waits for twice as long to be written makes `/healthz` and `/livez` \
+     answer 503; nothing is written periodically";
 const NO_CONNTRACK: &str = "flows are in maps of our own; the kernel's connection tracking is left as it is";
 const NO_IPVS: &str = "IPVS is not used";
 const WINDOWS: &str = "of Windows";
@@ -160,9 +162,9 @@ pub const FIELDS: &[Field] = &[
         Honoured,
         "whether the node's processes reach node ports on 127.0.0.1 and ::1, in every mode, also with `primary`; networks of `nodePortAddresses` that do not hold these leave them out",
     ),
-    field("iptables.syncPeriod", "iptables-sync-period", Duration, Ignored, AT_ONCE),
+    field("iptables.syncPeriod", "iptables-sync-period", Duration, Honoured, LATE),
     field("iptables.minSyncPeriod", "iptables-min-sync-period", Duration, Ignored, AT_ONCE),
-    field("ipvs.syncPeriod", "ipvs-sync-period", Duration, Ignored, AT_ONCE),
+    field("ipvs.syncPeriod", "ipvs-sync-period", Duration, Honoured, LATE),
     field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Duration, Ignored, AT_ONCE),
     field("ipvs.scheduler", "ipvs-scheduler", Text, Ignored, NO_IPVS),
     field("ipvs.excludeCIDRs", "ipvs-exclude-cidrs", Cidrs, Ignored, NO_IPVS),
@@ -172,7 +174,7 @@ pub const FIELDS: &[Field] = &[
     field("ipvs.udpTimeout", "ipvs-udp-timeout", Duration, Ignored, NO_IPVS),
     field("nftables.masqueradeBit", "", Integer, Ignored, MARKS),
     field("nftables.masqueradeAll", "masquerade-all", Bool, Ignored, MASQUERADE),
-    field("nftables.syncPeriod", "iptables-sync-period", Duration, Ignored, AT_ONCE),
+    field("nftables.syncPeriod", "iptables-sync-period", Duration, Honoured, LATE),
     field("nftables.minSyncPeriod", "iptables-min-sync-period", Duration, Ignored, AT_ONCE),
     field("winkernel.networkName", "", Text, Ignored, WINDOWS),
     field("winkernel.sourceVip", "", Text, Ignored, WINDOWS),

@@ -101,8 +101,14 @@ pub(super) fn read(file: Option<&Path>, given: &[Flag]) -> Result<Read, Configur
 fn parse(text: &str, origin: &Origin) -> Result<Value, ConfigurationError> {
     let problem =
         |what: String| ConfigurationError::Invalid(vec![Problem { place: format!("--config {}", origin.file), what }]);
-    let mut value: Value =
-        serde_saphyr::from_str(text).map_err(|error| problem(error.without_snippet().to_string()))?;
+    // Without the empty ones, which templates leave.
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(text).map_err(|error| problem(error.without_snippet().to_string()))?;
+    let found = documents.len();
+    if found > 1 {
+        return Err(problem(format!("found {found} documents, expected one")));
+    }
+    let mut value = documents.into_iter().next().unwrap_or_default();
     let expected = [("kind", KIND), ("apiVersion", API_VERSION)];
     for (field, expected) in expected {
         match &value[field] {

@@ -365,7 +365,20 @@ fn node_port_addresses_depend_on_the_mode() {
     let within = ["10.0.0.0/8", "::/0"].map(|text| text.parse().expect("a network")).to_vec();
     assert_eq!(addresses("mode: nftables\nnodePortAddresses: [10.1.2.3/08]"), NodePortAddresses::Within(within));
     assert_eq!(addresses("nodePortAddresses: [primary]"), NodePortAddresses::Primary);
+    for every in ["['0.0.0.0/0', '::/0']", "['0.0.0.0/0']", "['::/0', 10.0.0.0/8, '0.0.0.0/0']"] {
+        assert_eq!(addresses(&format!("nodePortAddresses: {every}")), NodePortAddresses::All, "{every}");
+    }
     assert!(with_fields("mode: ipvs").warnings.iter().any(|warning| warning.contains("ipvs is taken for iptables")));
+}
+
+#[test]
+fn the_sync_period_is_that_of_the_mode() {
+    let seconds = |text: &str| with_fields(text).sync_period().as_secs();
+    let all = "iptables: {syncPeriod: 5s}\nnftables: {syncPeriod: 6s}\nipvs: {syncPeriod: 7s}\n";
+    for (mode, expected) in [("", 5), ("mode: iptables\n", 5), ("mode: nftables\n", 6), ("mode: ipvs\n", 7)] {
+        assert_eq!((seconds(mode), seconds(&format!("{mode}{all}"))), (30, expected), "{mode}");
+    }
+    assert_eq!(of_flags(&[("iptables-sync-period", "1m"), ("proxy-mode", "nftables")]).sync_period().as_secs(), 60);
 }
 
 #[test]
@@ -409,6 +422,23 @@ fn yaml_of_the_kind_that_go_reads_is_read() {
     assert!(effective.kube_proxy.iptables.masquerade_all && !effective.policy.localhost_node_ports);
     let json = r#"{"kind": "KubeProxyConfiguration", "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "clusterCIDR": "10.0.0.0/8"}"#;
     assert_eq!(of_file(json).kube_proxy.cluster_cidr, "10.0.0.0/8");
+}
+
+/// Templates leave such files.
+#[test]
+fn empty_documents_around_the_configuration_are_nothing() {
+    for (before, after) in
+        [("", "---\n"), ("---\n", "---\n---\n"), ("---\n# nothing\n---\n", "...\n"), ("", "---\nnull\n")]
+    {
+        let text = format!("{before}{HEAD}clusterCIDR: 10.0.0.0/8\n{after}");
+        assert_eq!(of_file(&text).kube_proxy.cluster_cidr, "10.0.0.0/8", "{text}");
+    }
+}
+
+#[test]
+fn a_second_document_is_refused() {
+    let message = refused(&format!("clusterCIDR: 10.0.0.0/8\n---\n{HEAD}clusterCIDR: 10.1.0.0/16\n"));
+    assert_eq!(message, "found 2 documents, expected one");
 }
 
 proptest::proptest! {

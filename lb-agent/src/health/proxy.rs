@@ -8,8 +8,6 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use lb_agent::model::Node;
 
-/// How long a change may wait to be in the maps: twice kube-proxy's `syncPeriod` of 30 s.
-const LATE: Duration = Duration::from_secs(60);
 /// Key of the taint that the cluster autoscaler puts on a node before it removes it.
 pub(super) const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
@@ -53,6 +51,8 @@ struct Family {
 pub(crate) struct ProxyHealth {
     /// Whether this node is eligible where there is no Node.
     eligible_without_node: bool,
+    /// How long a change may wait to be in the maps.
+    patience: Duration,
     state: Mutex<State>,
 }
 
@@ -89,11 +89,12 @@ impl Report {
 }
 
 impl ProxyHealth {
-    /// Nothing has been synchronized, and no Node is known. In a cluster every node has one.
-    pub(crate) fn new(in_cluster: bool) -> Self {
+    /// Nothing has been synchronized, and no Node is known. In a cluster every node has one. A change may wait for twice
+    /// kube-proxy's `syncPeriod` (`newProxyServer` of `cmd/kube-proxy/app/server.go`).
+    pub(crate) fn new(in_cluster: bool, sync_period: Duration) -> Self {
         let eligible_without_node = !in_cluster;
         let state = State { families: Families::default(), eligible: eligible_without_node };
-        Self { eligible_without_node, state: Mutex::new(state) }
+        Self { eligible_without_node, patience: sync_period.saturating_mul(2), state: Mutex::new(state) }
     }
 
     /// Takes note that the data plane begins to work on something. A thread that hangs is one that does not end it.
@@ -135,7 +136,7 @@ impl ProxyHealth {
         let state = self.state();
         let of = |family: &Family| {
             let waits = family.pending.map(|since| now.saturating_duration_since(since));
-            (family.updated, waits.is_none_or(|waits| waits < LATE))
+            (family.updated, waits.is_none_or(|waits| waits < self.patience))
         };
         let Families { v4, v6 } = &state.families;
         Report { families: Families { v4: of(v4), v6: of(v6) }, eligible: state.eligible }

@@ -161,7 +161,7 @@ mod tests {
     impl World {
         fn new(in_cluster: bool) -> Self {
             let wall = "2026-02-03T08:00:00.000000001Z".parse().expect("a time");
-            let server = HealthServer::new(Arc::new(ProxyHealth::new(in_cluster)));
+            let server = HealthServer::new(Arc::new(ProxyHealth::new(in_cluster, Duration::from_secs(30))));
             Self { server, start: Now { monotonic: Instant::now(), wall } }
         }
 
@@ -227,6 +227,14 @@ mod tests {
         assert_eq!(world.livez(70).await, (503, expected.replace(r#""nodeEligible":true,"#, "")));
         world.synchronized(71, true, true);
         assert_eq!(world.healthz(1000).await.0, 200, "idle is healthy");
+    }
+
+    #[test]
+    fn a_change_may_wait_for_twice_the_sync_period() {
+        let (health, start) = (ProxyHealth::new(false, Duration::from_secs(5)), Instant::now());
+        health.begun(start);
+        let in_time = |seconds| health.report(start + Duration::from_secs(seconds)).is_in_time();
+        assert_eq!((in_time(9), in_time(10)), (true, false));
     }
 
     #[tokio::test]

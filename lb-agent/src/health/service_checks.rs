@@ -219,7 +219,7 @@ mod tests {
 
     impl World {
         fn start(addresses: &[&str]) -> Self {
-            let health = Arc::new(ProxyHealth::new(false));
+            let health = Arc::new(ProxyHealth::new(false, Duration::from_secs(30)));
             let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
             let (wanted, receiver) = watch::channel(Wanted { addresses, ..Wanted::default() });
             let (sender, failed) = mpsc::unbounded_channel();

@@ -1,6 +1,6 @@
 //! That `docs/metrics.md` lists the metrics that there are, and each of kube-proxy's.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hyper::Method;
 use k8s_openapi::jiff::Timestamp;
@@ -118,7 +118,7 @@ fn shown() -> String {
         reasons: Reason::ALL.iter().map(|reason| (*reason, 5)).collect(),
         services: vec![ServiceTraffic { name, family: "IPv4", stats }],
     };
-    let health = HealthServer::new(Arc::new(ProxyHealth::new(false)));
+    let health = HealthServer::new(Arc::new(ProxyHealth::new(false, Duration::from_secs(30))));
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     registry.register_collector(Box::new(Everything(scrape, health)));

@@ -103,6 +103,7 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference { id: "metrics-absent", explains: None },
     Difference { id: "events", explains: None },
     Difference { id: "unknown-field", explains: None },
+    Difference { id: "one-document", explains: None },
     Difference { id: "gate-dependencies", explains: None },
     Difference { id: "flag-over-file", explains: None },
     Difference { id: "same-file", explains: None },

@@ -279,10 +279,10 @@ pub(crate) fn addresses_of_every_scope_have_node_ports(sandbox: Sandbox) {
 /// The kernel takes packets to all of such a network (`AnyIP`), but no device has an address of it.
 pub(crate) fn an_address_that_is_local_by_a_route_alone_has_no_node_ports(sandbox: Sandbox) {
     let lab = Lab::new(sandbox, ReversePathFilter::Strict);
-    let routes = [("-4", "172.31.7.0/24"), ("-6", "fd00:172:31:7::/64")];
+    let networks = [("-4", "172.31.7.0/24"), ("-6", "fd00:172:31:7::/64")];
     let addresses = ["172.31.7.1", "fd00:172:31:7::1"].map(|address| address.parse::<IpAddr>().expect("an address"));
     lab.nodes[0].host.run(move || {
-        for (family, network) in routes {
+        for (family, network) in networks {
             run("ip", &[family, "route", "add", "local", network, "dev", "lo"]);
         }
     });
@@ -290,12 +290,12 @@ pub(crate) fn an_address_that_is_local_by_a_route_alone_has_no_node_ports(sandbo
     let [node1, _] = cluster.nodes();
     for family in Family::BOTH {
         let assigned = services[0].node_port_address(&node1.host, family, Transport::Tcp);
-        let routed = SocketAddr::new(addresses[usize::from(family == Family::V6)], assigned.port());
+        let by_route = SocketAddr::new(addresses[usize::from(family == Family::V6)], assigned.port());
         for client in [&node1.pods[1], &node1.vm, &node1.host] {
             Ask::new(Transport::Tcp, assigned).from(client).answer(format_args!("{} to {assigned}", client.name()));
             // The node's kernel answers that nobody listens there.
-            let outcome = Ask::new(Transport::Tcp, routed).from(client);
-            assert_eq!(outcome, Outcome::Refused, "{} to {routed}", client.name());
+            let outcome = Ask::new(Transport::Tcp, by_route).from(client);
+            assert_eq!(outcome, Outcome::Refused, "{} to {by_route}", client.name());
         }
     }
 }

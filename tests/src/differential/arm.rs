@@ -9,7 +9,11 @@ use super::{
     probe::{ClientKind, Ports},
 };
 use crate::lab::{
-    Family, Lab, ReversePathFilter, UPLINK, agent::Agent, interface::set_variables, sandbox::Sandbox, server::Server,
+    Family, Lab, ReversePathFilter, UPLINK,
+    agent::{self, Agent},
+    interface::set_variables,
+    sandbox::Sandbox,
+    server::Server,
 };
 
 /// Whose proxy runs on node1.
@@ -62,6 +66,9 @@ pub struct Arm {
     proxy: Option<Proxy>,
     _servers: Vec<Server>,
 }
+
+/// How much of a proxy's log a report shows.
+const LOG_LINES: usize = 20;
 
 /// Where addresses of Services are: those that the API server gives out, those of load balancers, and external IPs.
 /// From elsewhere they are routed to node1, as a router that knows them would.
@@ -147,6 +154,13 @@ impl Arm {
             let nodad = if verb == "add" && address.contains(':') { " nodad" } else { "" };
             self.lab.nodes[0].host.ip(format!("addr {verb} {address} dev {UPLINK}{nodad}\n"));
         }
+    }
+
+    /// The last that its proxy logged.
+    pub fn last_log_lines(&self) -> String {
+        let log = agent::log(&self.lab.nodes[0]);
+        let skipped = log.lines().count().saturating_sub(LOG_LINES);
+        log.lines().skip(skipped).flat_map(|line| ["  ", line, "\n"]).collect()
     }
 
     /// Panics if its proxy has ended by itself.

@@ -114,11 +114,14 @@ pub(super) fn configuration_of(mode: Mode, kubeconfig: &Path, changed: &Map<Stri
     set("conntrack", json!({ "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" }));
     set("oomScoreAdj", 0.into());
     let mut value = Value::Object(fields);
-    for mode in ["iptables", "nftables"] {
-        let pause = &mut value[mode]["minSyncPeriod"];
-        if pause.is_null() {
-            // Changes are to be seen at once; the default is 1 s.
-            *pause = "10ms".into();
+    // Changes are to be seen at once; the default is 1 s. What failed is to be tried again long before the harness gives the
+    // proxy up (`BoundedFrequencyRunner`'s `retryInterval`); the default is 30 s.
+    for (field, period) in [("minSyncPeriod", "10ms"), ("syncPeriod", "10s")] {
+        for mode in ["iptables", "nftables"] {
+            let field = &mut value[mode][field];
+            if field.is_null() {
+                *field = period.into();
+            }
         }
     }
     value

@@ -53,8 +53,10 @@ const SENTINEL: &str = "sentinel";
 const SENTINEL_ADDRESSES: [&str; 2] = ["10.96.255.254", "fd00:10:96::fffe"];
 /// The port of the sentinel at the first step of a session; it counts up.
 const FIRST_SENTINEL_PORT: u16 = 10000;
-/// How long proxies may take to start, or to take a change in, on a loaded machine.
+/// How long `lb-agent` may take to start, or to take a change in, on a loaded machine.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
+/// And kube-proxy, whose client may wait 30 s before it asks the API server again (`NewReflector`'s backoff in client-go).
+const KUBE_PROXY_WITHIN: Duration = Duration::from_secs(60);
 /// How many times in a row the sentinel's endpoint in the node's zone must answer. A proxy that does not know the zone
 /// chooses between two each time.
 const ANSWERS: usize = 10;
@@ -237,8 +239,10 @@ impl Session {
         // Its endpoint changes with every step.
         let endpoint = usize::from(port % 2);
         self.write_sentinel(port, endpoint)?;
-        let deadline = Instant::now() + IN_FORCE_WITHIN;
+        let start = Instant::now();
         for arm in &mut self.arms {
+            let deadline =
+                start + if arm.implementation == Implementation::Lb { IN_FORCE_WITHIN } else { KUBE_PROXY_WITHIN };
             let [node1, node2] = &arm.lab.nodes;
             let wanted = node2.pods[endpoint].name();
             for address in SENTINEL_ADDRESSES {
@@ -252,7 +256,11 @@ impl Session {
                     }
                     if Instant::now() > deadline {
                         let late = arm.implementation;
-                        let why = format!("{} has not taken the change in: sentinel at {to}: {outcome:?}", late.name());
+                        let why = format!(
+                            "{} has not taken the change in: sentinel at {to}: {outcome:?}\nits log ends with:\n{}",
+                            late.name(),
+                            arm.last_log_lines(),
+                        );
                         return Err(NotReady { late: Some(late), why });
                     }
                     answers = 0;

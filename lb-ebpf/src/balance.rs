@@ -84,10 +84,7 @@ fn find<F: Family>(address: F::Address, port: u16, protocol: u8, own_loopback: b
     }
     let Some(config) = CONFIG.get(0) else { return nothing };
     let is_node_port = port >= config.node_port_min && port <= config.node_port_max;
-    let mut unserved = nothing;
-    if F::cluster_ips(config).contains(address) {
-        unserved = cluster_ip::<F>(address);
-    }
+    let unserved = if F::cluster_ips(config).contains(address) { cluster_ip::<F>(address) } else { nothing };
     if unserved.what == What::Nothing && !is_node_port {
         return nothing;
     }
@@ -97,10 +94,9 @@ fn find<F: Family>(address: F::Address, port: u16, protocol: u8, own_loopback: b
     let Some(own) = (unsafe { F::local_addresses().get(&LocalAddressKey { address }).copied() }) else {
         return unserved;
     };
-    if !is_node_port {
-        return nothing;
-    }
-    if own.flags & LocalAddressFlags::NODE_PORTS == 0 || own.flags & LocalAddressFlags::LOOPBACK != 0 && !own_loopback {
+    let answers = own.flags & LocalAddressFlags::NODE_PORTS != 0
+        && (own.flags & LocalAddressFlags::LOOPBACK == 0 || own_loopback);
+    if !is_node_port || !answers {
         return nothing;
     }
     lookup::<F>(&FrontendKey::new(F::Address::UNSPECIFIED, port, protocol))

@@ -5,11 +5,11 @@
 //! connections do not notice a new one.
 //!
 //! ```text
-//! <bpffs>/lb/v5/maps/FLOWS4           every map of `PINNED`
-//!              /programs/connect4     every program, to tell which one a link holds
-//!              /links/cgroup-connect4  one for each socket hook
-//!              /links/tcx-7-ingress    one for each device and direction
-//!              /links/xdp-7-native     one for each uplink that has XDP
+//! <bpffs>/lb/v<ABI>/maps/FLOWS4       every map of `PINNED`
+//!                /programs/connect4     every program, to tell which one a link holds
+//!                /links/cgroup-connect4  one for each socket hook
+//!                /links/tcx-7-ingress    one for each device and direction
+//!                /links/xdp-7-native     one for each uplink that has XDP
 //! ```
 
 mod attach;

@@ -18,7 +18,7 @@ macro_rules! layout {
 }
 
 #[test]
-fn the_layout_is_that_of_abi_version_4() {
+fn the_layout_is_that_of_the_abi_version() {
     assert_eq!(ABI_VERSION, 5);
 
     layout!(Tuple<V4>, 16, src: V4 = 0, dst: V4 = 4, src_port: u16 = 8, dst_port: u16 = 10, protocol: u32 = 12);
@@ -99,6 +99,12 @@ fn the_documents_name_this_abi_version() {
     let version = ABI_VERSION.to_string();
     let architecture = include_str!("../../../docs/architecture.md");
     assert_eq!(numbers_after(architecture, "\nABI version "), [version.as_str()]);
-    let pins = numbers_after(include_str!("../../../README.md"), "/sys/fs/bpf/lb/v");
-    assert!(!pins.is_empty() && pins.iter().all(|pin| *pin == version), "{pins:?}");
+    for (document, before) in [
+        (include_str!("../../../README.md"), "/sys/fs/bpf/lb/v"),
+        // The help of the lab.
+        (include_str!("../../../tests/src/bin/lb-lab/main.rs"), "/bpf/lb/v"),
+    ] {
+        let pins = numbers_after(document, before);
+        assert!(!pins.is_empty() && pins.iter().all(|pin| *pin == version), "{pins:?}");
+    }
 }

@@ -71,13 +71,13 @@ pub fn send<S: SocketAddress>(ctx: &SockAddrContext) -> Result<(), Reason> {
         && balance::current::<S::Family>(peer.backend, peer.generation).is_some()
     {
         let receive = key::<S>(cookie, peer.address, peer.port, PeerDirection::Receive);
-        let answers = read::<S>(&receive).map(|(answers, _)| answers);
-        let is_last = answers.is_some_and(|answers| answers.address == address && answers.port == port);
-        let is_answered = is_last && answers.is_some_and(|answers| !is_silent(&answers));
-        if is_answered || !is_silent(&peer) {
+        // As this frontend's: they may be another's, or the endpoint's own.
+        let answers = read::<S>(&receive)
+            .map(|(answers, _)| answers)
+            .filter(|answers| answers.address == address && answers.port == port);
+        if !is_silent(&peer) || answers.is_some_and(|answers| !is_silent(&answers)) {
             seen(&peer, entry);
-            if !is_last {
-                // The endpoint's answers were another frontend's, or its own.
+            if answers.is_none() {
                 enter::<S>(&receive, &Peer::<S> { address, port, last_seen: now(), ..peer })?;
             }
             S::set_address(ctx, peer.address);

@@ -6,6 +6,7 @@ use super::{
     divergence::{Finding, is_here},
     history::Place,
     observation::{Aspect, Kind, Source},
+    plan::PODS,
     probe::ClientKind,
     target::{FrontendKind, Target, list},
 };
@@ -46,13 +47,13 @@ impl Finding<'_> {
 
 /// Whether a slice says of a pod of the node that it is there.
 fn says_that_it_is_here(finding: &Finding<'_>, pod: &str) -> bool {
-    let Some(number) = pod.strip_prefix("node1-pod").and_then(|number| number.parse::<u8>().ok()) else { return false };
-    let addresses = [format!("10.1.1.{}", number + 1), format!("fd00:10:1:1::{:x}", number + 1)];
-    let is_it = |address: &Value| addresses.iter().any(|of_pod| address == of_pod.as_str());
+    let Some(number) = pod.strip_prefix("node1-pod").and_then(|number| number.parse().ok()) else { return false };
+    let Some((v4, v6, node)) = PODS.iter().filter(|(_, _, node)| *node == "node1").nth(number) else { return false };
+    let is_it = |address: &Value| address == v4 || address == v6;
     let slices = finding.scenario.objects_after(finding.step).filter(|object| object["kind"] == "EndpointSlice");
     slices
         .flat_map(|slice| list(&slice["endpoints"]))
-        .any(|endpoint| endpoint["nodeName"] == "node1" && list(&endpoint["addresses"]).iter().any(is_it))
+        .any(|endpoint| endpoint["nodeName"] == *node && list(&endpoint["addresses"]).iter().any(is_it))
 }
 
 pub(super) fn other_nodes_pod(finding: &Finding<'_>) -> bool {

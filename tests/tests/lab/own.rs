@@ -122,7 +122,8 @@ fn said(line: io::Result<String>) -> String {
     line.expect("the server outside answers").lines().next().unwrap_or_default().trim_end().to_owned()
 }
 
-fn ask_by_stream(from: SocketAddr, to: SocketAddr) -> io::Result<String> {
+/// What the server says to a connection from an address and port.
+pub(crate) fn ask_by_stream(from: SocketAddr, to: SocketAddr) -> io::Result<String> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let mut stream: TcpStream = runtime.block_on(async {
         let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;

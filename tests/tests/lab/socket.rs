@@ -1,11 +1,12 @@
 //! What is particular to processes whose socket calls are translated.
 
 use std::{
-    io::{self, ErrorKind, Read},
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
+use crate::{node_port, own};
 use aya::{
     Pod,
     maps::{HashMap, Map, MapData},
@@ -20,9 +21,6 @@ use lb_tests::lab::{
     sandbox::Sandbox,
     server::ECHO_PORT,
 };
-use tokio::{net::TcpSocket, runtime, time::timeout};
-
-use crate::node_port;
 
 /// Far less than a client waits that is not answered.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -211,11 +209,11 @@ pub(crate) fn a_socket_of_the_node_keeps_the_source_that_it_is_bound_to(sandbox:
     let ask = |from: IpAddr, service: &Service| {
         let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
         let to = service.cluster_address(family, Transport::Tcp);
-        node1.host.run(move || ask_from(from, to))
+        node1.host.run(move || own::ask_by_stream(SocketAddr::new(from, 0), to))
     };
     for from in unknown {
         let said = ask(from, &local).unwrap_or_else(|error| panic!("{from}: {error}"));
-        let seen = said.strip_prefix("pod=node1-pod0 client=").and_then(|seen| seen.parse().ok());
+        let seen = said.trim_end().strip_prefix("pod=node1-pod0 client=").and_then(|seen| seen.parse().ok());
         assert_eq!(seen.map(|seen: SocketAddr| seen.ip()), Some(from), "{said}");
         // The answers go elsewhere.
         assert_eq!(ask(from, &remote).map_err(|error| error.kind()), Err(ErrorKind::TimedOut), "{from}");
@@ -228,19 +226,4 @@ pub(crate) fn a_socket_of_the_node_keeps_the_source_that_it_is_bound_to(sandbox:
         let unheard = ask(Ipv6Addr::LOCALHOST.into(), service).map_err(|error| error.kind());
         assert_eq!(unheard, Err(ErrorKind::TimedOut), "{}", service.name());
     }
-}
-
-/// What the server says to a connection from an address.
-fn ask_from(from: IpAddr, to: SocketAddr) -> io::Result<String> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut stream = runtime.block_on(async {
-        let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.bind(SocketAddr::new(from, 0))?;
-        timeout(3 * AT_ONCE, socket.connect(to)).await??.into_std()
-    })?;
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(3 * AT_ONCE))?;
-    let mut buffer = [0; 128];
-    let length = stream.read(&mut buffer)?;
-    Ok(String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned())
 }

@@ -71,10 +71,12 @@ impl<A> Applied<A> {
         let lists = [&self.cluster, &self.local];
         // A table has each backend many times, a list once.
         let is_table = |slots: &[u32]| slots.iter().collect::<HashSet<_>>().len() < slots.len();
-        by_flags.or(match () {
-            () if lists.iter().any(|slots| is_table(slots)) => Some(Balance::Maglev),
+        by_flags.or_else(|| {
+            if lists.iter().any(|slots| is_table(slots)) {
+                return Some(Balance::Maglev);
+            }
             // A table of one backend is a list.
-            () => lists.iter().any(|slots| slots.len() > 1).then_some(Balance::Hash),
+            lists.iter().any(|slots| slots.len() > 1).then_some(Balance::Hash)
         })
     }
 }

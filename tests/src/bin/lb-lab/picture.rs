@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use lb_common::abi::ABI_VERSION;
 use lb_tests::lab::{
     Host, LOG,
     client::Transport,
@@ -209,7 +210,7 @@ impl<'a> Picture<'a> {
         [
             format!("edit   {}", self.cluster.manifests.directory().display()),
             format!("shell  nsenter -t {pid} -m -p ip netns exec {node} bash"),
-            format!("maps   nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/{node}/bpf/lb/v5/maps/FRONTENDS4"),
+            format!("maps   nsenter -t {pid} -m -p bpftool map dump pinned /run/lb/{node}/bpf/lb/v{ABI_VERSION}/maps/FRONTENDS4"),
         ]
         .iter()
         .flat_map(|line| services::wrap(line, inside))

@@ -242,7 +242,7 @@ fn silent_exchanges(case: Case) -> Vec<Row> {
             .packet(POD_IN, &first, Verdict::Next, first.clone().to(case.remote()))
             .then(Tables::new([both.internal_local()]))
             .spoil("letting the client be silent", |dataplane| {
-                quieten_directions(dataplane, UDP + 1, &[FlowDirection::Request])
+                age(dataplane, UDP + 1, &[FlowDirection::Request], None).map(drop)
             })
             .packet(POD_IN, &first, Verdict::Next, first.clone().to(case.remote()))
             .spoil("letting both be silent", |dataplane| quieten_all(dataplane, UDP + 1))
@@ -306,58 +306,49 @@ fn other_hooks(case: Case) -> Vec<Row> {
     ]
 }
 
-/// Makes the entry of every reply one that was last seen these seconds earlier than it was, in this state.
+/// Makes the entry of the reply one that was last seen these seconds earlier than it was, in this state.
 fn quieten(dataplane: &mut Dataplane, state: u8, seconds: u64) -> anyhow::Result<()> {
-    let ticks = seconds * Jiffies::now()?.per_second;
-    let changed =
-        quieten_family::<[u8; 4]>(dataplane, state, ticks)? + quieten_family::<[u8; 16]>(dataplane, state, ticks)?;
+    let changed = age(dataplane, seconds, &[FlowDirection::Reply], Some(state))?;
     ensure!(changed == 1, "{changed} replies instead of one");
     Ok(())
 }
 
-fn quieten_family<A: MapAddress>(dataplane: &mut Dataplane, state: u8, ticks: u64) -> anyhow::Result<usize>
+/// Makes every entry one that was last seen these seconds earlier than it was.
+pub(in super::super) fn quieten_all(dataplane: &mut Dataplane, seconds: u64) -> anyhow::Result<()> {
+    age(dataplane, seconds, &[FlowDirection::Request, FlowDirection::Reply], None).map(drop)
+}
+
+/// Makes the entries of these directions ones that were last seen these seconds earlier than they were, in this state if there
+/// is one. Gives their number.
+fn age(
+    dataplane: &mut Dataplane,
+    seconds: u64,
+    directions: &[FlowDirection],
+    state: Option<u8>,
+) -> anyhow::Result<usize> {
+    let ticks = seconds * Jiffies::now()?.per_second;
+    let v4 = age_family::<[u8; 4]>(dataplane, ticks, directions, state)?;
+    Ok(v4 + age_family::<[u8; 16]>(dataplane, ticks, directions, state)?)
+}
+
+fn age_family<A: MapAddress>(
+    dataplane: &mut Dataplane,
+    ticks: u64,
+    directions: &[FlowDirection],
+    state: Option<u8>,
+) -> anyhow::Result<usize>
 where
     Tuple<A>: aya::Pod,
     Flow<A>: aya::Pod,
 {
     let mut changed = 0;
     for FlowOf { key, mut flow } in dataplane.flows::<A>()? {
-        if flow.direction == FlowDirection::Reply as u8 {
-            flow.tcp_state = state;
+        if directions.iter().any(|direction| *direction as u8 == flow.direction) {
+            flow.tcp_state = state.unwrap_or(flow.tcp_state);
             flow.last_seen -= ticks;
             A::flow_table(dataplane).insert(&key, &flow, 0)?;
             changed += 1;
         }
     }
     Ok(changed)
-}
-
-/// Makes every entry one that was last seen these seconds earlier than it was.
-pub(in super::super) fn quieten_all(dataplane: &mut Dataplane, seconds: u64) -> anyhow::Result<()> {
-    quieten_directions(dataplane, seconds, &[FlowDirection::Request, FlowDirection::Reply])
-}
-
-/// The same for entries of these directions.
-fn quieten_directions(dataplane: &mut Dataplane, seconds: u64, directions: &[FlowDirection]) -> anyhow::Result<()> {
-    fn family<A: MapAddress>(
-        dataplane: &mut Dataplane,
-        ticks: u64,
-        is_wanted: impl Fn(&Flow<A>) -> bool,
-    ) -> anyhow::Result<()>
-    where
-        Tuple<A>: aya::Pod,
-        Flow<A>: aya::Pod,
-    {
-        for FlowOf { key, mut flow } in dataplane.flows::<A>()? {
-            if is_wanted(&flow) {
-                flow.last_seen -= ticks;
-                A::flow_table(dataplane).insert(&key, &flow, 0)?;
-            }
-        }
-        Ok(())
-    }
-    let ticks = seconds * Jiffies::now()?.per_second;
-    let is_wanted = |direction| directions.iter().any(|wanted| *wanted as u8 == direction);
-    family::<[u8; 4]>(dataplane, ticks, |flow| is_wanted(flow.direction))?;
-    family::<[u8; 16]>(dataplane, ticks, |flow| is_wanted(flow.direction))
 }

@@ -15,7 +15,7 @@ use lb_common::abi::{
     Slot, SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, XdpDevice, capacity,
 };
 
-use crate::{balance::Picked, forward::Route, packet::Packet};
+use crate::{balance::Picked, forward::Route, packet::Packet, snat::Search};
 
 type V4 = [u8; 4];
 type V6 = [u8; 16];
@@ -138,6 +138,8 @@ pub struct Work<A> {
     pub reason: u32,
     /// The backend.
     pub picked: Picked<A>,
+    /// The search for its source port.
+    pub search: Search,
     /// The value for the request's tuple.
     pub request: Flow<A>,
     /// The value for `reply_key`.
@@ -146,7 +148,12 @@ pub struct Work<A> {
     pub reply_key: Tuple<A>,
     /// The way out, for packets that are forwarded.
     pub route: Route,
+    /// A copy of headers of a packet that is refused.
+    pub headers: Headers,
 }
+
+/// More than any header has, and as much as `bpf_csum_diff` takes.
+pub type Headers = [u32; 128];
 
 // Options: constants of the loaded object, which the agent sets. Their values here are arbitrary and must be unlike any
 // other constant: LLVM merges equal ones, and a plain `&0` somewhere would change with an option that is 0.

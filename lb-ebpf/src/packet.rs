@@ -37,8 +37,6 @@ const MAX_VLAN_TAGS: usize = 2;
 /// IPv6 extension headers that are followed. RFC 8200 §4.1 recommends an order in which each occurs once, destination
 /// options twice; more than this many before a transport header are not seen in practice.
 const MAX_EXTENSION_HEADERS: usize = 4;
-/// An IPv4 header with all options that fit: 15 words of 4 bytes.
-pub const LONGEST_IPV4: usize = 60;
 /// An IPv6 header with all extension headers that are followed. With an Ethernet header, 512 bytes.
 pub const LONGEST_IPV6: usize = 498;
 /// An Ethernet header with all tags that are followed.

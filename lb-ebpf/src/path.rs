@@ -418,7 +418,7 @@ fn try_connect<C: PacketContext, P: Entrance, F: Family>(ctx: &C) -> Result<Verd
         }
     }
     describe::<P, F>(work, masquerade);
-    snat::reserve::<F>(work, !masquerade)?;
+    let work = snat::reserve::<F>(!masquerade)?;
     flow::enter::<F>(&work.packet.tuple, &work.request)?;
 
     load::began::<F>(work.service, work.picked.index, work.picked.backend.generation);

@@ -10,6 +10,9 @@
 //! The answer stays in the request's VLAN: tags in the data are left where they are, and one outside goes with the
 //! packet. Its own IP header is a plain one.
 
+use core::ptr;
+
+use aya_ebpf::helpers::bpf_csum_diff;
 use lb_common::{
     abi::{Address, Protocol, Reason},
     checksum,
@@ -18,8 +21,8 @@ use lb_common::{
 use crate::{
     family::Family,
     hook::{PacketContext, Verdict},
-    maps::Work,
-    packet::{self, Mac, Packet, TCP, icmp::ICMP, tcp},
+    maps::{Headers, Work},
+    packet::{self, LONGEST_IPV6, Mac, Packet, TCP, icmp::ICMP, tcp},
 };
 
 mod header;
@@ -31,7 +34,7 @@ type IcmpWords = [u16; ICMP / 2];
 
 /// Answers the packet of `work`, which has the reason.
 #[inline(always)]
-pub fn answer<C: PacketContext, F: Family>(ctx: &C, work: &Work<F::Address>) -> Result<Verdict, Reason> {
+pub fn answer<C: PacketContext, F: Family>(ctx: &C, work: &mut Work<F::Address>) -> Result<Verdict, Reason> {
     if F::V6 {
         turn::<C, F::Address, Ipv6Words>(ctx, work)?;
     } else {
@@ -46,11 +49,11 @@ pub fn answer<C: PacketContext, F: Family>(ctx: &C, work: &Work<F::Address>) -> 
 
 /// Turns a packet into its answer.
 #[inline(always)]
-fn turn<C: PacketContext, A: Address, I: Header>(ctx: &C, work: &Work<A>) -> Result<(), Reason> {
-    let packet = &work.packet;
-    let (type_code, mtu) = if work.reason == Reason::TooBig as u32 {
-        (I::TOO_BIG, work.route.mtu())
-    } else if work.reason == Reason::TtlExpired as u32 {
+fn turn<C: PacketContext, A: Address, I: Header>(ctx: &C, work: &mut Work<A>) -> Result<(), Reason> {
+    let Work { packet, headers, reason, route, .. } = work;
+    let (type_code, mtu) = if *reason == Reason::TooBig as u32 {
+        (I::TOO_BIG, route.mtu())
+    } else if *reason == Reason::TtlExpired as u32 {
         (I::TIME_EXCEEDED, 0)
     } else {
         match packet.protocol() {
@@ -58,7 +61,7 @@ fn turn<C: PacketContext, A: Address, I: Header>(ctx: &C, work: &Work<A>) -> Res
             Protocol::Udp => (I::PORT_UNREACHABLE, 0),
         }
     };
-    error::<C, A, I>(ctx, packet, type_code, mtu)
+    error::<C, A, I>(ctx, packet, headers, type_code, mtu)
 }
 
 /// A RST, as it lies in the packet. (The fields of a tuple may lie in any order.)
@@ -144,6 +147,7 @@ fn segment_length(request: &TcpWords, ip_payload: usize) -> u32 {
 fn error<C: PacketContext, A: Address, I: Header>(
     ctx: &C,
     packet: &Packet<A>,
+    headers: &mut Headers,
     type_code: u16,
     mtu: u16,
 ) -> Result<(), Reason> {
@@ -161,11 +165,8 @@ fn error<C: PacketContext, A: Address, I: Header>(
     // A device that finishes a checksum finishes the one that is quoted: it sums all from the transport header on, of
     // which just that header is left, and puts the complement into the field. Whatever else is in the header, it then sums
     // to the complement of what was in the field.
-    let quoted = if partial {
-        u64::from(!original) + sum_between::<C, I>(ctx, l3, l4)?
-    } else {
-        sum_between::<C, I>(ctx, l3, end)?
-    };
+    let quoted = sum_between(ctx, headers, l3, l4)?
+        + if partial { u64::from(!original) } else { sum_between(ctx, headers, l4, end)? };
     ctx.resize(end)?;
     ctx.insert_before_ip(l3, I::LENGTH + ICMP)?;
     let length = ICMP + end.saturating_sub(l3);
@@ -178,15 +179,17 @@ fn error<C: PacketContext, A: Address, I: Header>(
     Ok(())
 }
 
-/// The sum of an IP header with all that follows it before `end`: a multiple of 4 bytes up to the transport header in both
-/// families (RFC 791 §3.1, RFC 8200 §4), and with it.
+/// The sum of a part of a packet that is a multiple of 4 bytes, as are an IP header with all that follows it up to the transport
+/// header in both families (RFC 791 §3.1, RFC 8200 §4), and that. By a helper: the verifier would walk every round of a loop
+/// for every length.
 #[inline(always)]
-fn sum_between<C: PacketContext, I: Header>(ctx: &C, l3: usize, end: usize) -> Result<u64, Reason> {
-    let mut sum = 0;
-    let mut at = 0;
-    while at < I::LONGEST + TCP && l3 + at < end {
-        sum += u64::from(packet::read::<_, u32>(ctx, l3 + at)?);
-        at += 4;
-    }
-    Ok(sum)
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a length of headers; a sum of 32 bits")]
+fn sum_between<C: PacketContext>(ctx: &C, headers: &mut Headers, start: usize, end: usize) -> Result<u64, Reason> {
+    const { assert!(LONGEST_IPV6 <= size_of::<Headers>(), "what is summed fits") };
+    // For the verifier: true of what has headers.
+    let length = end.saturating_sub(start).clamp(size_of::<u32>(), size_of::<Headers>());
+    ctx.copy(start, headers, length)?;
+    // SAFETY: `headers` has as many bytes. Kernels differ in whether the sum is folded.
+    let sum = unsafe { bpf_csum_diff(ptr::null_mut(), 0, headers.as_mut_ptr(), length as u32, 0) };
+    Ok(u64::from(sum as u32))
 }

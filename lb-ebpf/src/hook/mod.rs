@@ -13,6 +13,8 @@ use lb_common::{
     checksum::Diff,
 };
 
+use crate::maps::Headers;
+
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -121,6 +123,8 @@ pub trait PacketContext: EbpfContext {
     fn length(&self) -> usize;
     /// Makes the first `length` bytes readable and writable directly. Pointers into the packet end here.
     fn pull(&self, length: usize) -> Result<(), Reason>;
+    /// Copies `length` bytes from `offset` on: at least one, and no more than there is room.
+    fn copy(&self, offset: usize, to: &mut Headers, length: usize) -> Result<(), Reason>;
     /// Cuts or extends the packet. Pointers into the packet end here.
     fn resize(&self, length: usize) -> Result<(), Reason>;
     /// Removes bytes that follow an IP header's fixed part, in a packet without tags in its data. Pointers into the packet

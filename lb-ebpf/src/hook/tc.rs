@@ -11,7 +11,7 @@ use aya_ebpf::{
     },
     helpers::{
         bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -22,7 +22,7 @@ use lb_common::{
 
 use super::{L4Checksum, PacketContext, Tag, Verdict, load_pointer, size_i32};
 use crate::{
-    maps::{NODE_NETNS_COOKIE, XDP},
+    maps::{Headers, NODE_NETNS_COOKIE, XDP},
     packet::{self, ETHERNET},
 };
 
@@ -102,6 +102,16 @@ impl<L: LinkLayer> PacketContext for Skb<L> {
     fn pull(&self, length: usize) -> Result<(), Reason> {
         // SAFETY: the context is the one that the kernel passed in.
         match unsafe { bpf_skb_pull_data(skb(self), length as u32) } {
+            0 => Ok(()),
+            _ => Err(Reason::HelperFailed),
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
+    fn copy(&self, offset: usize, to: &mut Headers, length: usize) -> Result<(), Reason> {
+        // SAFETY: the context is the one that the kernel passed in; the caller says that there is room.
+        match unsafe { bpf_skb_load_bytes(self.as_ptr(), offset as u32, to.as_mut_ptr().cast(), length as u32) } {
             0 => Ok(()),
             _ => Err(Reason::HelperFailed),
         }

@@ -15,7 +15,7 @@ use lb_common::{
 
 use super::{L4Checksum, PacketContext, Tag, Verdict, load_pointer, size_i32};
 use crate::{
-    maps::{NODE_NETNS_COOKIE, XDP_DEVICES},
+    maps::{Headers, NODE_NETNS_COOKIE, XDP_DEVICES},
     packet::{self, ETHERNET},
 };
 
@@ -56,6 +56,12 @@ impl PacketContext for XdpContext {
     /// Only answers need it, and they are given at TC.
     #[inline(always)]
     fn resize(&self, _length: usize) -> Result<(), Reason> {
+        Err(Reason::HelperFailed)
+    }
+
+    /// As `resize`.
+    #[inline(always)]
+    fn copy(&self, _offset: usize, _to: &mut Headers, _length: usize) -> Result<(), Reason> {
         Err(Reason::HelperFailed)
     }
 

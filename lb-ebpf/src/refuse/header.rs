@@ -2,7 +2,7 @@
 
 use lb_common::checksum;
 
-use crate::packet::{IPV4, IPV6, LONGEST_IPV4, LONGEST_IPV6};
+use crate::packet::{IPV4, IPV6};
 
 /// TTL and hop limit of answers, as Linux sends them (`net.ipv4.ip_default_ttl`).
 const TTL: u8 = 64;
@@ -13,8 +13,6 @@ const DONT_FRAGMENT: u16 = 0x4000;
 pub trait Header: Copy {
     /// Its length.
     const LENGTH: usize = size_of::<Self>();
-    /// The longest that is answered, with options or extension headers.
-    const LONGEST: usize;
     /// The family's ICMP: protocol number.
     const ICMP_PROTOCOL: u8;
     /// Type and code of "destination unreachable, port unreachable".
@@ -40,7 +38,6 @@ pub type Ipv4Words = [u16; IPV4 / 2];
 pub type Ipv6Words = [u16; IPV6 / 2];
 
 impl Header for Ipv4Words {
-    const LONGEST: usize = LONGEST_IPV4;
     const ICMP_PROTOCOL: u8 = 1;
     const PORT_UNREACHABLE: u16 = 0x0303;
     const TOO_BIG: u16 = 0x0304;
@@ -82,7 +79,6 @@ impl Header for Ipv4Words {
 }
 
 impl Header for Ipv6Words {
-    const LONGEST: usize = LONGEST_IPV6;
     const ICMP_PROTOCOL: u8 = 58;
     const PORT_UNREACHABLE: u16 = 0x0104;
     const TOO_BIG: u16 = 0x0200;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::abi::{
     Backend, BackendFlags, Frontend, FrontendKey, LocalAddressFlags, Service as ServiceValue, ServiceName, SlotRange,
@@ -7,7 +7,7 @@ use lb_common::abi::{
 
 use super::*;
 use crate::{
-    dataplane::{Capacities, ClientList, Existing, Fake, check},
+    dataplane::{Capacities, ClientList, Existing, Fake, NodeChange, check},
     model::{
         Change, Cidr, EndpointSlice, Node, Policy, Protocol, Service, ServicePort, ServiceType,
         testing::{endpoint, key, port, service, slice},
@@ -504,6 +504,36 @@ fn the_node_s_own_network_is_followed() {
     world.controller.set_network(network);
     assert_eq!(world.sync_all().writes, 1);
     assert_eq!(world.existing().node_addresses, [(0, [192, 0, 2, 1])]);
+}
+
+#[test]
+fn what_changes_of_the_node_s_own_network_is_told_once() {
+    let mut world = World::new(Fake::default());
+    let own = IpAddr::from([192, 0, 2, 1]);
+    let mut network = NodeNetwork {
+        local_addresses: [([127, 0, 0, 1].into(), LocalAddressFlags::LOOPBACK), (own, 0)].into(),
+        ..NodeNetwork::default()
+    };
+    let policy = Policy { localhost_node_ports: false, ..Policy::default() };
+    world.controller.policy = policy;
+    world.controller.set_network(network.clone());
+    let address = |address: IpAddr, node_ports| NodeChange::Address { address, node_ports };
+    assert_eq!(world.sync_all().node_changes, [address([127, 0, 0, 1].into(), Some(false)), address(own, Some(true))]);
+
+    let networks = |networks: &[&str]| networks.iter().map(|network| network.parse().expect("a network")).collect();
+    let cidr = |network: &str, present| NodeChange::ServiceCidr { network: network.to_owned(), present };
+    network.local_addresses.remove(&own);
+    world.controller.set_network(network);
+    let added = Change::ServiceCidr(key("kubernetes"), Some(networks(&["10.96.0.0/16", "fd00:10:96::/112"])));
+    world.controller.apply(SourceEvent::Changed(added));
+    assert_eq!(
+        world.sync_all().node_changes,
+        [address(own, None), cidr("10.96.0.0/16", true), cidr("fd00:10:96::/112", true)]
+    );
+
+    world.controller.apply(SourceEvent::Changed(Change::ServiceCidr(key("kubernetes"), None)));
+    assert_eq!(world.sync_all().node_changes, [cidr("10.96.0.0/16", false), cidr("fd00:10:96::/112", false)]);
+    assert_eq!(world.sync_all().node_changes, []);
 }
 
 #[test]

@@ -27,6 +27,6 @@ pub use maps::{
 };
 pub use reconciler::{AdoptedEndpoint, AdoptedPort, Reconciler, Tuning};
 pub use recount::{Recount, RecountError, Recounter};
-pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
+pub use report::{ApplyError, ChangeKind, Failure, NodeChange, PortChange, SyncReport};
 pub use scrape::{Scrape, Scraper, ServiceTraffic, TableFill};
 pub use seen::{Affinities, Counters, Flows, Loads, ServiceCounters};

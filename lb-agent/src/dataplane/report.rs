@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use super::MapError;
 use crate::model::{ChangeTrigger, Conflict, ServicePortName};
@@ -120,11 +120,32 @@ impl fmt::Display for PortChange {
     }
 }
 
+/// What programs know of the node itself since now, or no longer, for one line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeChange {
+    /// An address of the node.
+    Address {
+        /// Itself.
+        address: IpAddr,
+        /// Whether node ports answer at it; `None` where the node has it no more.
+        node_ports: Option<bool>,
+    },
+    /// A network that cluster IPs are given out from.
+    ServiceCidr {
+        /// Address and length of the prefix.
+        network: String,
+        /// Whether it is one now.
+        present: bool,
+    },
+}
+
 /// What a synchronization did.
 #[derive(Debug, Default)]
 pub struct SyncReport {
     /// Service ports whose entries changed.
     pub changes: Vec<PortChange>,
+    /// What is different of the node's own addresses and of the networks of cluster IPs.
+    pub node_changes: Vec<NodeChange>,
     /// What failed; it is tried again by itself.
     pub failures: Vec<Failure>,
     /// Frontends that two service ports claim, each reported once.

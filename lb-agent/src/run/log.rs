@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_agent::dataplane::{AuditReport, ChangeKind, PortChange, SyncReport};
+use lb_agent::dataplane::{AuditReport, ChangeKind, NodeChange, PortChange, SyncReport};
 
 /// How often it is said again that something fails, and for how long a failure must not be seen to be new again. Longer
 /// than the pause before what failed is tried again.
@@ -21,7 +21,15 @@ pub(super) struct Log {
 impl Log {
     /// One line a change, a conflict, and a failure that is new.
     pub(super) fn report(&mut self, report: &SyncReport) {
-        let SyncReport { changes, failures, conflicts, writes: _, programmed: _, health_checks_changed: _ } = report;
+        let SyncReport {
+            changes,
+            node_changes,
+            failures,
+            conflicts,
+            writes: _,
+            programmed: _,
+            health_checks_changed: _,
+        } = report;
         for PortChange { name, family, kind, frontends, cluster, local } in changes {
             let what = match kind {
                 ChangeKind::Added => "added",
@@ -29,6 +37,18 @@ impl Log {
                 ChangeKind::Removed => "removed",
             };
             tracing::info!(service = %name, family, frontends, endpoints = cluster, local, "{what}");
+        }
+        for change in node_changes {
+            match change {
+                NodeChange::Address { address, node_ports: Some(node_ports) } => {
+                    tracing::info!(%address, node_ports, "address of the node");
+                }
+                NodeChange::Address { address, node_ports: None } => {
+                    tracing::info!(%address, "address of the node removed");
+                }
+                NodeChange::ServiceCidr { network, present: true } => tracing::info!(network, "ServiceCIDR added"),
+                NodeChange::ServiceCidr { network, present: false } => tracing::info!(network, "ServiceCIDR removed"),
+            }
         }
         for conflict in conflicts {
             tracing::warn!("{conflict}");

@@ -13,10 +13,10 @@ use std::{
 };
 
 pub use adopted::{AdoptedEndpoint, AdoptedPort};
-use lb_common::abi::{Frontend, FrontendKey, Service, SlotRange};
+use lb_common::abi::{Frontend, FrontendKey, LocalAddressFlags, Service, SlotRange};
 
 use super::{
-    Capacities, ChangeKind, ClientList, FamilyMaps, MapError, PortChange, SyncReport, backends::Backends,
+    Capacities, ChangeKind, ClientList, FamilyMaps, MapError, NodeChange, PortChange, SyncReport, backends::Backends,
     client_lists::ClientLists, ranges::Ranges, tracker::Tracker,
 };
 use crate::model::{Cidr, DesiredNode, Family, ObjectKey, ServicePortName};
@@ -271,14 +271,24 @@ impl<A: Family> Reconciler<A> {
             None => FamilyMaps::<A>::remove_node_address(maps, interface),
         };
         self.writes += self.node_addresses.sync(masquerade, write, &mut errors);
-        let write = |address, flags| match flags {
-            Some(flags) => maps.set_local_address(address, flags),
-            None => maps.remove_local_address(address),
+        let write = |address: A, flags: Option<u32>| {
+            match flags {
+                Some(flags) => maps.set_local_address(address, flags),
+                None => maps.remove_local_address(address),
+            }?;
+            let node_ports = flags.map(|flags| flags & LocalAddressFlags::NODE_PORTS != 0);
+            report.node_changes.push(NodeChange::Address { address: address.to_ip(), node_ports });
+            Ok(())
         };
         self.writes += self.local_addresses.sync(local_addresses, write, &mut errors);
-        let write = |cidr, present: Option<()>| match present {
-            Some(()) => maps.set_service_cidr(cidr),
-            None => maps.remove_service_cidr(cidr),
+        let write = |cidr: Cidr<A>, present: Option<()>| {
+            match present {
+                Some(()) => maps.set_service_cidr(cidr),
+                None => maps.remove_service_cidr(cidr),
+            }?;
+            let (network, present) = (cidr.to_string(), present.is_some());
+            report.node_changes.push(NodeChange::ServiceCidr { network, present });
+            Ok(())
         };
         self.writes += self.service_cidrs.sync(service_cidrs, write, &mut errors);
         let succeeded = errors.is_empty();

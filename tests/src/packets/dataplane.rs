@@ -111,7 +111,7 @@ impl Arrival {
 }
 
 /// Name of the program for a hook.
-pub const fn program_name(hook: Hook) -> &'static str {
+const fn program_name(hook: Hook) -> &'static str {
     match hook {
         Hook::PodIngress => "pod_ingress",
         Hook::PodEgress => "pod_egress",

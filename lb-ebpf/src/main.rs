@@ -14,6 +14,7 @@
 //! | `refuse` | RST, ICMP and `ICMPv6` port unreachable |
 //! | `fragment` | what has no ports follows what has |
 //! | `icmp` | errors about packets of known flows |
+//! | `monitor` | events for whoever watches |
 //! | `trace` | lines for the operator who asked for them |
 //! | `socket` | the cgroup socket hooks |
 
@@ -43,6 +44,7 @@ core::cfg_select! {
         mod hook;
         mod icmp;
         mod maps;
+        mod monitor;
         mod own;
         mod packet;
         mod path;

@@ -25,3 +25,4 @@ pub use reconciler::{AdoptedEndpoint, AdoptedPort, Reconciler, Tuning};
 pub use report::{ApplyError, ChangeKind, Failure, PortChange, SyncReport};
 pub use scrape::{Scrape, Scraper, ServiceTraffic, TableFill};
 pub use seen::{Affinities, Counters, Flows, ServiceCounters};
+pub(crate) use table::HashTable;

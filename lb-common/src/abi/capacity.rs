@@ -24,5 +24,8 @@ pub const AFFINITY: u32 = 1 << 16;
 pub const SOURCE_RANGES: u32 = 1 << 16;
 /// `SERVICE_CIDRS*`.
 pub const SERVICE_CIDRS: u32 = 1 << 8;
+/// `EVENTS`, in bytes: whole pages of any size that kernels have, and a power of two. 2,730 events, each with the kernel's
+/// header of 8 bytes.
+pub const EVENTS: u32 = 1 << 18;
 /// `NODE_ADDRESSES*`, `LOCAL_ADDRS*` and `XDP_DEVICES`.
 pub const INTERFACES: u32 = 1 << 10;

@@ -6,9 +6,9 @@ use lb_common::abi::{FrontendKey, PeerDirection, Protocol, Reason, SocketPeer, S
 use super::{
     Chosen,
     address::{SocketAddress, port, set_port},
-    choose, cookie, halves,
+    begun, choose, cookie, halves,
 };
-use crate::{balance, count, family::Family};
+use crate::{balance, family::Family};
 
 type Address<S> = <<S as SocketAddress>::Family as Family>::Address;
 
@@ -37,8 +37,8 @@ pub fn send<S: SocketAddress>(ctx: &SockAddrContext) -> Result<(), Reason> {
         set_port(ctx, peer.port);
         return Ok(());
     }
-    let key = FrontendKey::new(address, port, Protocol::Udp as u8);
-    let Some(Chosen { frontend, picked }) = choose::<S::Family>(ctx, &key, || S::message_source(ctx))? else {
+    let asked = FrontendKey::new(address, port, Protocol::Udp as u8);
+    let Some(Chosen { frontend, picked }) = choose::<S::Family>(ctx, &asked, || S::message_source(ctx))? else {
         return Ok(());
     };
     let (backend, generation) = (picked.index, picked.backend.generation);
@@ -52,7 +52,7 @@ pub fn send<S: SocketAddress>(ctx: &SockAddrContext) -> Result<(), Reason> {
     }
     S::set_address(ctx, to);
     set_port(ctx, to_port);
-    count::new_flow::<S::Family>(frontend.service);
+    begun::<S::Family>(&asked, frontend.service, &picked, || S::message_source(ctx));
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 
 pub mod dataplane;
 pub mod diff;
+pub mod events;
 pub mod packet;
 pub mod properties;
 pub mod row;

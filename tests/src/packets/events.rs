@@ -204,9 +204,9 @@ pub fn events_are_exact(dataplane: &mut Dataplane, case: Case) -> Result<()> {
         ..backend(expected_from(&new_flow, client, node_port), case.remote())
     };
     let answer = case.answer(case.remote(), case.masqueraded()).ttl(1);
-    for (packet, direction) in [(from_outside.ttl(1), FlowDirection::Request), (answer, FlowDirection::Reply)] {
+    for (packet, direction) in [(&from_outside.ttl(1), FlowDirection::Request), (&answer, FlowDirection::Reply)] {
         let since = monotonic()?;
-        dataplane.run(&arrival(Hook::UplinkIngress, Interface::Uplink, &packet), 1)?;
+        dataplane.run(&arrival(Hook::UplinkIngress, Interface::Uplink, packet), 1)?;
         let expired = Event { direction: direction as u8, ..expired };
         assert_only(dataplane, since, expired, &format!("{direction:?} at the end of its time to live"))?;
     }

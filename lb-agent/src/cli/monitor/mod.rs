@@ -118,7 +118,9 @@ pub(super) fn monitor(pins: &Pins, arguments: &MonitorArguments, output: &Output
     let MonitorArguments { filter, sample, rate, count } = arguments;
     // Blocked, so that they are read below, and the programs are told.
     let mut signals = SigSet::empty();
-    [Signal::SIGINT, Signal::SIGTERM].into_iter().for_each(|signal| signals.add(signal));
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        signals.add(signal);
+    }
     signals.thread_block()?;
     let signals = SignalFd::new(&signals)?;
     let mut watch = Watch::begin(pins, Asked { kinds: filter.kinds(), sample: *sample, rate: *rate })?;

@@ -71,15 +71,15 @@ pub(super) fn family(number: u8) -> Option<&'static str> {
 }
 
 /// Widths of the columns, of which the last one has none. A row does not wait for the next.
-const WIDTHS: [usize; 7] = [28, 27, 9, 22, 22, 22, 30];
+const WIDTHS: [usize; 7] = [27, 26, 8, 22, 22, 22, 30];
 
 pub(super) fn header() -> String {
-    row(["TIME", "WHAT", "PROTOCOL", "CLIENT", "FRONTEND", "BACKEND", "SERVICE", "BY"].map(str::to_owned))
+    row(&["TIME", "WHAT", "PROTOCOL", "CLIENT", "FRONTEND", "BACKEND", "SERVICE", "BY"].map(str::to_owned))
 }
 
-fn row([a, b, c, d, e, f, g, by]: [String; 8]) -> String {
-    let [time, what, protocol, client, frontend, backend, service] = WIDTHS;
-    format!("{a:time$}{b:what$}{c:protocol$}{d:client$} {e:frontend$} {f:backend$} {g:service$} {by}")
+fn row(cells: &[String; 8]) -> String {
+    let widths = WIDTHS.into_iter().chain([0]);
+    cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect::<Vec<_>>().join(" ")
 }
 
 impl Shown {
@@ -138,7 +138,7 @@ impl Shown {
         };
         let ends = [client, frontend, backend].map(end);
         let [client, frontend, backend] = ends;
-        row([time.clone(), what, or_nothing(protocol), client, frontend, backend, or_nothing(service), by])
+        row(&[time.clone(), what, or_nothing(protocol), client, frontend, backend, or_nothing(service), by])
     }
 }
 

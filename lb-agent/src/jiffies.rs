@@ -30,6 +30,11 @@ impl Jiffies {
         self.now.saturating_sub(seconds * self.per_second)
     }
 
+    /// The count that many seconds from now.
+    pub fn after(self, seconds: u64) -> u64 {
+        self.now.saturating_add(seconds * self.per_second)
+    }
+
     /// Seconds from then until now, whole.
     pub fn seconds_since(self, then: u64) -> u64 {
         self.now.saturating_sub(then) / self.per_second

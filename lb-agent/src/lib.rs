@@ -21,3 +21,4 @@ pub mod object;
 pub mod preflight;
 pub mod source;
 pub mod takeover;
+pub mod watch;

@@ -33,6 +33,8 @@ pub trait Family: Copy {
 
     /// Whether this is IPv6.
     const V6: bool;
+    /// 4 or 6.
+    const NUMBER: u8;
     /// `AF_INET` or `AF_INET6`.
     const AF: u8;
     /// What follows an Ethernet header.
@@ -60,6 +62,9 @@ pub trait Family: Copy {
     fn cluster_ips(config: &Config) -> &Prefix<Self::Address>;
     /// The pods' network, where pods are told by their addresses.
     fn pods(config: &Config) -> &Prefix<Self::Address>;
+
+    /// An address in 16 octets, IPv4 as IPv4-mapped (RFC 4291 §2.5.5.2).
+    fn wide(address: Self::Address) -> [u8; 16];
 
     /// Adds the replacement of an address to a checksum difference.
     fn diff(diff: Diff, old: Self::Address, new: Self::Address) -> Diff;
@@ -99,6 +104,9 @@ pub trait Family: Copy {
     /// The next hop that a route lookup found.
     fn next_hop(params: &bpf_fib_lookup) -> bpf_redir_neigh;
 }
+
+/// The third word of an IPv4-mapped address.
+pub const MAPPED_PREFIX: u32 = 0x0000_ffff_u32.to_be();
 
 /// IPv4 (RFC 791).
 #[derive(Clone, Copy)]
@@ -187,12 +195,18 @@ impl Family for Ipv4 {
     type Address = [u8; 4];
 
     const V6: bool = false;
+    const NUMBER: u8 = 4;
     const AF: u8 = 2;
     const ETHERTYPE: u16 = packet::ETHERTYPE_IPV4;
     const BITS: u32 = 32;
 
     family_maps!([u8; 4]; AFFINITY4 BACKENDS4 FLOWS4 FRAGMENTS4 FRONTENDS4 LOADS4 LOCAL_ADDRS4 NODE_ADDRESSES4 SCRATCH4 SERVICES4
         SERVICE_CIDRS4 SERVICE_STATS4 SLOTS4 SOCKET_PEERS4 SOURCE_RANGES4; cluster_ips4 pods4);
+
+    #[inline(always)]
+    fn wide(address: [u8; 4]) -> [u8; 16] {
+        octets([0, 0, MAPPED_PREFIX, u32::from_ne_bytes(address)])
+    }
 
     #[inline(always)]
     fn diff(diff: Diff, old: [u8; 4], new: [u8; 4]) -> Diff {
@@ -255,12 +269,18 @@ impl Family for Ipv6 {
     type Address = [u8; 16];
 
     const V6: bool = true;
+    const NUMBER: u8 = 6;
     const AF: u8 = 10;
     const ETHERTYPE: u16 = packet::ETHERTYPE_IPV6;
     const BITS: u32 = 128;
 
     family_maps!([u8; 16]; AFFINITY6 BACKENDS6 FLOWS6 FRAGMENTS6 FRONTENDS6 LOADS6 LOCAL_ADDRS6 NODE_ADDRESSES6 SCRATCH6 SERVICES6
         SERVICE_CIDRS6 SERVICE_STATS6 SLOTS6 SOCKET_PEERS6 SOURCE_RANGES6; cluster_ips6 pods6);
+
+    #[inline(always)]
+    fn wide(address: [u8; 16]) -> [u8; 16] {
+        address
+    }
 
     #[inline(always)]
     fn diff(diff: Diff, old: [u8; 16], new: [u8; 16]) -> Diff {

@@ -18,7 +18,7 @@ use crate::{
     flow, forward,
     hook::{PacketContext, Place, Verdict},
     packet::header,
-    path::{conclude, work},
+    path::{settle, told, work},
 };
 
 /// For how many seconds a receiver waits for what is missing (`net.ipv4.ipfrag_time`; RFC 8200 §4.5 has 60).
@@ -49,14 +49,14 @@ pub fn remember<P: Place, F: Family>() {
 /// What becomes of a fragment that is not the first, whose IP header is at `l3`.
 #[inline(always)]
 pub fn follow<C: PacketContext, P: Place, F: Family>(ctx: &C, l3: usize) -> Verdict {
-    recall::<C, P, F>(ctx, l3).unwrap_or_else(|| send::<C, F>(ctx))
+    told::<C, F>(ctx, recall::<C, P, F>(ctx, l3).unwrap_or_else(|| send::<C, F>(ctx)))
 }
 
 #[inline(never)]
 fn recall<C: PacketContext, P: Place, F: Family>(ctx: &C, l3: usize) -> Option<Verdict> {
     match try_recall::<C, P, F>(ctx, l3) {
         Ok(()) => None,
-        Err(reason) => Some(conclude::<C>(Err(reason))),
+        Err(reason) => Some(settle::<C, F>(Err(reason))),
     }
 }
 
@@ -77,7 +77,7 @@ fn try_recall<C: PacketContext, P: Place, F: Family>(ctx: &C, l3: usize) -> Resu
 
 #[inline(never)]
 fn send<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
-    conclude::<C>(try_send::<C, F>(ctx))
+    settle::<C, F>(try_send::<C, F>(ctx))
 }
 
 #[inline(always)]

@@ -21,36 +21,37 @@ use crate::{
     hook::{PacketContext, Place, Verdict},
     maps::Work,
     packet::{self, icmp::ICMP_CHECKSUM},
-    path::{conclude, is_of_vlan, work},
+    path::{is_of_vlan, settle, told, work},
 };
 
 /// What becomes of a packet that is neither TCP nor UDP, whose IP header is at `l3`. One step after the other from here, where
 /// the stack is low; each returns the verdict where it is the last.
 #[inline(always)]
 pub fn error<C: PacketContext, P: Place, F: Family>(ctx: &C, l3: usize) -> Verdict {
-    read::<C, F>(ctx, l3)
+    let verdict = read::<C, F>(ctx, l3)
         .or_else(|| read_quoted::<C, F>(ctx))
         .or_else(|| relate::<C, P, F>(ctx))
-        .unwrap_or_else(|| send::<C, F>(ctx))
+        .unwrap_or_else(|| send::<C, F>(ctx));
+    told::<C, F>(ctx, verdict)
 }
 
 #[inline(never)]
 fn read<C: PacketContext, F: Family>(ctx: &C, l3: usize) -> Option<Verdict> {
-    go_on::<C>(work::<F>().and_then(|work| packet::icmp::parse::<C, F>(ctx, l3, work)))
+    go_on::<C, F>(work::<F>().and_then(|work| packet::icmp::parse::<C, F>(ctx, l3, work)))
 }
 
 #[inline(never)]
 fn read_quoted<C: PacketContext, F: Family>(ctx: &C) -> Option<Verdict> {
-    go_on::<C>(work::<F>().and_then(|work| packet::icmp::parse_quoted::<C, F>(ctx, work)))
+    go_on::<C, F>(work::<F>().and_then(|work| packet::icmp::parse_quoted::<C, F>(ctx, work)))
 }
 
 /// `None` where `read` says that it may be ours.
 #[inline(always)]
-fn go_on<C: PacketContext>(read: Result<bool, Reason>) -> Option<Verdict> {
+fn go_on<C: PacketContext, F: Family>(read: Result<bool, Reason>) -> Option<Verdict> {
     match read {
         Ok(true) => None,
         Ok(false) => Some(Verdict::Next),
-        Err(reason) => Some(conclude::<C>(Err(reason))),
+        Err(reason) => Some(settle::<C, F>(Err(reason))),
     }
 }
 
@@ -72,7 +73,7 @@ fn relate<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Option<Verdict> {
     }
     let forwards = known.action == FlowAction::Forward as u8;
     if forwards && is_of_vlan::<C, F>(ctx, packet) {
-        return Some(conclude::<C>(Err(Reason::VlanForward)));
+        return Some(settle::<C, F>(Err(Reason::VlanForward)));
     }
     // From the other end it comes from who its receiver takes that to be. A router on the way is named as it is; but a
     // backend elsewhere hears from this node of what is behind it, as it hears of clients.
@@ -86,7 +87,7 @@ fn relate<C: PacketContext, P: Place, F: Family>(ctx: &C) -> Option<Verdict> {
 
 #[inline(never)]
 fn send<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
-    conclude::<C>(try_send::<C, F>(ctx))
+    settle::<C, F>(try_send::<C, F>(ctx))
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@
 //! | `refuse` | RST, ICMP and `ICMPv6` port unreachable |
 //! | `fragment` | what has no ports follows what has |
 //! | `icmp` | errors about packets of known flows |
+//! | `monitor` | events for whoever watches |
 //! | `trace` | lines for the operator who asked for them |
 //! | `socket` | the cgroup socket hooks |
 
@@ -45,6 +46,7 @@ core::cfg_select! {
         mod icmp;
         mod load;
         mod maps;
+        mod monitor;
         mod own;
         mod packet;
         mod path;

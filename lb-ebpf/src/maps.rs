@@ -6,13 +6,14 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use lb_common::abi::{
-    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, Load, LoadKey,
-    LocalAddress, LocalAddressKey, NodeAddress, Reason, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats,
-    Slot, SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, XdpDevice, capacity,
+    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Event, EventCounts, Flow, Frontend, FrontendKey,
+    Interface, Load, LoadKey, LocalAddress, LocalAddressKey, Monitor, NodeAddress, Reason, Service, ServiceCidr,
+    ServiceIndex, ServiceName, ServiceStats, Slot, SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple,
+    XdpDevice, capacity,
 };
 
 use crate::{balance::Picked, forward::Route, packet::Packet, snat::Search};
@@ -33,6 +34,7 @@ pub const LOADS: usize = capacity::LOADS as usize;
 pub const RANGES: usize = capacity::SOURCE_RANGES as usize;
 pub const CIDRS: usize = capacity::SERVICE_CIDRS as usize;
 pub const LOCALS: usize = capacity::LOCAL_ADDRESSES as usize;
+pub const RING: usize = capacity::EVENTS as usize;
 pub const INTERFACES: usize = capacity::INTERFACES as usize;
 /// Elements are allocated when they are written: tables that are mostly empty cost nothing.
 pub const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -43,6 +45,13 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 pub static COUNTERS: PerCpuArray<Counter, REASONS> = PerCpuArray::new();
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketFrontend> = SkStorage::new();
+
+#[btf_map]
+pub static MONITOR: Array<Monitor, 1> = Array::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, RING> = RingBuf::new();
+#[btf_map]
+pub static EVENT_COUNTS: PerCpuArray<EventCounts, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static XDP_DEVICES: HashMap<Interface, XdpDevice, INTERFACES> = HashMap::new();

@@ -2,8 +2,8 @@
 
 use lb_common::{
     abi::{
-        AffinityKey, BackendFlags, ConfigFlags, Disposition, FlowAction, FlowDirection, Frontend, Hook, Interface,
-        LocalAddressKey, Protocol, Reason, Tuple,
+        AffinityKey, BackendFlags, ConfigFlags, Disposition, Event, EventKind, FlowAction, FlowDirection, Frontend,
+        Hook, Interface, LocalAddressKey, Protocol, Reason, Tuple,
     },
     hash,
 };
@@ -17,6 +17,7 @@ use crate::{
     hook::{Entrance, PacketContext, Place, Tag, Verdict},
     icmp, load,
     maps::{HASH_SEED, TAKEOVER, Work},
+    monitor::{self, Stage},
     own,
     packet::{self, Link, Packet},
     refuse,
@@ -69,9 +70,35 @@ fn parsed<C: PacketContext, P: Place, F: Family>(
     }
 }
 
-/// The verdict on a packet that was not simply translated: the one place where a reason becomes a verdict.
+/// The verdict on a packet that was not simply translated.
 #[inline(always)]
 pub fn conclude<C: PacketContext>(result: Result<Verdict, Reason>) -> Verdict {
+    judge::<C>(result, |kind, reason| monitor::unseen::<C>(kind, reason))
+}
+
+/// As [`conclude`], where the stack is too full to tell anybody: the reason of a drop is left in `Work`, for [`told`] or
+/// [`give_up`].
+#[inline(always)]
+pub fn settle<C: PacketContext, F: Family>(result: Result<Verdict, Reason>) -> Verdict {
+    judge::<C>(result, |_, reason| {
+        if let Ok(work) = work::<F>() {
+            work.reason = reason as u32;
+        }
+    })
+}
+
+/// The verdict of [`settle`], from where the stack is low: whoever watches is told of a drop.
+#[inline(always)]
+pub fn told<C: PacketContext, F: Family>(ctx: &C, verdict: Verdict) -> Verdict {
+    if verdict == Verdict::Drop {
+        monitor::obstacle::<C, F>(ctx, Stage::Known);
+    }
+    verdict
+}
+
+/// The one place where a reason becomes a verdict. `tell` is for whoever watches.
+#[inline(always)]
+fn judge<C: PacketContext>(result: Result<Verdict, Reason>, tell: impl FnOnce(EventKind, Reason)) -> Verdict {
     match result {
         Ok(verdict) => verdict,
         // What cannot be finished here; unless half of it is done, or it would be in vain there, too.
@@ -80,11 +107,14 @@ pub fn conclude<C: PacketContext>(result: Result<Verdict, Reason>) -> Verdict {
         }
         Err(reason) => {
             count::reason(reason);
-            match reason.disposition() {
-                Disposition::Pass | Disposition::Translate => Verdict::Next,
-                // What is refused has been answered by `refuse`; the packet itself ends here all the same.
-                Disposition::Refuse | Disposition::Drop => Verdict::Drop,
-            }
+            // What is refused has been answered by `refuse`; the packet itself ends here all the same.
+            let kind = match reason.disposition() {
+                Disposition::Pass | Disposition::Translate => return Verdict::Next,
+                Disposition::Refuse => EventKind::Refusal,
+                Disposition::Drop => EventKind::Drop,
+            };
+            tell(kind, reason);
+            Verdict::Drop
         }
     }
 }
@@ -153,7 +183,7 @@ fn translate<C: PacketContext, P: Place, F: Family>(
         return match hand_over::<F>(packet) {
             Some(work) => {
                 work.request.to = known.to;
-                Ok(forward_known::<C, F>(ctx).unwrap_or_else(|| refuse::<C, F>(ctx)))
+                Ok(forward_known::<C, F>(ctx).unwrap_or_else(|| give_up::<C, F>(ctx, Stage::Known)))
             }
             None => Err(Reason::TablesInconsistent),
         };
@@ -213,7 +243,7 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
     match choose::<C, P, F>() {
         Choice::NotOurs => Verdict::Next,
         Choice::Backend if C::EARLY => {
-            let verdict = connect::<C, P, F>(ctx).unwrap_or(Verdict::Next);
+            let verdict = connect::<C, P, F>(ctx).unwrap_or_else(|| give_up::<C, F>(ctx, Stage::New));
             if verdict != Verdict::Next {
                 begun::<C, F>(ctx);
             }
@@ -224,8 +254,8 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
             if packet.is_first_fragment() {
                 fragment::identify::<C, F>(ctx);
             }
-            let Some(verdict) = connect::<C, P, F>(ctx) else { return refuse::<C, F>(ctx) };
-            if packet.is_first_fragment() && verdict != Verdict::Drop {
+            let Some(verdict) = connect::<C, P, F>(ctx) else { return give_up::<C, F>(ctx, Stage::New) };
+            if packet.is_first_fragment() {
                 fragment::remember::<P, F>();
             }
             verdict
@@ -233,23 +263,31 @@ fn new_flow<C: PacketContext, P: Entrance, F: Family>(ctx: &C, packet: &Packet<F
         // Answers are given by the place that follows.
         Choice::Refuse if C::EARLY => Verdict::Next,
         Choice::Refuse => {
-            trace::rejection::<C, F>(ctx);
+            turned_away::<C, F>(ctx, EventKind::Refusal);
             refuse::<C, F>(ctx)
         }
         Choice::Drop => {
-            trace::rejection::<C, F>(ctx);
+            turned_away::<C, F>(ctx, EventKind::Drop);
             Verdict::Drop
         }
     }
 }
 
-/// Counts and traces a new flow.
+/// Traces and tells a packet that gets no backend. It was counted.
+#[inline(always)]
+fn turned_away<C: PacketContext, F: Family>(ctx: &C, kind: EventKind) {
+    trace::rejection::<C, F>(ctx);
+    monitor::rejection::<C, F>(ctx, kind);
+}
+
+/// Counts, traces and tells a new flow.
 #[inline(always)]
 fn begun<C: PacketContext, F: Family>(ctx: &C) {
     if let Ok(work) = work::<F>() {
         count::new_flow::<F>(work.service);
     }
     trace::flow::<C, F>(ctx);
+    monitor::flow::<C, F>(ctx);
 }
 
 /// This CPU's place for what the functions below work on.
@@ -271,17 +309,24 @@ fn hand_over<F: Family>(packet: &Packet<F::Address>) -> Option<&'static mut Work
     Some(work)
 }
 
-/// What becomes of a packet that was to go on. `None` is for the caller to have answered, from where the stack is low.
+/// What becomes of a packet that was to go on. `None` is for the caller to [`give_up`], from where the stack is low.
 #[inline(always)]
 fn conclude_sending<C: PacketContext, F: Family>(result: Result<Verdict, Reason>) -> Option<Verdict> {
     match result {
+        Ok(verdict) => Some(verdict),
+        result => Some(settle::<C, F>(result)).filter(|verdict| *verdict != Verdict::Drop),
+    }
+}
+
+/// A packet that cannot go on, for `Work::reason`: it is answered, where its sender can do something about it, or dropped.
+/// Counted already.
+#[inline(always)]
+fn give_up<C: PacketContext, F: Family>(ctx: &C, stage: Stage) -> Verdict {
+    monitor::obstacle::<C, F>(ctx, stage);
+    match work::<F>() {
         // Answers are given by the place that follows.
-        Err(reason @ (Reason::TooBig | Reason::TtlExpired)) if !C::EARLY => {
-            count::reason(reason);
-            work::<F>().ok()?.reason = reason as u32;
-            None
-        }
-        result => Some(conclude::<C>(result)),
+        Ok(work) if !C::EARLY && monitor::is_answered(work.reason) => refuse::<C, F>(ctx),
+        _ => Verdict::Drop,
     }
 }
 
@@ -301,9 +346,14 @@ fn try_forward_known<C: PacketContext, F: Family>(ctx: &C) -> Result<Verdict, Re
 }
 
 /// A packet that is to be answered, for `Work::reason`.
-#[inline(never)]
+#[inline(always)]
 fn refuse<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
-    conclude::<C>(work::<F>().and_then(|work| refuse::answer::<C, F>(ctx, work)))
+    told::<C, F>(ctx, answer::<C, F>(ctx))
+}
+
+#[inline(never)]
+fn answer<C: PacketContext, F: Family>(ctx: &C) -> Verdict {
+    settle::<C, F>(work::<F>().and_then(|work| refuse::answer::<C, F>(ctx, work)))
 }
 
 /// What a packet of no known flow is for.
@@ -328,7 +378,10 @@ fn choose<C: PacketContext, P: Entrance, F: Family>() -> Choice {
     let frontend = match balance::frontend::<F>(tuple.dst, tuple.dst_port, work.packet.protocol() as u8, false) {
         Ok(Some(frontend)) => frontend,
         Ok(None) => return Choice::NotOurs,
-        Err(reason) => return rejected::<C, _>(work, reason),
+        Err(reason) => {
+            work.service = Event::NOTHING;
+            return rejected::<C, _>(work, reason);
+        }
     };
     work.service = frontend.service;
     work.hash = hash::flow(tuple, HASH_SEED.load());

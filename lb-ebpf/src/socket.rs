@@ -21,18 +21,20 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Address, AffinityKey, ConfigFlags, Disposition, Frontend, FrontendKey, Interface, LocalAddressKey, Protocol,
-        Reason,
+        Address, AffinityKey, ConfigFlags, Disposition, Event, EventKind, Frontend, FrontendKey, Interface,
+        LocalAddressKey, Protocol, Reason,
     },
     hash,
 };
 
-use self::address::{Inet4, Inet6, Mapped, SocketAddress};
+use self::address::{Inet4, Inet6, Mapped, SocketAddress, port};
 use crate::{
     balance::{self, List, Picked},
     count,
     family::Family,
+    load,
     maps::{HASH_SEED, NODE_NETNS_COOKIE},
+    monitor,
 };
 
 /// What the kernel expects of a socket program: go on with the call.
@@ -44,11 +46,11 @@ const ECONNREFUSED: i32 = 111;
 const EHOSTUNREACH: i32 = 113;
 
 pub fn connect4(ctx: &SockAddrContext) -> i32 {
-    conclude(connect::<Inet4>(ctx))
+    conclude_connect::<Inet4>(ctx)
 }
 
 pub fn connect6(ctx: &SockAddrContext) -> i32 {
-    conclude(if Mapped::applies(ctx) { connect::<Mapped>(ctx) } else { connect::<Inet6>(ctx) })
+    if Mapped::applies(ctx) { conclude_connect::<Mapped>(ctx) } else { conclude_connect::<Inet6>(ctx) }
 }
 
 pub fn getpeername4(ctx: &SockAddrContext) -> i32 {
@@ -62,12 +64,12 @@ pub fn getpeername6(ctx: &SockAddrContext) -> i32 {
 }
 
 pub fn sendmsg4(ctx: &SockAddrContext) -> i32 {
-    conclude(send::<Inet4>(ctx))
+    conclude_send::<Inet4>(ctx)
 }
 
 pub fn sendmsg6(ctx: &SockAddrContext) -> i32 {
     // An IPv4-mapped destination never gets here: `udpv6_sendmsg` hands it to `udp_sendmsg`, and so to `sendmsg4`.
-    conclude(send::<Inet6>(ctx))
+    conclude_send::<Inet6>(ctx)
 }
 
 pub fn recvmsg4(ctx: &SockAddrContext) -> i32 {
@@ -203,17 +205,57 @@ fn sender<F: Family>(source: F::Address, destination: F::Address) -> Result<F::A
     own.map(|own| own.address).ok_or(Reason::NoNodeAddress)
 }
 
-/// From outcome to the call's result.
+/// Counts and tells a call that was given a backend.
 #[inline(always)]
-fn conclude(result: Result<(), Reason>) -> i32 {
+fn begun<F: Family>(
+    key: &FrontendKey<F::Address>,
+    service: u32,
+    picked: &Picked<F::Address>,
+    source: impl FnOnce() -> F::Address,
+) {
+    count::new_flow::<F>(service);
+    load::began::<F>(service, picked.index, picked.backend.generation);
+    let describe = |event| monitor::asked::<F>(event, source(), key, service);
+    monitor::call::<F>(describe, picked.backend.address, picked.backend.port);
+}
+
+#[inline(always)]
+fn conclude_connect<S: SocketAddress>(ctx: &SockAddrContext) -> i32 {
+    conclude::<S>(ctx, connect::<S>(ctx), || S::bound_address(ctx))
+}
+
+#[inline(always)]
+fn conclude_send<S: SocketAddress>(ctx: &SockAddrContext) -> i32 {
+    conclude::<S>(ctx, send::<S>(ctx), || S::message_source(ctx))
+}
+
+/// From outcome to the call's result. What failed has changed nothing of the call: it still names the frontend.
+#[inline(always)]
+fn conclude<S: SocketAddress>(
+    ctx: &SockAddrContext,
+    result: Result<(), Reason>,
+    source: impl FnOnce() -> <S::Family as Family>::Address,
+) -> i32 {
     let Err(reason) = result else { return PROCEED };
     count::reason(reason);
-    let errno = match reason.disposition() {
+    let (errno, kind) = match reason.disposition() {
         Disposition::Pass | Disposition::Translate => return PROCEED,
-        Disposition::Refuse => ECONNREFUSED,
+        Disposition::Refuse => (ECONNREFUSED, EventKind::Refusal),
         // A packet would be dropped and the call would time out; there is no point in waiting for that.
-        Disposition::Drop => EHOSTUNREACH,
+        Disposition::Drop => (EHOSTUNREACH, EventKind::Drop),
     };
+    let describe = |event| {
+        let protocol = protocol(ctx).unwrap_or(Protocol::Tcp) as u8;
+        let key = FrontendKey::new(S::address(ctx), port(ctx), protocol);
+        // Asked again, since only a watcher wants to know it.
+        let frontend = balance::frontend::<S::Family>(key.address, key.port, key.protocol, in_node_namespace(ctx));
+        let service = match frontend {
+            Ok(Some(frontend)) => frontend.service,
+            _ => Event::NOTHING,
+        };
+        monitor::asked::<S::Family>(event, source(), &key, service);
+    };
+    monitor::refused_call(describe, kind, reason);
     // SAFETY: no pointers are passed.
     unsafe { bpf_set_retval(-errno) };
     FAIL

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use lb_agent::loader::{LoadOptions, Loaded};
-use lb_tests::packets::{Dataplane, World, dataplane::SMALL, least_conn, properties, rows};
+use lb_tests::packets::{Dataplane, World, dataplane::SMALL, events, least_conn, properties, rows};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// Loaded objects that no trial uses at the moment. One that a failed trial used is not given back.
@@ -107,6 +107,10 @@ fn main() -> ExitCode {
             let name = format!("{} {}: {sentence}", case.net.name, case.protocol_name());
             trials.push(pool.trial(world, name, move |dataplane| test(dataplane, case)));
         }
+        let name = format!("{} {}: events say what becomes of packets", case.net.name, case.protocol_name());
+        trials.push(pool.trial(world, name, move |dataplane| events::events_are_exact(dataplane, case)));
+        let name = format!("{} {}: events are as many as were asked for", case.net.name, case.protocol_name());
+        trials.push(pool.trial(world, name, move |dataplane| events::events_are_bounded(dataplane, case)));
         let name = format!("{} {}: XDP sends by other devices that can", case.net.name, case.protocol_name());
         trials.push(pool.trial(world, name, move |dataplane| properties::other_devices_need_a_driver(dataplane, case)));
         let name = format!("{} {}: an affinity lasts from the last flow on", case.net.name, case.protocol_name());

@@ -67,6 +67,11 @@ impl FamilyFilter {
         !(self.ipv4 && A::BITS != u32::BITS || self.ipv6 && A::BITS == u32::BITS)
     }
 
+    /// Whether the family of this number, 4 or 6, is asked for.
+    pub(super) fn includes_number(self, number: u8) -> bool {
+        !(self.ipv4 && number != 4 || self.ipv6 && number != 6)
+    }
+
     /// Whether everything is asked for.
     pub(super) fn is_open(self) -> bool {
         !self.ipv4 && !self.ipv6

@@ -29,5 +29,17 @@ pub(super) fn attached(pins: &Pins) -> Result<Vec<Hook>> {
 /// The name of a device.
 pub(super) fn device(index: u32) -> String {
     let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
-    name.unwrap_or_else(|| format!("<device {index}?>"))
+    // nix takes the null that says that there is none for a name.
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("<device {index}?>"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_gone_shows_as_dangling() {
+        assert_eq!(device(1), "lo");
+        assert_eq!(device(0x7fff_fff0), "<device 2147483632?>");
+    }
 }

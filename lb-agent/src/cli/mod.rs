@@ -12,6 +12,7 @@ mod flow;
 mod hooks;
 mod kube_proxy_flags;
 mod manual;
+mod monitor;
 mod node;
 mod output;
 mod preflight;
@@ -81,6 +82,13 @@ enum Command {
         show: ShowArguments,
         #[command(flatten)]
         top: top::TopArguments,
+    },
+    /// Print new flows, refusals and drops as they happen. The programs write them only while this runs.
+    Monitor {
+        #[command(flatten)]
+        show: ShowArguments,
+        #[command(flatten)]
+        monitor: monitor::MonitorArguments,
     },
     /// Tell what becomes of a packet or a connection, and why: Service, policy, endpoints, source address, verdict. Asked of
     /// the live tables and, for packets, of the programs themselves; leaves no trace in either.
@@ -239,6 +247,9 @@ fn dispatch(command: Command) -> Result<()> {
         }
         Command::Drops { show: ShowArguments { pins, output }, drops } => drops::drops(&pins.pins(), &drops, &output),
         Command::Top { show: ShowArguments { pins, output }, top } => top::top(&pins.pins(), &top, &output),
+        Command::Monitor { show: ShowArguments { pins, output }, monitor } => {
+            monitor::monitor(&pins.pins(), &monitor, &output)
+        }
         Command::Explain { show: ShowArguments { pins, output }, question } => {
             explain::explain(&pins.pins(), &question, &output)
         }

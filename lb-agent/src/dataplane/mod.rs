@@ -30,3 +30,4 @@ pub use recount::{Recount, RecountError, Recounter};
 pub use report::{ApplyError, ChangeKind, Failure, NodeChange, PortChange, SyncReport};
 pub use scrape::{Scrape, Scraper, ServiceTraffic, TableFill};
 pub use seen::{Affinities, Counters, Flows, Loads, ServiceCounters};
+pub(crate) use table::HashTable;

@@ -125,7 +125,7 @@ impl Scraper {
     /// Opens the pinned maps.
     pub fn open(pins: &Pins) -> Result<Self, LoaderError> {
         let mut counted = Vec::new();
-        for name in PINNED.iter().filter(|name| !KNOWN_TO_THE_AGENT.contains(name)) {
+        for name in PINNED.iter().filter(|name| !KNOWN_TO_THE_AGENT.contains(name) && !OF_WATCHERS.contains(name)) {
             let data = pins.data(name)?;
             let kind = data.info().and_then(|info| info.map_type());
             let kind = kind.map_err(|source| LoaderError::Map { map: name, source })?;
@@ -167,6 +167,9 @@ impl Scraper {
 
 /// Hash tables whose fill the agent knows without counting: it alone writes them.
 const KNOWN_TO_THE_AGENT: [&str; 4] = [maps::FRONTENDS4, maps::FRONTENDS6, maps::SERVICE_NAMES4, maps::SERVICE_NAMES6];
+
+/// What `lb-agent monitor` reads. An agent from before it has not made them, and its counters can be read all the same.
+const OF_WATCHERS: [&str; 3] = [maps::MONITOR, maps::EVENTS, maps::EVENT_COUNTS];
 
 fn fill(table: &'static str, data: &MapData) -> Result<TableFill, MapError> {
     let failed = |source| MapError { map: table, operation: Operation::Read, source };

@@ -59,7 +59,7 @@ impl<K: Pod, V: Pod> HashTable<K, V> {
         }
     }
 
-    pub(super) fn get(&self, key: &K) -> Result<Option<V>, MapError> {
+    pub(crate) fn get(&self, key: &K) -> Result<Option<V>, MapError> {
         match self.map.get(key, 0).map_err(|error| failed(self.name, Operation::Read, error)) {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),

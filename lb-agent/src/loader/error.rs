@@ -79,6 +79,15 @@ pub enum LoaderError {
         /// The other agent, where it can be seen from here.
         pid: Option<u32>,
     },
+    /// Somebody else reads the events.
+    #[error(
+        "another lb-agent monitor{} reads the events of this node, and there can be one; end it first",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+    )]
+    Watched {
+        /// The other reader, where it can be seen from here.
+        pid: Option<u32>,
+    },
     /// A pin that is not ours is where ours should be.
     #[error(
         "{path} was not made by lb-agent: found {found}, expected {expected}; it was left alone, remove it yourself"

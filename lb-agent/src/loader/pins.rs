@@ -147,12 +147,21 @@ impl Pins {
 
     /// Keeps other agents off these pins until the lock is dropped, or the process ends.
     pub fn lock(&self) -> Result<Lock, LoaderError> {
-        let dir = File::open(&self.root).map_err(|source| pin_error("opening", &self.root, source))?;
-        Flock::lock(dir, FlockArg::LockExclusiveNonblock).map(Lock).map_err(|(dir, errno)| match errno {
-            Errno::EWOULDBLOCK => LoaderError::Locked { dir: self.root.clone(), pid: holder(&dir) },
-            errno => pin_error("locking", &self.root, errno.into()),
-        })
+        lock(&self.root, |pid| LoaderError::Locked { dir: self.root.clone(), pid })
     }
+
+    /// Likewise keeps other readers off the events: a ring buffer has one. The directory of the maps stands for it.
+    pub(crate) fn lock_events(&self) -> Result<Lock, LoaderError> {
+        lock(&self.maps(), |pid| LoaderError::Watched { pid })
+    }
+}
+
+fn lock(dir: &Path, locked: impl FnOnce(Option<u32>) -> LoaderError) -> Result<Lock, LoaderError> {
+    let file = File::open(dir).map_err(|source| pin_error("opening", dir, source))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Lock).map_err(|(file, errno)| match errno {
+        Errno::EWOULDBLOCK => locked(holder(&file)),
+        errno => pin_error("locking", dir, errno.into()),
+    })
 }
 
 /// Exclusive use of the pins.

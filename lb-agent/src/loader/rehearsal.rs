@@ -2,7 +2,7 @@
 //! plane.
 //!
 //! A rehearsal is a second copy of the programs from the same object. The tables that programs only read are the pinned
-//! ones, so it decides as the attached copy does at this moment. Those that programs write (flows, affinities, counters)
+//! ones, so it decides as the attached copy does at this moment. Those that programs write (flows, affinities, counters, events)
 //! are its own: empty but for what is put there, and gone with it. It is attached nowhere and pins nothing.
 
 use aya::{
@@ -13,10 +13,10 @@ use aya::{
 use lb_common::abi::{
     capacity,
     maps::{
-        AFFINITY4, AFFINITY6, BACKENDS4, BACKENDS6, CONFIG, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, LOADS4, LOADS6,
-        LOCAL_ADDRS4, LOCAL_ADDRS6, NODE_ADDRESSES4, NODE_ADDRESSES6, SERVICE_CIDRS4, SERVICE_CIDRS6, SERVICE_NAMES4,
-        SERVICE_NAMES6, SERVICE_STATS4, SERVICE_STATS6, SERVICES4, SERVICES6, SLOTS4, SLOTS6, SOCKET_PEERS4,
-        SOCKET_PEERS6, SOURCE_RANGES4, SOURCE_RANGES6, XDP_DEVICES,
+        AFFINITY4, AFFINITY6, BACKENDS4, BACKENDS6, CONFIG, EVENTS, FLOWS4, FLOWS6, FRONTENDS4, FRONTENDS6, LOADS4,
+        LOADS6, LOCAL_ADDRS4, LOCAL_ADDRS6, NODE_ADDRESSES4, NODE_ADDRESSES6, SERVICE_CIDRS4, SERVICE_CIDRS6,
+        SERVICE_NAMES4, SERVICE_NAMES6, SERVICE_STATS4, SERVICE_STATS6, SERVICES4, SERVICES6, SLOTS4, SLOTS6,
+        SOCKET_PEERS4, SOCKET_PEERS6, SOURCE_RANGES4, SOURCE_RANGES6, XDP_DEVICES,
     },
 };
 
@@ -47,7 +47,7 @@ const READ_ONLY: [&str; 18] = [
 
 /// Elements of the tables of its own. One packet enters a handful; an LRU table hands each CPU a batch of its free elements
 /// (`LOCAL_FREE_TARGET` in `kernel/bpf/bpf_lru_list.c`, 128), which must not be all of them.
-const OWN: [(&str, u32); 14] = [
+const OWN: [(&str, u32); 15] = [
     (FLOWS4, 1 << 14),
     (FLOWS6, 1 << 14),
     (AFFINITY4, 1 << 14),
@@ -64,6 +64,8 @@ const OWN: [(&str, u32); 14] = [
     // Per CPU and service, in a size that nobody would want to wait for. Services beyond the end are not counted.
     (SERVICE_STATS4, 1),
     (SERVICE_STATS6, 1),
+    // A page. Nothing is written there: `MONITOR` is its own as well, so nobody watches.
+    (EVENTS, 1),
 ];
 
 /// What a program said of a packet.
@@ -191,14 +193,14 @@ fn test(
 
 #[cfg(test)]
 mod tests {
-    use lb_common::abi::maps::{COUNTERS, SOCKETS};
+    use lb_common::abi::maps::{COUNTERS, EVENT_COUNTS, MONITOR, SOCKETS};
 
     use super::{super::PINNED, OWN, READ_ONLY};
 
     #[test]
     fn every_pinned_map_is_either_read_or_replaced() {
         for map in PINNED {
-            let of_fixed_size = [COUNTERS, SOCKETS].contains(map);
+            let of_fixed_size = [COUNTERS, SOCKETS, MONITOR, EVENT_COUNTS].contains(map);
             let is_own = of_fixed_size || OWN.iter().any(|(name, _)| name == map);
             assert!(is_own != READ_ONLY.contains(map), "{map}");
         }

@@ -76,6 +76,10 @@ fn main() -> ExitCode {
         drops_are_counted_and_followed,
     ));
     tests.extend(sandboxed!(
+        cli::monitor: events_are_printed_to_one_watcher_and_end_with_it,
+        pins_of_an_agent_from_before_events_are_read_and_adopted,
+    ));
+    tests.extend(sandboxed!(
         cli::preflight: a_node_that_can_run_the_agent_is_left_as_it_was,
         what_is_missing_is_a_failure_with_a_remedy,
         others_on_our_hooks_and_ranges_that_overlap_are_warnings,

@@ -31,5 +31,8 @@ pub const SERVICE_CIDRS: u32 = 1 << 8;
 /// `LOCAL_ADDRS*`: elements are allocated when they are written. A node that had kube-proxy in ipvs mode may still have every
 /// cluster IP, on kube-ipvs0.
 pub const LOCAL_ADDRESSES: u32 = 1 << 16;
+/// `EVENTS`, in bytes: whole pages of any size that kernels have, and a power of two. 2,730 events, each with the kernel's
+/// header of 8 bytes.
+pub const EVENTS: u32 = 1 << 18;
 /// `NODE_ADDRESSES*` and `XDP_DEVICES`.
 pub const INTERFACES: u32 = 1 << 10;

@@ -61,6 +61,14 @@ fn the_layout_is_that_of_the_abi_version() {
     layout!(Slot, 4, backend: u32 = 0);
     layout!(ServiceIndex, 4, service: u32 = 0);
     layout!(Counter, 8, count: u64 = 0);
+    layout!(Monitor, 24, until: u64 = 0, kinds: u32 = 8, sample: u32 = 12, rate: u32 = 16, pad: u32 = 20);
+    layout!(EventCounts, 32, since: u64 = 0, written: u64 = 8, over_rate: u64 = 16, no_room: u64 = 24);
+    layout!(
+        Event, 88, time: u64 = 0, client: V6 = 8, frontend: V6 = 24, backend: V6 = 40, client_port: u16 = 56,
+        frontend_port: u16 = 58, backend_port: u16 = 60, protocol: u8 = 62, kind: u8 = 63, service: u32 = 64,
+        reason: u32 = 68, interface: u32 = 72, process: u32 = 76, family: u8 = 80, place: u8 = 81, direction: u8 = 82,
+        pad: [u8; 5] = 83,
+    );
     layout!(PortRange, 4, first: u16 = 0, count: u16 = 2);
     layout!(
         Config, 112, abi_version: u32 = 0, node_port_min: u16 = 4, node_port_max: u16 = 6,

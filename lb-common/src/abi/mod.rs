@@ -9,6 +9,7 @@
 mod affinity;
 mod backend;
 mod config;
+mod event;
 mod flow;
 mod frontend;
 mod load;
@@ -32,6 +33,7 @@ pub mod reason;
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendFlags};
 pub use config::{Config, ConfigFlags, MAX_PORT_RANGES, PortRange};
+pub use event::{Event, EventCounts, EventKind, EventPlace, Monitor};
 pub use flow::{Flow, FlowAction, FlowDirection, Hook, TcpState};
 pub use frontend::{Frontend, FrontendFlags, FrontendKey};
 pub use load::{Load, LoadKey};
@@ -115,4 +117,10 @@ pub mod maps {
     pub const SOCKET_PEERS6: &str = "SOCKET_PEERS6";
     /// [`Interface`](super::Interface) of an uplink to [`XdpDevice`](super::XdpDevice).
     pub const XDP_DEVICES: &str = "XDP_DEVICES";
+    /// Ring buffer of [`Event`](super::Event).
+    pub const EVENTS: &str = "EVENTS";
+    /// Per-CPU [`EventCounts`](super::EventCounts), one element.
+    pub const EVENT_COUNTS: &str = "EVENT_COUNTS";
+    /// [`Monitor`](super::Monitor), one element.
+    pub const MONITOR: &str = "MONITOR";
 }

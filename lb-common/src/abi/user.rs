@@ -1,9 +1,10 @@
 //! What user space needs to read and write the types as map data.
 
 use super::{
-    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Flow, Frontend, FrontendKey, Interface, Load, LoadKey,
-    LocalAddress, LocalAddressKey, NodeAddress, Prefix, Service, ServiceCidr, ServiceIndex, ServiceName, ServiceStats,
-    Slot, SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple, XdpDevice,
+    Affinity, AffinityKey, Allowed, Backend, Config, Counter, Event, EventCounts, Flow, Frontend, FrontendKey,
+    Interface, Load, LoadKey, LocalAddress, LocalAddressKey, Monitor, NodeAddress, Prefix, Service, ServiceCidr,
+    ServiceIndex, ServiceName, ServiceStats, Slot, SocketFrontend, SocketPeer, SocketPeerKey, SourceRange, Tuple,
+    XdpDevice,
 };
 
 macro_rules! pod {
@@ -25,6 +26,8 @@ pod!(
     Backend<[u8; 16]>,
     Config,
     Counter,
+    Event,
+    EventCounts,
     Flow<[u8; 4]>,
     Flow<[u8; 16]>,
     Frontend,
@@ -36,6 +39,7 @@ pod!(
     LocalAddress,
     LocalAddressKey<[u8; 4]>,
     LocalAddressKey<[u8; 16]>,
+    Monitor,
     NodeAddress<[u8; 4]>,
     NodeAddress<[u8; 16]>,
     Prefix<[u8; 4]>,

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 
-use crate::family::{Family, Ipv4, Ipv6, octets, words};
+use crate::family::{Family, Ipv4, Ipv6, MAPPED_PREFIX, octets, words};
 
 /// A form of address that a socket call can have.
 pub trait SocketAddress {
@@ -22,10 +22,7 @@ pub trait SocketAddress {
     /// `sendmsg` only: the verifier lets no others read it.
     fn message_source(ctx: &SockAddrContext) -> <Self::Family as Family>::Address;
 
-    /// The address in 16 bytes, IPv4 as IPv4-mapped.
-    fn wide(address: <Self::Family as Family>::Address) -> [u8; 16];
-
-    /// The inverse of `wide`.
+    /// The inverse of [`Family::wide`].
     fn narrow(wide: [u8; 16]) -> <Self::Family as Family>::Address;
 }
 
@@ -35,9 +32,6 @@ pub struct Inet4;
 pub struct Inet6;
 /// An IPv4 address in an `AF_INET6` call (RFC 4291 §2.5.5.2).
 pub struct Mapped;
-
-/// The third word of an IPv4-mapped address.
-pub const MAPPED_PREFIX: u32 = 0x0000_ffff_u32.to_be();
 
 // The verifier wants every access to the context as a plain load or store of one field at a constant offset; volatile
 // accesses keep LLVM from merging or moving them.
@@ -67,11 +61,6 @@ impl SocketAddress for Inet4 {
     fn message_source(ctx: &SockAddrContext) -> [u8; 4] {
         // SAFETY: as above.
         unsafe { core::ptr::read_volatile(&raw const (*ctx.sock_addr).msg_src_ip4) }.to_ne_bytes()
-    }
-
-    #[inline(always)]
-    fn wide(address: [u8; 4]) -> [u8; 16] {
-        octets([0, 0, MAPPED_PREFIX, u32::from_ne_bytes(address)])
     }
 
     #[inline(always)]
@@ -116,11 +105,6 @@ impl SocketAddress for Inet6 {
     }
 
     #[inline(always)]
-    fn wide(address: [u8; 16]) -> [u8; 16] {
-        address
-    }
-
-    #[inline(always)]
     fn narrow(wide: [u8; 16]) -> [u8; 16] {
         wide
     }
@@ -157,11 +141,6 @@ impl SocketAddress for Mapped {
     #[inline(always)]
     fn message_source(ctx: &SockAddrContext) -> [u8; 4] {
         Inet4::message_source(ctx)
-    }
-
-    #[inline(always)]
-    fn wide(address: [u8; 4]) -> [u8; 16] {
-        Inet4::wide(address)
     }
 
     #[inline(always)]

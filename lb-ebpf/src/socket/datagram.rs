@@ -9,9 +9,9 @@ use lb_common::{
 use super::{
     Chosen,
     address::{SocketAddress, port, set_port},
-    choose, cookie, halves,
+    begun, choose, cookie, halves,
 };
-use crate::{balance, count, family::Family, flow, load, maps::TICKS_PER_SECOND};
+use crate::{balance, family::Family, flow, maps::TICKS_PER_SECOND};
 
 type Address<S> = <<S as SocketAddress>::Family as Family>::Address;
 type Key<S> = SocketPeerKey<Address<S>>;
@@ -85,8 +85,8 @@ pub fn send<S: SocketAddress>(ctx: &SockAddrContext) -> Result<(), Reason> {
             return Ok(());
         }
     }
-    let frontend_key = FrontendKey::new(address, port, Protocol::Udp as u8);
-    let Some(Chosen { frontend, picked }) = choose::<S::Family>(ctx, &frontend_key, || S::message_source(ctx))? else {
+    let asked = FrontendKey::new(address, port, Protocol::Udp as u8);
+    let Some(Chosen { frontend, picked }) = choose::<S::Family>(ctx, &asked, || S::message_source(ctx))? else {
         forget::<S>(&key::<S>(cookie, address, port, PeerDirection::Receive));
         return Ok(());
     };
@@ -98,8 +98,7 @@ pub fn send<S: SocketAddress>(ctx: &SockAddrContext) -> Result<(), Reason> {
     enter::<S>(&send, &peer(to, to_port))?;
     S::set_address(ctx, to);
     set_port(ctx, to_port);
-    count::new_flow::<S::Family>(frontend.service);
-    load::began::<S::Family>(frontend.service, backend, generation);
+    begun::<S::Family>(&asked, frontend.service, &picked, || S::message_source(ctx));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use core::{ffi::c_void, mem::offset_of, ptr};
 use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
 use lb_common::abi::{LiveSocket, SocketFrontend};
 
-use super::address::MAPPED_PREFIX;
+use crate::family::MAPPED_PREFIX;
 
 /// `struct bpf_iter__bpf_sk_storage_map` (`net/core/bpf_sk_storage.c`): what a program meets of one element of a socket
 /// storage.

@@ -6,9 +6,9 @@ use lb_common::abi::{FrontendKey, Protocol, Reason, SocketFrontend};
 use super::{
     Chosen,
     address::{SocketAddress, port, set_port},
-    choose,
+    begun, choose,
 };
-use crate::{count, load, maps::SOCKETS};
+use crate::{family::Family as _, maps::SOCKETS};
 
 /// Sends a `connect` to a frontend to one of its backends.
 #[inline(always)]
@@ -19,8 +19,8 @@ pub fn connect<S: SocketAddress>(ctx: &SockAddrContext, protocol: Protocol) -> R
         return Ok(());
     };
     let mut remembered = SocketFrontend {
-        frontend_address: S::wide(key.address),
-        backend_address: S::wide(picked.backend.address),
+        frontend_address: S::Family::wide(key.address),
+        backend_address: S::Family::wide(picked.backend.address),
         frontend_port: key.port,
         backend_port: picked.backend.port,
         backend: picked.index,
@@ -36,8 +36,7 @@ pub fn connect<S: SocketAddress>(ctx: &SockAddrContext, protocol: Protocol) -> R
     unsafe { *entry = remembered };
     S::set_address(ctx, picked.backend.address);
     set_port(ctx, picked.backend.port);
-    count::new_flow::<S::Family>(frontend.service);
-    load::began::<S::Family>(frontend.service, picked.index, picked.backend.generation);
+    begun::<S::Family>(&key, frontend.service, &picked, || S::bound_address(ctx));
     Ok(())
 }
 
@@ -50,7 +49,7 @@ pub fn restore<S: SocketAddress>(ctx: &SockAddrContext) -> bool {
     }
     // SAFETY: the storage lives as long as the socket; a value that changes meanwhile belongs to the same socket.
     let remembered = unsafe { *entry };
-    if remembered.backend_port != port(ctx) || remembered.backend_address != S::wide(S::address(ctx)) {
+    if remembered.backend_port != port(ctx) || remembered.backend_address != S::Family::wide(S::address(ctx)) {
         return false;
     }
     S::set_address(ctx, S::narrow(remembered.frontend_address));

@@ -194,7 +194,7 @@ pub fn health(node: &Node) -> io::Result<u16> {
 }
 
 /// `LB_AGENT`, or the program beside the one that runs now. Where there is none, the test cannot run.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let beside = || {
         let this = env::current_exe().expect("/proc/self/exe names the program");
         // target/debug/deps/lab-… for a test, target/debug/lb-lab for a program.

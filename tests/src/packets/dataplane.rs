@@ -24,7 +24,7 @@ use lb_common::abi::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FrontendKey, Hook, Prefix, Reason, Tuple, maps,
 };
 
-use super::{Interface, Tables, World, packet::addressed, tables::THIS_NODE, xdp};
+use super::{Interface, Tables, World, events::Events, packet::addressed, tables::THIS_NODE, xdp};
 
 /// What a TC program says (`include/uapi/linux/pkt_cls.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +175,7 @@ pub struct Dataplane {
     loads4: Loads,
     loads6: Loads,
     recounter: Recounter,
+    pub(super) events: Events,
     pub(super) world: World,
 }
 
@@ -209,6 +210,7 @@ impl Dataplane {
         let fragments6 = loaded.take("FRAGMENTS6")?.try_into()?;
         let affinity4 = loaded.take(maps::AFFINITY4)?.try_into()?;
         let affinity6 = loaded.take(maps::AFFINITY6)?.try_into()?;
+        let events = Events::open(&mut loaded)?;
         let maps = loaded.take_maps()?;
         let policy = Policy::default();
         let controller = Controller::adopt(&maps, settings(policy.clone()))?;
@@ -228,6 +230,7 @@ impl Dataplane {
             loads4,
             loads6,
             recounter,
+            events,
             world,
         })
     }

@@ -12,6 +12,7 @@
 
 pub mod dataplane;
 pub mod diff;
+pub mod events;
 pub mod least_conn;
 pub mod packet;
 pub mod properties;

@@ -11,6 +11,7 @@ mod icmp;
 mod inspection;
 mod isolation;
 mod least_conn;
+mod monitor;
 mod node_port;
 mod others;
 mod own;
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
         who_sends_what_does_not_fit_beyond_the_node_is_told_what_does,
         who_sends_what_does_not_fit_beyond_the_node_is_told_with_xdp,
     ));
+    tests.extend(sandboxed!(monitor: new_flows_refusals_and_drops_are_shown_until_the_watcher_is_killed));
     tests.extend(sandboxed!(cli: a_flow_is_shown_as_client_and_backend_saw_it_and_ends_when_it_is_flushed));
     tests.extend(sandboxed!(
         explain: what_is_explained_is_what_clients_meet,

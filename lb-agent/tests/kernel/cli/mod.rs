@@ -3,6 +3,7 @@
 pub(crate) mod documented;
 pub(crate) mod flows;
 pub(crate) mod lists;
+pub(crate) mod monitor;
 pub(crate) mod preflight;
 pub(crate) mod top;
 

@@ -69,7 +69,7 @@ impl Case {
     }
 
     /// Its answer.
-    fn answer(self, source: SocketAddr, destination: SocketAddr) -> Packet {
+    pub(super) fn answer(self, source: SocketAddr, destination: SocketAddr) -> Packet {
         match self.protocol {
             Protocol::Tcp => Packet::syn(source, destination).tcp_header(|tcp| {
                 tcp.ack = true;
@@ -103,20 +103,20 @@ impl Case {
         at(self.net.load_balancer, PORT)
     }
 
-    fn node_port(self) -> SocketAddr {
+    pub(super) fn node_port(self) -> SocketAddr {
         at(self.net.node, NODE_PORT)
     }
 
-    fn local(self) -> SocketAddr {
+    pub(super) fn local(self) -> SocketAddr {
         at(self.net.local_backend, TARGET)
     }
 
-    fn remote(self) -> SocketAddr {
+    pub(super) fn remote(self) -> SocketAddr {
         at(self.net.remote_backend, TARGET)
     }
 
     /// What masqueraded packets come from, while the pool has one port.
-    fn masqueraded(self) -> SocketAddr {
+    pub(super) fn masqueraded(self) -> SocketAddr {
         at(self.net.node, Tables::FIRST_SNAT_PORT)
     }
 
@@ -154,7 +154,7 @@ impl Case {
     }
 
     /// Tables of that Service with an endpoint on the other node.
-    fn one_remote(self) -> Tables {
+    pub(super) fn one_remote(self) -> Tables {
         self.one(self.remote(), Place::Remote)
     }
 }

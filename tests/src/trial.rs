@@ -65,9 +65,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 /// The `main` of a test file.
 pub fn main(tests: Vec<Test>) -> ExitCode {
-    let mut arguments = env::args().skip(1);
-    if arguments.next().as_deref() == Some(EXACT) {
-        let name = arguments.next().unwrap_or_default();
+    let mut words = env::args().skip(1);
+    if words.next().as_deref() == Some(EXACT) {
+        let name = words.next().unwrap_or_default();
         return match tests.iter().find(|test| test.name == name).map(|test| test.body) {
             Some(Body::Sandboxed(body) | Body::Fixture(body)) => run_sandboxed(body),
             Some(Body::Outside(_)) | None => panic!("no sandboxed test is named {name:?}"),
@@ -79,9 +79,17 @@ pub fn main(tests: Vec<Test>) -> ExitCode {
         Body::Outside(body) => Some(Trial::ignorable_test(name, move || run_outside(body))),
         Body::Fixture(_) => None,
     });
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.collect());
+    let conclusion = libtest_mimic::run(&arguments(), trials.collect());
     lab::sweep();
     conclusion.exit_code()
+}
+
+/// What the command line says; where it does not say how many tests run at once, twice as many as there are CPUs. They wait
+/// for packets most of the time.
+pub fn arguments() -> Arguments {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(2 * thread::available_parallelism().map_or(1, usize::from));
+    arguments
 }
 
 /// The command that runs one sandboxed test of this program.

@@ -156,9 +156,8 @@ pub(super) fn monitor(pins: &Pins, arguments: &MonitorArguments, output: &Output
             if loss.lost > 0 && !output.event("EventLoss", &loss, || loss.line())? {
                 return Ok(());
             }
-            // There may be more to read.
-            continue;
         }
+        // A signal ends it also where there is always more to read.
         if !wait(&watch, &signals, RENEWAL.saturating_sub(renewed.elapsed()))? {
             return Ok(());
         }

@@ -176,23 +176,16 @@ pub enum Stage {
 
 /// The packet of `Work` cannot be sent on, or not be answered, for `Work::reason`.
 #[inline(always)]
-pub fn obstacle<C: PacketContext, F: Family>(ctx: &C, stage: Stage) {
+pub fn obstacle<C: PacketContext, F: Family>(ctx: &C, stage: Stage, kind: EventKind) {
     if is_watched() {
-        tell_obstacle::<C, F>(ctx, stage);
+        tell_obstacle::<C, F>(ctx, stage, kind);
     }
 }
 
-/// Whether the sender of a packet that cannot be sent on, for the reason of this number, can do something about it.
-#[inline(always)]
-pub const fn is_answered(reason: u32) -> bool {
-    reason == Reason::TooBig as u32 || reason == Reason::TtlExpired as u32
-}
-
 #[inline(never)]
-fn tell_obstacle<C: PacketContext, F: Family>(ctx: &C, stage: Stage) {
+fn tell_obstacle<C: PacketContext, F: Family>(ctx: &C, stage: Stage, kind: EventKind) {
     let Ok(work) = work::<F>() else { return };
     let reason = work.reason;
-    let kind = if is_answered(reason) { EventKind::Refusal } else { EventKind::Drop };
     let Some(event) = begin(kind, place::<C>()) else { return };
     let Work { packet: Packet { tuple, .. }, picked, service, .. } = &*work;
     packet::<C, F>(event, ctx, tuple);

@@ -91,7 +91,7 @@ pub fn settle<C: PacketContext, F: Family>(result: Result<Verdict, Reason>) -> V
 #[inline(always)]
 pub fn told<C: PacketContext, F: Family>(ctx: &C, verdict: Verdict) -> Verdict {
     if verdict == Verdict::Drop {
-        monitor::obstacle::<C, F>(ctx, Stage::Known);
+        monitor::obstacle::<C, F>(ctx, Stage::Known, EventKind::Drop);
     }
     verdict
 }
@@ -318,16 +318,20 @@ fn conclude_sending<C: PacketContext, F: Family>(result: Result<Verdict, Reason>
     }
 }
 
+/// Whether the sender of a packet that cannot be sent on, for the reason of this number, can do something about it.
+#[inline(always)]
+const fn is_answered(reason: u32) -> bool {
+    reason == Reason::TooBig as u32 || reason == Reason::TtlExpired as u32
+}
+
 /// A packet that cannot go on, for `Work::reason`: it is answered, where its sender can do something about it, or dropped.
 /// Counted already.
 #[inline(always)]
 fn give_up<C: PacketContext, F: Family>(ctx: &C, stage: Stage) -> Verdict {
-    monitor::obstacle::<C, F>(ctx, stage);
-    match work::<F>() {
-        // Answers are given by the place that follows.
-        Ok(work) if !C::EARLY && monitor::is_answered(work.reason) => refuse::<C, F>(ctx),
-        _ => Verdict::Drop,
-    }
+    // Answers are given by the place that follows.
+    let is_answered = !C::EARLY && work::<F>().is_ok_and(|work| is_answered(work.reason));
+    monitor::obstacle::<C, F>(ctx, stage, if is_answered { EventKind::Refusal } else { EventKind::Drop });
+    if is_answered { refuse::<C, F>(ctx) } else { Verdict::Drop }
 }
 
 #[inline(never)]

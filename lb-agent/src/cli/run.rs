@@ -256,7 +256,9 @@ fn cidr(text: &str) -> Result<IpNet, String> {
 
 fn start_log(format: LogFormat, filter: &str) -> Result<()> {
     let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_writer(io::stderr);
-    let log = log.with_ansi(io::stderr().is_terminal());
+    // A line that cannot be written (a full disk, a pipe that nobody reads) is lost; to tell of it on the same standard error
+    // would end the agent.
+    let log = log.with_ansi(io::stderr().is_terminal()).log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

@@ -130,38 +130,41 @@ pub(super) fn monitor(pins: &Pins, arguments: &MonitorArguments, output: &Output
     let mut left = count.unwrap_or(u64::MAX);
     let mut renewed = Instant::now();
     loop {
-        let clock = Clock::now()?;
-        while let Some(event) = watch.next_event() {
+        // Whoever reads may be slow, and there may always be more.
+        while renewed.elapsed() < RENEWAL
+            && let Some(event) = watch.next_event()
+        {
             let service = watch.service(&event);
             if !filter.includes(&event, service.as_ref()) {
                 continue;
             }
-            let shown = Shown::new(&event, service.as_ref(), clock);
+            let shown = Shown::new(&event, service.as_ref(), Clock::now()?);
             if !output.event("Event", &shown, || shown.line())? {
                 return Ok(());
             }
             left -= 1;
             if left == 0 {
-                return Ok(());
-            }
-            // Whoever reads may be slow.
-            if renewed.elapsed() >= RENEWAL {
-                break;
+                return tell_loss(&mut watch, output).map(drop);
             }
         }
         if renewed.elapsed() >= RENEWAL {
             watch.renew()?;
             renewed = Instant::now();
-            let loss = Loss::new(watch.lost()?);
-            if loss.lost > 0 && !output.event("EventLoss", &loss, || loss.line())? {
+            if !tell_loss(&mut watch, output)? {
                 return Ok(());
             }
         }
         // A signal ends it also where there is always more to read.
         if !wait(&watch, &signals, RENEWAL.saturating_sub(renewed.elapsed()))? {
-            return Ok(());
+            return tell_loss(&mut watch, output).map(drop);
         }
     }
+}
+
+/// Says what was lost since the last time, if anything was. False if nobody reads any more.
+fn tell_loss(watch: &mut Watch, output: &OutputArguments) -> Result<bool> {
+    let loss = Loss::new(watch.lost()?);
+    Ok(loss.lost == 0 || output.event("EventLoss", &loss, || loss.line())?)
 }
 
 /// Waits for events, for so long at most. False if it is time to end.

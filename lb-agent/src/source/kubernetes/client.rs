@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
 use kube::{
     Client, Config,
     client::ClientBuilder,
@@ -72,9 +73,32 @@ pub async fn connect(kubeconfig: Option<&Path>, observer: Observer) -> Result<Cl
         KubeconfigError::Parse(error) => unusable(error.without_snippet().to_string()),
         error => unusable(with_causes(&error)),
     })?;
+    for cluster in &parsed.clusters {
+        let server = cluster.cluster.as_ref().and_then(|cluster| cluster.server.as_deref());
+        if let Some(problem) = server.and_then(problem_of_server) {
+            return Err(unusable(format!("clusters[{}].cluster.server: {problem}", cluster.name)));
+        }
+    }
     let config = Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await;
     let config = config.map_err(|error| unusable(with_causes(&error)))?;
     client(config, observer).map_err(|error| unusable(with_causes(&error)))
+}
+
+/// What is wrong with the address of an API server. Some of it would be found out late, by a panic or by another port.
+fn problem_of_server(server: &str) -> Option<String> {
+    let Ok(uri) = server.parse::<Uri>() else { return Some(format!("{server:?} is not a URL")) };
+    let has_port = uri.authority().is_some_and(|authority| {
+        let rest = authority.as_str().rsplit('@').next().unwrap_or_default();
+        rest.rsplit(']').next().unwrap_or_default().contains(':')
+    });
+    match uri.scheme_str() {
+        Some("https" | "http") if has_port && uri.port_u16().is_none() => {
+            Some(format!("{server:?} has no port 1 to 65535"))
+        }
+        Some("https" | "http") => None,
+        Some(scheme) => Some(format!("{server:?} begins with {scheme}, expected https")),
+        None => Some(format!("{server:?} does not begin with https://")),
+    }
 }
 
 fn client(config: Config, observer: Observer) -> Result<Client, kube::Error> {
@@ -95,12 +119,14 @@ fn tuned(config: Config) -> Config {
     config
 }
 
-/// An error with its causes, those that its own text does not repeat already.
+/// An error with its causes, those that its own text does not repeat already. Of each its first line: in those that follow, parsers
+/// quote what they were given, which may be a credential (what an exec plugin printed).
 pub(super) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+    let first_line = |error: &dyn Error| error.to_string().lines().next().unwrap_or_default().to_owned();
+    let mut text = first_line(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        let next = error.to_string();
+        let next = first_line(error);
         if !text.contains(&next) {
             text = format!("{text}: {next}");
         }
@@ -151,6 +177,40 @@ mod tests {
             let message = message(&text).await;
             assert!(message.contains(expected), "{message:?} for {text}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_address_of_a_server_is_a_url_with_a_port_that_there_is() {
+        for (server, expected) in [
+            ("192.0.2.1:6443", "does not begin with https://"),
+            ("ftp://192.0.2.1", "begins with ftp, expected https"),
+            ("https://192.0.2.1:70000", "has no port 1 to 65535"),
+            ("https://[2001:db8::1]:70000", "has no port 1 to 65535"),
+        ] {
+            let message = message(&format!(
+                "current-context: c\ncontexts: [{{name: c, context: {{cluster: k}}}}]\n\
+                 clusters: [{{name: k, cluster: {{server: '{server}'}}}}]\n"
+            ))
+            .await;
+            assert_eq!(message, format!("clusters[k].cluster.server: {server:?} {expected}"));
+        }
+        for server in
+            ["https://192.0.2.1", "https://[2001:db8::1]", "https://api.example:6443/prefix", "http://127.0.0.1:8080"]
+        {
+            assert_eq!(problem_of_server(server), None, "{server}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_exec_plugin_printed_is_not_printed_again() {
+        let message = message(
+            "current-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n\
+             clusters: [{name: k, cluster: {server: 'https://192.0.2.1:6443'}}]\n\
+             users: [{name: u, user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: echo, args: [s3cret], \
+             interactiveMode: Never}}}]\n",
+        )
+        .await;
+        assert!(message.contains("auth exec output") && !message.contains("s3cret"), "{message}");
     }
 
     #[tokio::test]

@@ -161,10 +161,10 @@ fn not_a_port(field: String, number: i32) -> Problem {
     Problem::new(field, format!("is {number}, expected 1 to 65535"))
 }
 
-/// The protocol of a port, TCP where absent; `None` where it is not one that is balanced.
+/// The protocol of a port, TCP where absent or empty, as an API server reads it; `None` where it is not one that is balanced.
 fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name {
-        None | Some("TCP") => Some(Protocol::Tcp),
+        None | Some("" | "TCP") => Some(Protocol::Tcp),
         Some("UDP") => Some(Protocol::Udp),
         Some(_) => None,
     }

@@ -310,7 +310,10 @@ impl Directory {
         let touched = self.touched.remove(name);
         let path = self.path.join(name);
         let metadata = match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => return Ok(()),
+            Ok(metadata) if metadata.is_dir() => {
+                let was_file = self.prints.contains_key(name);
+                return if was_file { self.file_state(name, Some("is a directory".to_owned())) } else { Ok(()) };
+            }
             Ok(metadata) => metadata,
             // What is gone by now is an event by now; a link to nowhere is a file that cannot be read.
             Err(error) => return self.file_state(name, Some(error.to_string())),

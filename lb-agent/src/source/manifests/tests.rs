@@ -397,6 +397,21 @@ async fn links_into_another_directory_are_followed_as_a_config_map_swaps_them() 
 }
 
 #[tokio::test]
+async fn a_file_that_becomes_a_directory_is_named_and_leaves_its_last_state() {
+    let mut followed = Followed::start(&[("a.yaml", &service("a", 1))]);
+    followed.first("default/a:1").await;
+    let directory = followed.root.path().join("directory");
+    fs::create_dir(&directory).expect("created");
+    fs::rename(followed.path("a.yaml"), followed.root.path().join("former")).expect("moved");
+    fs::rename(&directory, followed.path("a.yaml")).expect("moved");
+    followed.expect(&["manifests/a.yaml: is a directory"]).await;
+    fs::remove_dir(followed.path("a.yaml")).expect("removed");
+    let mut last = vec![followed.next().await, followed.next().await];
+    last.sort();
+    assert_eq!(last, ["default/a gone", "manifests/a.yaml: works"]);
+}
+
+#[tokio::test]
 async fn a_directory_that_goes_away_leaves_the_last_state_and_is_followed_again() {
     let mut followed = Followed::start(&[("a.yaml", &(service("a", 1) + &service("b", 2)))]);
     followed.first("default/a:1 default/b:2").await;

@@ -79,17 +79,9 @@ pub fn main(tests: Vec<Test>) -> ExitCode {
         Body::Outside(body) => Some(Trial::ignorable_test(name, move || run_outside(body))),
         Body::Fixture(_) => None,
     });
-    let conclusion = libtest_mimic::run(&arguments(), trials.collect());
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.collect());
     lab::sweep();
     conclusion.exit_code()
-}
-
-/// What the command line says; where it does not say how many tests run at once, twice as many as there are CPUs. They wait
-/// for packets most of the time.
-pub fn arguments() -> Arguments {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(2 * thread::available_parallelism().map_or(1, usize::from));
-    arguments
 }
 
 /// The command that runs one sandboxed test of this program.

@@ -4,7 +4,7 @@
 //!
 //! The lab's harness (`lb_tests::trial`) does the same for labs. It cannot be used here: lb-tests depends on this crate.
 
-use std::{env, process::ExitCode, sync::Arc, thread};
+use std::{env, process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -87,10 +87,7 @@ pub(crate) fn main(tests: Vec<Test>) -> ExitCode {
             }),
         })
     });
-    let mut arguments = Arguments::from_args();
-    // They wait most of the time.
-    arguments.test_threads.get_or_insert(2 * thread::available_parallelism().map_or(1, usize::from));
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
 /// A test that runs where there can be sandboxes; `place` says why not.

@@ -24,9 +24,9 @@ use lb_tests::{
         scenario::Scenario,
         worker::{NoReport, Worker},
     },
-    lab, trial,
+    lab,
 };
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::document;
 
@@ -57,7 +57,7 @@ fn directory() -> PathBuf {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let arguments = trial::arguments();
+    let arguments = Arguments::from_args();
     let is_whole = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list;
     lab::sweep();
     let shared = Arc::new(Shared::default());

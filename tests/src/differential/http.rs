@@ -83,6 +83,8 @@ fn lasting(answer: &str, is_head: bool, with_body: bool) -> String {
     let changes = written != body || !with_body;
     let line = |line: &str| match line.split_once(": ") {
         Some(("Date", _)) => "Date: <date>".to_owned(),
+        // In seconds: the twins' proxies are started one after the other.
+        Some(("Process-Start-Time-Unix", _)) => "Process-Start-Time-Unix: <time>".to_owned(),
         Some(("Content-Length", length)) if changes && length == body.len().to_string() => {
             "Content-Length: <of the body>".to_owned()
         }

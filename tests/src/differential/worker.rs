@@ -6,7 +6,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Seek, Write},
     panic,
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio, exit},
-    sync::mpsc,
+    sync::{LazyLock, mpsc},
     thread,
     time::Duration,
 };
@@ -91,17 +91,33 @@ pub enum NoReport {
     Broken(String),
 }
 
+/// Starts a program from a thread that stays: a sandbox ends with the *thread* that started it (`PR_SET_PDEATHSIG`), and a trial's
+/// may be over while another trial has its worker.
+fn spawn(command: Command) -> io::Result<Child> {
+    type Order = (Command, mpsc::Sender<io::Result<Child>>);
+    static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
+        let (sender, orders) = mpsc::channel::<Order>();
+        thread::spawn(move || {
+            for (mut command, started) in orders {
+                // Whoever ordered it waits.
+                let _ = started.send(command.spawn());
+            }
+        });
+        sender
+    });
+    let (sender, started) = mpsc::channel();
+    SPAWNER.send((command, sender)).map_err(|_| io::Error::other("the thread that starts workers is gone"))?;
+    started.recv().map_err(io::Error::other)?
+}
+
 impl Worker {
     /// Starts this program as a worker.
     pub fn start() -> io::Result<Self> {
         let log = tempfile::tempfile()?;
         // As it is running, also when it has been built again meanwhile.
-        let mut child = Command::new("/proc/self/exe")
-            .arg(ARGUMENT)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log.try_clone()?)
-            .spawn()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log.try_clone()?);
+        let mut child = spawn(command)?;
         let requests = child.stdin.take();
         let reports = BufReader::new(child.stdout.take().expect("piped"));
         Ok(Self { child, requests, reports, log })
